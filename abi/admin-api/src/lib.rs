@@ -1,0 +1,3 @@
+//! Messages between the command line and the node on the same machine.
+#![no_std]
+extern crate alloc;

@@ -1,0 +1,200 @@
+//! The doorbell: a reserved system-call number that seccomp turns into a notification.
+//!
+//! `doorbell(op, a1..a5)` is issued from the shim's text with [`NR`]; the kernel vouches for the
+//! caller's host TID. The daemon answers at once: no operation blocks for longer than a message to
+//! a peer and back. What must wait answers `-EAGAIN`; the shim then waits on its
+//! [`Slot`](crate::arena::Slot) and asks again, so a signal or a move can interrupt it without loss.
+//! The filter is installed with `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`: an operation that the
+//! daemon has received is never restarted behind its back.
+//!
+//! Without a daemon the number is unknown to the kernel and answers `ENOSYS`: the shim then runs
+//! *solo* (host PIDs, host wait), which tests and benchmarks of the shim alone use.
+
+/// The system-call number of the doorbell (no kernel assigns it).
+pub const NR: u64 = 0x4d55;
+/// A guest tree starts with this descriptor open: a SEQPACKET socket on which the shim sends its
+/// seccomp listener (one byte and `SCM_RIGHTS`) before its first doorbell, and then closes.
+pub const BOOT_FD: i32 = 1000;
+
+/// First doorbell of every image: after boot and after every host exec.
+/// `a1` = `*mut StartInfo`, `a2` = its size. Returns 0, `-EPROTO` on a version mismatch.
+pub const OP_START: u64 = 0;
+/// Before a fork: allocates the child's PID. `a1` = clone flags. Returns the PID or `-EAGAIN`
+/// (out of PIDs or slots: the shim fails the fork with it).
+pub const OP_FORK_PREPARE: u64 = 1;
+/// After a fork, by the parent. `a1` = the child's PID, `a2` = its host PID, or 0 if clone failed.
+pub const OP_FORK_DONE: u64 = 2;
+/// By the child of a fork, before any guest code. `a1` = its PID, `a2` = `*mut ChildInfo`.
+pub const OP_FORK_CHILD: u64 = 3;
+/// Allocates a TID for a new thread; returns it.
+pub const OP_THREAD_PREPARE: u64 = 4;
+/// After the clone, by the parent. `a1` = TID, `a2` = host TID or 0 on failure.
+pub const OP_THREAD_DONE: u64 = 5;
+/// A thread ends (not the whole process). `a1` = TID.
+pub const OP_THREAD_EXIT: u64 = 6;
+/// Asks to exec. `a1` = `*const ExecRequest`. Returns a descriptor of the shim (opened with
+/// `O_CLOEXEC`): the caller then does `execveat(fd, "", argv, envp, AT_EMPTY_PATH)` with the
+/// guest's argv and envp; or [`EXEC_GONE`]: the image now runs on another node, the caller exits
+/// without a trace; or an errno, which execve returns.
+pub const OP_EXEC: u64 = 7;
+/// The host exec that followed a granted [`OP_EXEC`] failed; the ticket is void.
+pub const OP_EXEC_FAILED: u64 = 8;
+/// `a1` = id type (`P_ALL`, `P_PID`, `P_PGID`), `a2` = id, `a3` = options as of waitid (always with
+/// the wanted `WEXITED`, `WSTOPPED`, `WCONTINUED`), `a4` = `*mut WaitResult`. Returns the child's
+/// PID, 0 (`WNOHANG` and none), `-EAGAIN` (wait on the slot, ask again), `-ECHILD`.
+pub const OP_WAIT: u64 = 9;
+/// kill(2): `a1` = pid as of kill, `a2` = signal, `a3` = `*const SigInfo` or 0 (rt_sigqueueinfo).
+pub const OP_KILL: u64 = 10;
+/// tgkill(2): `a1` = tgid or 0, `a2` = tid, `a3` = signal, `a4` = `*const SigInfo` or 0.
+pub const OP_TGKILL: u64 = 11;
+/// Returns the parent's PID.
+pub const OP_GETPPID: u64 = 12;
+/// `a1` = pid or 0. Returns the group.
+pub const OP_GETPGID: u64 = 13;
+/// setpgid(2): `a1` = pid or 0, `a2` = group or 0.
+pub const OP_SETPGID: u64 = 14;
+/// `a1` = pid or 0. Returns the session.
+pub const OP_GETSID: u64 = 15;
+/// setsid(2). Returns the session.
+pub const OP_SETSID: u64 = 16;
+/// `a1` = PID or TID of the fabric. Returns the host's number if it runs on this node,
+/// `-ESRCH`, or `-EREMOTE`.
+pub const OP_TO_HOST: u64 = 17;
+/// `a1` = host PID or TID. Returns the fabric's, or 0 if it is none of ours.
+pub const OP_FROM_HOST: u64 = 18;
+/// Terminal calls on the caller's descriptor `a1`: `a2` = the ioctl's request (`TIOCGPGRP`,
+/// `TIOCSPGRP`, `TIOCGSID`, `TIOCSCTTY`, `TIOCNOTTY`), `a3` = its argument by value (a PID of the
+/// fabric for `TIOCSPGRP`). Returns the PID for the reading ones, else 0, or an errno.
+pub const OP_TERMINAL: u64 = 19;
+/// Opens the controlling terminal (`/dev/tty`). `a1` = open flags. Returns a descriptor or `-ENXIO`.
+pub const OP_OPEN_TERMINAL: u64 = 20;
+/// A background process touches its terminal: `a1` = SIGTTIN or SIGTTOU. The daemon signals the
+/// group and returns 0 (the shim then restarts the call), or `-EIO` if the group is orphaned.
+pub const OP_BACKGROUND: u64 = 21;
+/// Before bind(2) to a loopback or wildcard port: `a1` = fd, `a2` = `*const sockaddr`, `a3` = its
+/// length. Returns 0 (go on with the host's call) or an errno (`-EADDRINUSE`).
+pub const OP_BIND: u64 = 22;
+/// After bind or listen: tells the port registry what the socket got. `a1` = fd.
+pub const OP_BOUND: u64 = 23;
+/// Before connect(2) to a loopback port: as [`OP_BIND`]. On success a listener for the port exists on this
+/// node (the program's own, or the daemon's that leads to the owner's node), if it exists anywhere.
+pub const OP_CONNECT: u64 = 24;
+/// A call on a descriptor whose file offset or queue lives at another node (see [`OP_START`]'s
+/// `remote_fds`). `a1` = `*mut RemoteCall`. Returns as the call does, or `-EAGAIN` (in flight:
+/// wait on the slot, ask again with the same `RemoteCall`).
+pub const OP_REMOTE: u64 = 25;
+/// A [`RemoteCall`] in flight is given up because a signal came: `a1` = `*mut RemoteCall`. Returns
+/// the call's result if it took effect after all, else `-EINTR`.
+pub const OP_REMOTE_CANCEL: u64 = 26;
+/// Descriptors changed hands: `a1` = fd, `a2` = new fd (dup of a remote descriptor) or -1 (closed).
+pub const OP_REMOTE_FD: u64 = 27;
+
+/// [`OP_EXEC`]'s answer when the image went to another node.
+pub const EXEC_GONE: i64 = 1 << 40;
+/// Greatest bytes of a path, terminating zero included (`PATH_MAX`).
+pub const PATH_BYTES: usize = 4096;
+/// Bitmap words of [`StartInfo::remote_fds`]: descriptors 0..1024 can be remote.
+pub const REMOTE_FD_WORDS: usize = 16;
+
+/// What an image learns at its start.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StartInfo {
+    /// In: the shim's [`ABI_VERSION`](crate::ABI_VERSION). Out: the daemon's.
+    pub version: u32,
+    /// The process's PID.
+    pub pid: u32,
+    /// Index of the process's slot in the arena.
+    pub slot: u32,
+    /// `START_*` bits.
+    pub flags: u32,
+    /// The program to load, opened for reading; the shim closes it.
+    pub exe_fd: i32,
+    /// The arena, read-only; the shim maps and closes it.
+    pub arena_fd: i32,
+    /// Descriptors whose offset or queue lives at another node, one bit each.
+    pub remote_fds: [u64; REMOTE_FD_WORDS],
+    /// The program's absolute path, zero-terminated: `/proc/self/exe`.
+    pub exe_path: [u8; PATH_BYTES],
+    /// `AT_EXECFN`, zero-terminated (the script's path for a script).
+    pub exec_fn: [u8; PATH_BYTES],
+}
+
+/// What the child of a fork learns.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ChildInfo {
+    /// Index of the child's slot in the arena.
+    pub slot: u32,
+    /// Reserved.
+    pub flags: u32,
+}
+
+/// What [`OP_EXEC`] asks for. Pointers are the guest's, `argv` and `envp` already rewritten for `#!`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ExecRequest {
+    /// The program, opened for reading by the shim (with `O_CLOEXEC`), already checked: regular, executable, ELF.
+    pub exe_fd: i32,
+    /// Reserved.
+    pub flags: u32,
+    /// `*const c_char`: the path for `AT_EXECFN`.
+    pub exec_fn: u64,
+    /// `*const *const c_char`, terminated by null.
+    pub argv: u64,
+    /// `*const *const c_char`, terminated by null.
+    pub envp: u64,
+    /// Signals that are ignored, bit `n - 1` for signal `n`.
+    pub signals_ignored: u64,
+    /// Signals that are blocked in the calling thread, bit `n - 1` for signal `n`.
+    pub signals_blocked: u64,
+    /// Descriptors opened since the last fork and never passed on (their offset is not shared),
+    /// one bit each for 0..1024.
+    pub private_fds: [u64; REMOTE_FD_WORDS],
+}
+
+/// What [`OP_WAIT`] found.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct WaitResult {
+    /// The child.
+    pub pid: u32,
+    /// Its real user.
+    pub uid: u32,
+    /// `CLD_EXITED`, `CLD_KILLED`, `CLD_DUMPED`, `CLD_STOPPED`, `CLD_CONTINUED`.
+    pub code: i32,
+    /// Exit status, or the signal.
+    pub status: i32,
+    /// `struct rusage` of the child and its waited-for descendants.
+    pub rusage: [u64; 18],
+}
+
+/// The part of `siginfo_t` that rt_sigqueueinfo carries.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SigInfo {
+    /// `si_code`, negative.
+    pub code: i32,
+    /// `si_pid` as the sender gave it (not trusted: the daemon replaces it).
+    pub pid: u32,
+    /// `si_uid`, likewise.
+    pub uid: u32,
+    /// Padding.
+    pub reserved: u32,
+    /// `si_value`.
+    pub value: u64,
+}
+
+/// One call on a remote descriptor.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RemoteCall {
+    /// 0 in a new call; the daemon sets it for the calls that follow.
+    pub ticket: u64,
+    /// The host's system-call number: read, write, readv, writev, lseek, ioctl (terminals), poll.
+    pub nr: u32,
+    /// The descriptor.
+    pub fd: i32,
+    /// The call's further arguments, as the guest gave them.
+    pub args: [u64; 4],
+}
