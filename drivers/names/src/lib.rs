@@ -1,0 +1,1 @@
+//! One loopback for the fabric.
