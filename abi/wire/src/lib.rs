@@ -5,6 +5,8 @@
 #![no_std]
 extern crate alloc;
 
+pub mod names;
+
 use serde::{Deserialize, Serialize};
 
 /// The topics that nodes talk about; each has one handler in a daemon.
