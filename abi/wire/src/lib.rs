@@ -7,6 +7,7 @@ extern crate alloc;
 
 pub mod names;
 
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// The topics that nodes talk about; each has one handler in a daemon.
@@ -27,3 +28,27 @@ pub enum Topic {
 
 /// Greatest bytes of one encoded message.
 pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
+
+/// A peer's bytes that are no message of the expected type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message")]
+pub struct Malformed;
+
+/// Encodes a message.
+#[must_use]
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    // Our messages are plain structs, enums, strings and sequences of known length: the encoder
+    // fails only for types that cannot be encoded at all, which no type of this crate is.
+    postcard::to_allocvec(message).unwrap_or_default()
+}
+
+/// Decodes a peer's message; every byte must belong to it.
+///
+/// # Errors
+/// [`Malformed`] if the bytes are of another shape or anything is left over.
+pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Malformed> {
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(Malformed),
+    }
+}
