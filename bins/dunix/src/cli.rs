@@ -1,0 +1,312 @@
+//! The command line: every command, option, help text and example. Completions and man pages are
+//! made from these definitions, so nothing about the command line is written anywhere else.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+/// Many Linux machines as one Unix.
+#[derive(Debug, Parser)]
+#[command(name = "dunix", version, propagate_version = true, max_term_width = 100)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct Cli {
+    /// Fabric to talk to; needed only if this machine takes part in more than one
+    #[arg(long, global = true, env = "DUNIX_FABRIC", value_name = "NAME")]
+    pub fabric: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit status:
+  0      done
+  1      the fabric answered that it cannot do this (no such process, no such node, ...)
+  2      the command line is wrong
+  125    there is no fabric to talk to, or the connection to it broke
+
+`dunix run` and `dunix lab` exit as a shell would after the same program: its own status, 126 if it
+cannot be executed, 127 if it does not exist, 128 + N if signal N killed it, and 125 for everything
+that is wrong with dunix itself, the command line included.
+
+Environment:
+  DUNIX_FABRIC   the fabric, as --fabric
+  NO_COLOR       if set, no colours";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(RunArgs),
+    Ps(PsArgs),
+    Nodes(NodesArgs),
+    Kill(KillArgs),
+    Explain(ExplainArgs),
+    Events(EventsArgs),
+    Lab(LabArgs),
+    #[command(hide = true)]
+    Node(NodeArgs),
+    #[command(hide = true)]
+    Completions(CompletionsArgs),
+    #[command(hide = true)]
+    Man(ManArgs),
+}
+
+/// Run a program in the fabric
+///
+/// Standard input, output and error are relayed; if standard input and output are terminals, the
+/// program gets a terminal of its own. What the program starts may run on any node: pipes, files,
+/// signals and wait work as on one machine. The program gets the caller's environment, working
+/// directory and umask.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix run -- make -j12                     compile on every node
+  dunix run bash                             a shell in the fabric
+  dunix run --node n2 -- hostname            on a certain node
+  dunix run --spread -- sh -c 'sort f | uniq -c'
+  tar c src | dunix run -- tar tv            standard input is relayed
+
+Without a terminal, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP and SIGCONT go to the
+program's process group. If the connection to the fabric breaks, dunix exits with 125.")]
+pub struct RunArgs {
+    /// Run it on this node (a name or number of `dunix nodes`)
+    #[arg(long, short = 'n', value_name = "NODE", group = "where")]
+    pub node: Option<String>,
+    /// Place every program that it starts on the next node in turn
+    #[arg(long, group = "where")]
+    pub spread: bool,
+    /// Keep it and what it starts on the node that takes the request
+    #[arg(long, group = "where")]
+    pub local: bool,
+    /// Working directory in the fabric [default: this one, or / if it is not there]
+    #[arg(long, short = 'C', value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Set a variable, or with a bare name pass it on from the caller even with --clear-env
+    #[arg(long, short = 'e', value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// Start from an empty environment
+    #[arg(long)]
+    pub clear_env: bool,
+    /// Whether the program gets a terminal
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub pty: When,
+    /// The program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    pub command: Vec<OsString>,
+}
+
+/// When to do something that depends on there being a terminal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+/// How a list is shown.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Print JSON, with every field
+    #[arg(long)]
+    pub json: bool,
+    /// Show again every SECONDS (default 2) until interrupted
+    #[arg(long, short = 'w', value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(require_equals = true, value_parser = seconds)]
+    pub watch: Option<f64>,
+}
+
+/// List the processes of the fabric
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix ps                        every process, by PID
+  dunix ps --node n2 --sort cpu   what node n2 works on
+  dunix ps --tree                 parents and children
+  dunix ps --watch                again every 2 seconds
+  dunix ps --json | jq '.[].pid'")]
+pub struct PsArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// Only processes on this node
+    #[arg(long, short = 'n', value_name = "NODE")]
+    pub node: Option<String>,
+    /// Order of the list
+    #[arg(long, value_name = "KEY", default_value = "pid")]
+    pub sort: PsSort,
+    /// Indent children below their parents
+    #[arg(long, conflicts_with = "sort")]
+    pub tree: bool,
+}
+
+/// What `ps` sorts by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum PsSort {
+    Pid,
+    /// By node, then PID
+    Node,
+    /// CPU time, greatest first
+    Cpu,
+    /// Resident memory, greatest first
+    Mem,
+    /// Youngest first
+    Start,
+}
+
+/// List the nodes of the fabric
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix nodes              state, CPUs, load, memory and traffic of every node
+  dunix nodes --watch=1
+  dunix nodes --json")]
+pub struct NodesArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// Send a signal to processes of the fabric
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix kill 4711                SIGTERM
+  dunix kill -s KILL 4711 4712
+  dunix kill -9 4711
+  dunix kill -INT -- -4711       every process of group 4711
+  dunix kill -s 0 4711           only ask whether it exists
+  dunix kill -l                  names of signals; -l 137 tells what status 137 means")]
+pub struct KillArgs {
+    /// Signal, as a name with or without SIG, or a number [default: TERM]
+    #[arg(long, short = 's', value_name = "SIGNAL")]
+    pub signal: Option<String>,
+    /// List signals, or translate a name, number or exit status
+    #[arg(long, short = 'l', value_name = "SIGNAL", num_args = 0..=1)]
+    pub list: Option<Option<String>>,
+    /// PIDs; a negative one means a process group; a leading -SIGNAL is as -s SIGNAL
+    #[arg(required_unless_present = "list", allow_hyphen_values = true, value_name = "PID")]
+    pub targets: Vec<String>,
+}
+
+/// Tell all that is known of a process: why it is where it is, what it waits for
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example:
+  dunix explain 4711")]
+pub struct ExplainArgs {
+    /// PID of the fabric
+    pub pid: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Follow what happens in the fabric: programs, exits, nodes
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix events
+  dunix events --json | jq -c 'select(.kind.Executed)'")]
+pub struct EventsArgs {
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Build a throw-away fabric on this machine and run a program in it
+///
+/// Each node gets namespaces, a network link, a control group and a keeper of its own. Without a
+/// program the lab stays until interrupted. Leaves nothing behind.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix lab --nodes 3 -- bash                    a shell in a fabric of three nodes
+  dunix lab --nodes 3 --spread -- make -j6
+  dunix lab --nodes 3 --name demo                keep it until ^C; then: dunix --fabric demo ps")]
+pub struct LabArgs {
+    /// Number of nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nodes: u32,
+    /// Name of the fabric [default: lab, or lab2, lab3, ... if taken]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Place every exec on the next node in turn
+    #[arg(long)]
+    pub spread: bool,
+    /// CPUs that each node may use, such as 0.5
+    #[arg(long, value_name = "F")]
+    pub cpus_per_node: Option<f64>,
+    /// Program to run in the fabric; the lab ends with it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Run a node's keeper, or with --daemon its daemon. Started by `dunix lab`, not by hand.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Be the daemon; started by the keeper
+    #[arg(long)]
+    pub daemon: bool,
+}
+
+/// Print the completion script of a shell
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the man pages
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory to write to; made if missing
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.1..=3600.0).contains(&value) => Ok(value),
+        _ => Err("expected seconds between 0.1 and 3600".to_owned()),
+    }
+}
+
+/// Prints what clap says and tells the exit status: 125 for the commands that pass a program's
+/// status on, so that it cannot be mistaken for the program's.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    // Nothing is left to do if standard error is gone.
+    let _ = error.print();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return ExitCode::SUCCESS;
+    }
+    let passes_status_on = std::env::args_os()
+        .skip(1)
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "run" || argument == "lab");
+    ExitCode::from(if passes_status_on { crate::commands::EXIT_DUNIX } else { 2 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_keeps_its_options() {
+        let cli = Cli::try_parse_from(["dunix", "run", "ls", "-l", "--node"]).unwrap();
+        let Command::Run(run) = cli.command else { panic!("not run") };
+        assert_eq!(run.command, ["ls", "-l", "--node"]);
+        assert_eq!(run.node, None);
+    }
+
+    #[test]
+    fn kill_takes_negative_targets() {
+        let cli = Cli::try_parse_from(["dunix", "kill", "-9", "-4711", "12"]).unwrap();
+        let Command::Kill(kill) = cli.command else { panic!("not kill") };
+        assert_eq!(kill.targets, ["-9", "-4711", "12"]);
+    }
+}

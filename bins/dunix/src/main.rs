@@ -1,0 +1,12 @@
+//! The `dunix` binary: parses the command line and dispatches.
+
+use clap::Parser;
+use dunix::{cli, commands};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Cli::try_parse() {
+        Ok(cli) => commands::dispatch(cli),
+        Err(error) => cli::refuse(&error),
+    }
+}
