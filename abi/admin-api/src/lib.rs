@@ -22,6 +22,7 @@ mod error;
 mod event;
 mod frame;
 mod list;
+mod node_config;
 mod run;
 
 pub use error::{AdminError, ErrorKind};
@@ -30,6 +31,7 @@ pub use frame::{ClientFrame, FrameError, Request, ServerFrame, decode, encode};
 pub use list::{
     DescriptorInfo, Explanation, NodeInfo, NodeState, ProcessInfo, ProcessState, Traffic,
 };
+pub use node_config::{NodeConfig, Root};
 pub use run::{ExitStatus, KillTarget, Placement, RunRequest, Stream, TerminalSize};
 
 /// The version of everything in this crate; a server refuses another.

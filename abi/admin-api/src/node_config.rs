@@ -1,0 +1,43 @@
+//! What a node is told when it starts (JSON, on a pipe).
+
+use alloc::string::String;
+use dunix_ids::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// A node's configuration.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The fabric's name.
+    pub fabric: String,
+    /// This node's number, bound to its key by its certificate.
+    pub node: NodeId,
+    /// This node's name, for people.
+    pub name: String,
+    /// Nodes that the fabric starts with; ready means that all of them answer.
+    pub nodes: u32,
+    /// The network interface on the fabric's link.
+    pub interface: String,
+    /// The fabric's certificate authority, this node's certificate and its key, each PEM.
+    pub ca_pem: String,
+    pub cert_pem: String,
+    pub key_pem: String,
+    /// The node that serves the tree, leases PID blocks and holds the table of ports.
+    pub authority: NodeId,
+    /// Where the tree comes from.
+    pub root: Root,
+    /// Place every exec round robin over the nodes.
+    pub spread: bool,
+    /// Processors that the node's guests may use.
+    pub cpus: f64,
+}
+
+/// Where the tree comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// The authority serves a copy-on-write view of its host's root through FUSE.
+    Cow,
+    /// The host's root, copy-on-write, without FUSE: for one node only.
+    Host,
+}
