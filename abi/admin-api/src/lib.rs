@@ -23,6 +23,7 @@ mod event;
 mod frame;
 mod list;
 mod node_config;
+mod peer;
 mod run;
 
 pub use error::{AdminError, ErrorKind};
@@ -32,6 +33,7 @@ pub use list::{
     DescriptorInfo, Explanation, NodeInfo, NodeState, ProcessInfo, ProcessState, Traffic,
 };
 pub use node_config::{NodeConfig, Root};
+pub use peer::{PeerCall, PeerReply, SubscribeEvents};
 pub use run::{ExitStatus, KillTarget, Placement, RunRequest, Stream, TerminalSize};
 
 /// The version of everything in this crate; a server refuses another.
