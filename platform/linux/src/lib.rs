@@ -1,0 +1,28 @@
+//! The host kernel's calls that need `unsafe`, behind safe faces, one file a subject.
+//!
+//! Owns: the argument layouts of those calls and the checks that make them sound. Refuses: policy,
+//! state and threads of its own. Everything that rustix offers safely is taken from rustix by the
+//! callers themselves.
+
+pub mod arena;
+pub mod child;
+pub mod guest_memory;
+pub mod identity;
+pub mod kcmp;
+pub mod scm;
+pub mod seccomp;
+pub mod signal;
+
+/// An error of the host kernel.
+pub use rustix::io::Errno;
+
+/// The result of a call of the host kernel.
+pub type Result<T> = core::result::Result<T, Errno>;
+
+/// Turns the C convention (negative result, `errno`) into a [`Result`].
+fn check(result: libc::c_long) -> Result<libc::c_long> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+}

@@ -1,0 +1,31 @@
+//! Mounts: detached copies of trees and their attributes.
+
+use crate::clone::as_errno;
+use rustix::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Makes a detached tree of mounts, and all below it, read-only, without device nodes and set-uid
+/// programs, and cut off from the propagation of other mounts.
+///
+/// # Errors
+/// What mount_setattr(2) reports.
+pub fn restrict_recursively(tree: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: the empty path is zero-terminated, the structure is initialised and its size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(as_errno(std::io::Error::last_os_error())) }
+}
