@@ -5,7 +5,11 @@
 #![no_std]
 extern crate alloc;
 
+pub mod beacon;
+pub mod files;
+pub mod frame;
 pub mod names;
+pub mod processes;
 
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -24,6 +28,27 @@ pub enum Topic {
     Load = 4,
     /// PID blocks, epochs.
     Coordination = 5,
+    /// Lists, explanations and events for the command line.
+    Administration = 6,
+}
+
+impl Topic {
+    /// How many topics there are; their numbers are `1..=COUNT`.
+    pub const COUNT: usize = 6;
+
+    /// Returns the topic of this number.
+    #[must_use]
+    pub const fn of_byte(byte: u8) -> Option<Topic> {
+        Some(match byte {
+            1 => Topic::Processes,
+            2 => Topic::Files,
+            3 => Topic::Names,
+            4 => Topic::Load,
+            5 => Topic::Coordination,
+            6 => Topic::Administration,
+            _ => return None,
+        })
+    }
 }
 
 /// Greatest bytes of one encoded message.

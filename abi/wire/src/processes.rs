@@ -1,0 +1,69 @@
+//! What nodes say to each other about processes ([`Topic::Processes`](crate::Topic)).
+//!
+//! Owns: the process table's messages ([`table`]), the image of a process that execs onto another
+//! node ([`image`]), and the headers of the byte streams that carry its descriptors ([`relay`]).
+//! Refuses: behaviour. Limits are named here and checked by whoever decodes.
+//!
+//! One-way messages are [`ProcessesMessage`], calls [`ProcessesCall`] answered by
+//! [`ProcessesAnswer`], streams start with a [`relay::StreamHeader`]. All are encoded by
+//! [`encode`](crate::encode).
+
+pub mod errno;
+pub mod image;
+pub mod record;
+pub mod relay;
+pub mod table;
+
+pub use errno::Errno;
+pub use image::{CallArguments, CallOutcome, DescriptorImage, ExecImage, RemoteCallRequest};
+pub use record::{
+    Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
+    RunState, Rusage, SignalSerial,
+};
+pub use relay::StreamHeader;
+pub use table::{Answer, ProcMessage, ProcessBody, ReturnTo, Sender, SignalInfo, SignalRequest};
+
+use alloc::{boxed::Box, string::String, vec::Vec};
+use dunix_ids::{NodeId, Pid};
+use serde::{Deserialize, Serialize};
+
+/// A one-way message.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ProcessesMessage {
+    /// From process table to process table.
+    Table(ProcMessage),
+    /// A call on a descriptor at its home (see [`image::DescriptorKind::Remote`]) is given up
+    /// because a signal came; the call's answer follows all the same.
+    CancelRemoteCall { ticket: u64 },
+    /// A process no longer holds a remote descriptor.
+    RemoteClosed { object: u64, pid: Pid },
+}
+
+/// A request that has exactly one answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ProcessesCall {
+    /// Become the node of this process. Answered `Adopted` or `Refused`; from `Adopted` on the
+    /// process lives at the answerer.
+    Exec(Box<ExecImage>),
+    /// Run one call on an object that has its home here.
+    Remote(RemoteCallRequest),
+    /// What runs on this node.
+    List,
+    /// Tell one process's story.
+    Explain(Pid),
+}
+
+/// The answer to a [`ProcessesCall`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ProcessesAnswer {
+    /// The process lives here now.
+    Adopted,
+    /// It does not, and nothing was changed: an errno for the caller and a reason for people.
+    Refused { errno: Errno, reason: String },
+    /// The outcome of a remote call.
+    Remote(CallOutcome),
+    /// The processes of a node.
+    Processes { node: NodeId, processes: Vec<ProcessSummary> },
+    /// Readable lines.
+    Lines(Vec<String>),
+}

@@ -1,0 +1,128 @@
+//! A process that execs onto another node, and calls on what it left at home.
+
+use super::ProcessRecord;
+use alloc::vec::Vec;
+use dunix_ids::{NodeId, Pid};
+use serde::{Deserialize, Serialize};
+
+/// Most descriptors of an image.
+pub const DESCRIPTORS_MAX: usize = 1024;
+/// Most bytes of argv and envp together (a remote exec answers `E2BIG` above it).
+pub const ARGUMENT_BYTES_MAX: usize = 1 << 20;
+/// Most bytes that one remote call carries in either direction; longer calls come short.
+pub const CALL_BYTES_MAX: usize = 256 * 1024;
+
+/// All that a fresh image needs to start at another node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExecImage {
+    pub record: ProcessRecord,
+    pub argv: Vec<Vec<u8>>,
+    pub envp: Vec<Vec<u8>>,
+    /// Absolute path of the program in the tree.
+    pub exe_path: Vec<u8>,
+    /// For `AT_EXECFN`.
+    pub exec_fn: Vec<u8>,
+    pub cwd: Vec<u8>,
+    /// Absolute path of the process's root directory in the tree; `/` unless it called chroot.
+    pub root: Vec<u8>,
+    pub umask: u32,
+    pub gid: u32,
+    pub egid: u32,
+    pub sgid: u32,
+    pub groups: Vec<u32>,
+    /// Soft and hard limits by `RLIMIT_*` number.
+    pub rlimits: Vec<(u64, u64)>,
+    pub nice: i8,
+    /// Bit `n - 1` for signal `n`.
+    pub signals_ignored: u64,
+    pub signals_blocked: u64,
+    /// Signals that were pending at the process when it left; bit `n - 1` for signal `n`.
+    pub signals_pending: u64,
+    pub descriptors: Vec<DescriptorImage>,
+}
+
+/// One open descriptor.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DescriptorImage {
+    /// Its number.
+    pub fd: i32,
+    pub cloexec: bool,
+    /// Index in the image's descriptors of an earlier one with the same open file description.
+    pub same_as: Option<u32>,
+    pub kind: DescriptorKind,
+}
+
+/// How a descriptor is made at the target.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DescriptorKind {
+    /// Opened again in the tree, and `lseek`ed.
+    File { path: Vec<u8>, flags: u32, offset: u64 },
+    /// Opened again in the tree for mmap, fstat and locks, but offset and data calls run at the
+    /// home: other holders may share the offset.
+    SharedFile { path: Vec<u8>, flags: u32, home: NodeId, object: u64 },
+    /// A device that every node has alike (`/dev/null`, `/dev/zero`, ...).
+    Device { path: Vec<u8>, flags: u32 },
+    /// The end of a pipe that the process writes: a pipe there, pumped to the home.
+    PipeWrite { flags: u32, home: NodeId, object: u64 },
+    /// The end that it reads and nobody else does: a pipe there, fed by the home.
+    PipeRead { flags: u32, home: NodeId, object: u64 },
+    /// A connected stream socket: a socket pair there, relayed both ways.
+    Stream { flags: u32, home: NodeId, object: u64 },
+    /// Nothing at the target; every call runs at the home (terminals, shared pipe readers).
+    Remote { flags: u32, home: NodeId, object: u64, what: RemoteKind },
+}
+
+/// What a remote descriptor looks like to fstat and isatty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RemoteKind {
+    Terminal { pts: u32 },
+    Pipe,
+    File,
+}
+
+/// One call to be run at an object's home.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RemoteCallRequest {
+    /// Chosen by the caller's node; names the call in a cancellation.
+    pub ticket: u64,
+    pub object: u64,
+    pub pid: Pid,
+    pub call: CallArguments,
+}
+
+/// The calls that can be run at a home.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CallArguments {
+    /// At most this many bytes.
+    Read {
+        bytes: u32,
+    },
+    Write {
+        data: Vec<u8>,
+    },
+    Seek {
+        offset: i64,
+        whence: u8,
+    },
+    /// `argument` is the structure's content, or empty if the argument is `value`.
+    Ioctl {
+        request: u32,
+        value: u64,
+        argument: Vec<u8>,
+        answer_bytes: u32,
+    },
+    /// `POLL*` bits; returns the ones that hold, waits at most so long (negative: for ever).
+    Poll {
+        events: u16,
+        timeout_ms: i32,
+    },
+}
+
+/// What a remote call returned.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CallOutcome {
+    /// As the system call returns it: negative for an errno.
+    pub value: i64,
+    /// Bytes read, or the ioctl's structure.
+    pub data: Vec<u8>,
+}

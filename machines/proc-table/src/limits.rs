@@ -1,0 +1,34 @@
+//! Named maxima of the table, and what happens at each.
+
+use core::time::Duration;
+
+/// Most processes (zombies included) on a node; at the limit a fork answers `EAGAIN`.
+pub const PROCESSES_MAX: usize = 16384;
+/// Most threads of a node besides the first of each process; at the limit clone answers `EAGAIN`.
+pub const THREADS_MAX: usize = 65536;
+/// Most asynchronous operations open at a node; at the limit a new one answers `EAGAIN`.
+pub const OPERATIONS_MAX: usize = 65536;
+/// How long an asynchronous operation waits for other nodes; then it answers as if what it asked
+/// about were gone (`ESRCH`).
+pub const OPERATION_WAIT: Duration = Duration::from_secs(5);
+/// Most signals held for a process that starts or leaves; further ones are refused with `EAGAIN`.
+pub const HELD_MAX: usize = 1024;
+/// Most messages parked for the owner of an unknown block; further ones are undeliverable.
+pub const PARKED_MAX: usize = 4096;
+/// How long a node remembers where a process went, or that it has ended.
+pub const TOMBSTONE_LIFETIME: Duration = Duration::from_secs(60);
+/// Most tombstones; at the limit the oldest goes early.
+pub const TOMBSTONES_MAX: usize = 65536;
+/// How long a PID rests after its last holder has gone. Longer than a tombstone lives.
+pub const QUARANTINE: Duration = Duration::from_secs(90);
+/// How long a node waits for the others to settle what a dead node had handed over.
+pub const SETTLE_WAIT: Duration = Duration::from_secs(2);
+/// How long a leaser keeps the entry of a process that was lost with its node, for a parent to
+/// claim the zombie.
+pub const CLAIM_WAIT: Duration = Duration::from_secs(30);
+/// How often a node asks the coordinator again for what it lacks.
+pub const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Free PIDs below which a node asks for a further block.
+pub const PIDS_LOW: u32 = 1024;
+/// Blocks that a new coordinator leaves out above the greatest that it knows of.
+pub const TAKEOVER_GAP: u32 = 64;
