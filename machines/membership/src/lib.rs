@@ -1,0 +1,255 @@
+//! Which nodes are there: whom to dial, who is up, who is gone.
+//!
+//! Owns: what beacons claim, dialling with back-off, the one link that counts for each peer, and the
+//! order of up and down. Refuses: sockets, keys (a beacon is a claim; a link is proof), and any
+//! decision about what a dead node's processes mean.
+//!
+//! ```text
+//! a peer:  unknown -beacon-> claimed -LinkUp-> up -LinkDown-> claimed -silence-> unknown
+//!                              | own < peer: dialled, with back-off
+//! ```
+//!
+//! Invariants: at most one link counts for a peer; `Up` and `Down` of a peer alternate, beginning
+//! with `Up`; only the lower number of a pair dials; every table is bounded.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+mod keep_alive;
+#[cfg(test)]
+mod tests;
+
+pub use keep_alive::{KeepAlive, Pulse};
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::{net::Ipv6Addr, time::Duration};
+use dunix_ids::NodeId;
+
+/// Greatest number of peers; beacons of further ones are not heard.
+pub const PEERS_MAX: usize = 4096;
+/// Greatest number of addresses remembered for a peer; the longest silent one makes room.
+pub const CLAIMS_MAX: usize = 4;
+/// A claim that was not repeated for this long is forgotten.
+pub const CLAIM_AGE_MAX: Duration = Duration::from_secs(60);
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(8);
+const BEACON_INTERVAL: Duration = Duration::from_secs(1);
+/// With this much more between two beacons for each peer, the link carries at most 50 beacons a second.
+const BEACON_INTERVAL_PER_PEER: Duration = Duration::from_millis(20);
+
+/// Where a node claims to be reached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Endpoint {
+    pub address: Ipv6Addr,
+    pub port: u16,
+}
+
+/// What happened. Times are since any fixed instant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// Someone claims that a node is reached there.
+    Beacon { node: NodeId, endpoint: Endpoint },
+    /// A dial that was asked for failed.
+    DialFailed { node: NodeId, endpoint: Endpoint },
+    /// A link with proven identity stands.
+    LinkUp { node: NodeId, link: u64 },
+    /// A link is gone.
+    LinkDown { node: NodeId, link: u64 },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Connect; report the result.
+    Dial { node: NodeId, endpoint: Endpoint },
+    /// The peer's link is now this one.
+    Up { node: NodeId, link: u64 },
+    /// The peer's link is not usable any more; close it if it stands.
+    Down { node: NodeId, link: u64 },
+    /// Close a link that never counted.
+    Refuse { link: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    endpoint: Endpoint,
+    heard: Duration,
+    failures: u32,
+    dial_after: Duration,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    claims: Vec<Claim>,
+    dialling: bool,
+    link: Option<u64>,
+}
+
+/// The members that one node knows.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    own: NodeId,
+    peers: BTreeMap<NodeId, Entry>,
+}
+
+impl Membership {
+    #[must_use]
+    pub fn new(own: NodeId) -> Membership {
+        Membership { own, peers: BTreeMap::new() }
+    }
+
+    /// Takes one input and says what is to be done.
+    pub fn step(&mut self, now: Duration, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Beacon { node, endpoint } => self.handle_beacon(now, node, endpoint),
+            Input::DialFailed { node, endpoint } => self.handle_dial_failed(now, node, endpoint),
+            Input::LinkUp { node, link } => self.handle_link_up(node, link, &mut effects),
+            Input::LinkDown { node, link } => self.handle_link_down(now, node, link, &mut effects),
+            Input::Tick => self.forget(now),
+        }
+        self.dial(now, &mut effects);
+        self.check_invariants();
+        effects
+    }
+
+    /// Returns when the next [`Input::Tick`] is due, if nothing happens before.
+    #[must_use]
+    pub fn deadline(&self, now: Duration) -> Duration {
+        let soonest =
+            self.peers.iter().filter_map(|(node, entry)| self.next_dial(*node, entry, now));
+        soonest
+            .map(|(claim, _)| claim)
+            .min()
+            .unwrap_or(now + CLAIM_AGE_MAX)
+            .min(now + CLAIM_AGE_MAX)
+    }
+
+    /// Returns the time between two beacons: longer the more nodes there are.
+    #[must_use]
+    pub fn beacon_interval(&self) -> Duration {
+        let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        BEACON_INTERVAL.max(BEACON_INTERVAL_PER_PEER.saturating_mul(peers))
+    }
+
+    /// Returns the peers that are up.
+    pub fn up(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, entry)| entry.link.is_some()).map(|(node, _)| *node)
+    }
+
+    fn handle_beacon(&mut self, now: Duration, node: NodeId, endpoint: Endpoint) {
+        let room = self.peers.len() < PEERS_MAX || self.peers.contains_key(&node);
+        if node == self.own || !room {
+            return;
+        }
+        let claims = &mut self.peers.entry(node).or_default().claims;
+        if let Some(claim) = claims.iter_mut().find(|claim| claim.endpoint == endpoint) {
+            claim.heard = now;
+            return;
+        }
+        if claims.len() == CLAIMS_MAX {
+            let oldest = claims.iter().enumerate().min_by_key(|(_, claim)| claim.heard);
+            let oldest = oldest.map_or(0, |(index, _)| index);
+            claims.swap_remove(oldest);
+        }
+        claims.push(Claim { endpoint, heard: now, failures: 0, dial_after: now });
+    }
+
+    fn handle_dial_failed(&mut self, now: Duration, node: NodeId, endpoint: Endpoint) {
+        let Some(entry) = self.peers.get_mut(&node) else { return };
+        entry.dialling = false;
+        if let Some(claim) = entry.claims.iter_mut().find(|claim| claim.endpoint == endpoint) {
+            let wait = RETRY_MIN.saturating_mul(1 << claim.failures.min(10)).min(RETRY_MAX);
+            claim.failures = claim.failures.saturating_add(1);
+            claim.dial_after = now + wait;
+        }
+    }
+
+    fn handle_link_up(&mut self, node: NodeId, link: u64, effects: &mut Vec<Effect>) {
+        let room = self.peers.len() < PEERS_MAX || self.peers.contains_key(&node);
+        if node == self.own || !room {
+            effects.push(Effect::Refuse { link });
+            return;
+        }
+        let entry = self.peers.entry(node).or_default();
+        entry.dialling = false;
+        for claim in &mut entry.claims {
+            claim.failures = 0;
+        }
+        // The newer link wins: whoever dials again has lost the older one.
+        if let Some(link) = entry.link.replace(link) {
+            effects.push(Effect::Down { node, link });
+        }
+        effects.push(Effect::Up { node, link });
+    }
+
+    fn handle_link_down(
+        &mut self,
+        now: Duration,
+        node: NodeId,
+        link: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(entry) = self.peers.get_mut(&node) else { return };
+        if entry.link != Some(link) {
+            return;
+        }
+        entry.link = None;
+        for claim in &mut entry.claims {
+            claim.dial_after = now + RETRY_MIN;
+        }
+        effects.push(Effect::Down { node, link });
+    }
+
+    fn forget(&mut self, now: Duration) {
+        for entry in self.peers.values_mut() {
+            entry.claims.retain(|claim| now.saturating_sub(claim.heard) < CLAIM_AGE_MAX);
+        }
+        self.peers
+            .retain(|_, entry| entry.link.is_some() || entry.dialling || !entry.claims.is_empty());
+    }
+
+    fn dial(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let mut due = Vec::new();
+        for (node, entry) in &self.peers {
+            due.extend(
+                self.next_dial(*node, entry, now)
+                    .filter(|(at, _)| *at <= now)
+                    .map(|(_, endpoint)| (*node, endpoint)),
+            );
+        }
+        for (node, endpoint) in due {
+            if let Some(entry) = self.peers.get_mut(&node) {
+                entry.dialling = true;
+                effects.push(Effect::Dial { node, endpoint });
+            }
+        }
+    }
+
+    /// When and where a peer is to be dialled next, if this node is the one who dials.
+    fn next_dial(
+        &self,
+        node: NodeId,
+        entry: &Entry,
+        now: Duration,
+    ) -> Option<(Duration, Endpoint)> {
+        if node <= self.own || entry.link.is_some() || entry.dialling {
+            return None;
+        }
+        let fresh = |claim: &&Claim| now.saturating_sub(claim.heard) < CLAIM_AGE_MAX;
+        let claims = entry.claims.iter().filter(fresh);
+        claims.map(|claim| (claim.dial_after, claim.endpoint)).min()
+    }
+
+    /// Asserts what holds between any two steps.
+    pub fn check_invariants(&self) {
+        assert!(self.peers.len() <= PEERS_MAX, "too many peers");
+        assert!(!self.peers.contains_key(&self.own), "this node is no peer of itself");
+        for (node, entry) in &self.peers {
+            assert!(entry.claims.len() <= CLAIMS_MAX, "too many claims");
+            assert!(!entry.dialling || *node > self.own, "the higher number dials");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Scenarios, and random lives of a fabric judged from outside.
+
+extern crate std;
+
+use super::*;
+use proptest::prelude::*;
+use std::{collections::BTreeSet, vec};
+
+const fn at(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn endpoint(last: u16) -> Endpoint {
+    Endpoint { address: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last), port: 1 }
+}
+
+fn beacon(node: u32, last: u16) -> Input {
+    Input::Beacon { node: NodeId(node), endpoint: endpoint(last) }
+}
+
+#[test]
+fn the_lower_number_dials_and_the_higher_waits() {
+    let dial = Effect::Dial { node: NodeId(2), endpoint: endpoint(2) };
+    assert_eq!(Membership::new(NodeId(1)).step(at(0), beacon(2, 2)), vec![dial]);
+    assert_eq!(Membership::new(NodeId(3)).step(at(0), beacon(2, 2)), vec![]);
+    assert_eq!(Membership::new(NodeId(2)).step(at(0), beacon(2, 2)), vec![], "not itself");
+}
+
+#[test]
+fn failures_back_off_and_a_liar_does_not_hide_the_truth() {
+    let mut members = Membership::new(NodeId(1));
+    let dialled = members.step(at(0), beacon(2, 66));
+    assert_eq!(dialled, vec![Effect::Dial { node: NodeId(2), endpoint: endpoint(66) }]);
+    // The liar repeats itself; meanwhile the real node is heard too.
+    assert_eq!(members.step(at(10), beacon(2, 66)), vec![], "one dial at a time");
+    assert_eq!(members.step(at(20), beacon(2, 2)), vec![]);
+    let failed = Input::DialFailed { node: NodeId(2), endpoint: endpoint(66) };
+    let truth = Effect::Dial { node: NodeId(2), endpoint: endpoint(2) };
+    assert_eq!(members.step(at(30), failed), vec![truth]);
+    let up = members.step(at(40), Input::LinkUp { node: NodeId(2), link: 7 });
+    assert_eq!(up, vec![Effect::Up { node: NodeId(2), link: 7 }]);
+    assert_eq!(members.step(at(10_000), beacon(2, 66)), vec![], "up: nobody is dialled");
+}
+
+#[test]
+fn a_second_link_replaces_the_first() {
+    let mut members = Membership::new(NodeId(2));
+    let node = NodeId(1);
+    members.step(at(0), Input::LinkUp { node, link: 1 });
+    let effects = members.step(at(1), Input::LinkUp { node, link: 2 });
+    assert_eq!(effects, vec![Effect::Down { node, link: 1 }, Effect::Up { node, link: 2 }]);
+    assert_eq!(members.step(at(2), Input::LinkDown { node, link: 1 }), vec![], "old news");
+    let effects = members.step(at(3), Input::LinkDown { node, link: 2 });
+    assert_eq!(effects, vec![Effect::Down { node, link: 2 }]);
+}
+
+#[test]
+fn a_lost_peer_is_dialled_again_until_it_has_been_silent_for_long() {
+    let mut members = Membership::new(NodeId(1));
+    let node = NodeId(2);
+    members.step(at(0), beacon(2, 2));
+    members.step(at(1), Input::LinkUp { node, link: 1 });
+    members.step(at(2), Input::LinkDown { node, link: 1 });
+    let due = members.deadline(at(2));
+    assert_eq!(due, at(2) + RETRY_MIN);
+    let dial = Effect::Dial { node, endpoint: endpoint(2) };
+    assert_eq!(members.step(due, Input::Tick), vec![dial]);
+    members.step(due, Input::DialFailed { node, endpoint: endpoint(2) });
+    assert_eq!(members.step(CLAIM_AGE_MAX, Input::Tick), vec![]);
+    assert!(members.peers.is_empty());
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Beacon(u32, u16),
+    Answer(bool),
+    Accept(u32),
+    Lose(usize),
+    Wait(u64),
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (0u32..8, 0u16..6).prop_map(|(node, last)| Event::Beacon(node, last)),
+        any::<bool>().prop_map(Event::Answer),
+        (0u32..4).prop_map(Event::Accept),
+        any::<usize>().prop_map(Event::Lose),
+        (0u64..30_000).prop_map(Event::Wait),
+    ]
+}
+
+proptest! {
+    /// Up and Down alternate, each names the link that it was told of, dials are one at a time.
+    #[test]
+    fn up_and_down_alternate(events in proptest::collection::vec(any_event(), 0..200)) {
+        let own = NodeId(4);
+        let mut members = Membership::new(own);
+        let mut now = at(0);
+        let mut dials: Vec<(NodeId, Endpoint)> = Vec::new();
+        let mut standing: BTreeSet<(NodeId, u64)> = BTreeSet::new();
+        let mut up: BTreeMap<NodeId, u64> = BTreeMap::new();
+        let mut links = 0;
+        for event in events {
+            let input = match event {
+                Event::Beacon(node, last) => beacon(node, last),
+                Event::Answer(true) => match dials.pop() {
+                    Some((node, _)) => {
+                        links += 1;
+                        standing.insert((node, links));
+                        Input::LinkUp { node, link: links }
+                    }
+                    None => Input::Tick,
+                },
+                Event::Answer(false) => match dials.pop() {
+                    Some((node, endpoint)) => Input::DialFailed { node, endpoint },
+                    None => Input::Tick,
+                },
+                Event::Accept(node) => {
+                    links += 1;
+                    standing.insert((NodeId(node), links));
+                    Input::LinkUp { node: NodeId(node), link: links }
+                }
+                Event::Lose(which) if !standing.is_empty() => {
+                    let (node, link) = *standing.iter().nth(which % standing.len()).expect("in range");
+                    standing.remove(&(node, link));
+                    Input::LinkDown { node, link }
+                }
+                Event::Lose(_) => Input::Tick,
+                Event::Wait(milliseconds) => {
+                    now += at(milliseconds);
+                    Input::Tick
+                }
+            };
+            for effect in members.step(now, input) {
+                match effect {
+                    Effect::Dial { node, endpoint } => {
+                        prop_assert!(node > own && !up.contains_key(&node));
+                        prop_assert!(dials.iter().all(|(dialled, _)| *dialled != node));
+                        dials.push((node, endpoint));
+                    }
+                    Effect::Up { node, link } => prop_assert_eq!(up.insert(node, link), None),
+                    Effect::Down { node, link } => {
+                        prop_assert_eq!(up.remove(&node), Some(link));
+                        standing.remove(&(node, link));
+                    }
+                    Effect::Refuse { link } => standing.retain(|(_, standing)| *standing != link),
+                }
+            }
+            prop_assert!(members.deadline(now) >= now || !dials.is_empty());
+            let listed: BTreeSet<NodeId> = members.up().collect();
+            prop_assert_eq!(listed, up.keys().copied().collect::<BTreeSet<_>>());
+        }
+    }
+}
