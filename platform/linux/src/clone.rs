@@ -72,13 +72,16 @@ pub fn fork_into(namespaces: Namespaces, parent: Parent) -> io::Result<Forked> {
     args.exit_signal = if parent_flag == 0 { libc::SIGCHLD as u64 } else { 0 };
     // SAFETY: without CLONE_VM this is a fork: the child runs on its own copy of this stack. The
     // process has one thread (checked above), so no lock can be held by a thread that the child lacks.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>())
-    };
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match pid {
         -1 => Err(as_errno(std::io::Error::last_os_error())),
         0 => Ok(Forked::Child),
-        pid => i32::try_from(pid).ok().and_then(Pid::from_raw).map(Forked::Parent).ok_or(io::Errno::RANGE),
+        pid => i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .map(Forked::Parent)
+            .ok_or(io::Errno::RANGE),
     }
 }
 
@@ -103,8 +106,8 @@ pub fn unshare(namespaces: Namespaces) -> io::Result<()> {
 /// # Errors
 /// `EINVAL` if the namespace maps no 0, `EPERM` without the privilege.
 pub fn become_root() -> io::Result<()> {
-    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     use rustix::process::{Gid, Uid};
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     set_thread_groups(&[])?;
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)

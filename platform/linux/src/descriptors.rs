@@ -1,7 +1,7 @@
-//! Descriptor numbers: placing, closing ranges, comparing descriptions.
+//! Descriptor numbers: placing, closing ranges, taking over inherited ones.
 
 use crate::clone::as_errno;
-use rustix::{io, process::Pid};
+use rustix::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Gives up every descriptor that the program holds except the given ones, which end at numbers
@@ -34,7 +34,11 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     #[expect(clippy::cast_sign_loss, reason = "descriptor numbers are not negative")]
     // SAFETY: CLOEXEC only sets a flag; no descriptor is closed.
     let result = unsafe {
-        libc::close_range(first as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32)
+        libc::close_range(
+            first as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as i32,
+        )
     };
     if result == 0 { Ok(()) } else { Err(as_errno(std::io::Error::last_os_error())) }
 }
@@ -54,24 +58,4 @@ pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     io::fcntl_getfd(probe).ok()?;
     // SAFETY: it is open (just seen), and by this function's contract nobody else owns it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// Tells whether two descriptors, each of a process, are one open file description (kcmp(2)).
-///
-/// # Errors
-/// `EPERM` without the right to trace both, `EBADF`, `ESRCH`, `ENOSYS` if the kernel lacks kcmp.
-pub fn same_description(a: (Pid, RawFd), b: (Pid, RawFd)) -> io::Result<bool> {
-    const KCMP_FILE: libc::c_long = 0;
-    // SAFETY: kcmp takes plain numbers and touches no memory.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_kcmp,
-            a.0.as_raw_nonzero().get(),
-            b.0.as_raw_nonzero().get(),
-            KCMP_FILE,
-            a.1,
-            b.1,
-        )
-    };
-    if result < 0 { Err(as_errno(std::io::Error::last_os_error())) } else { Ok(result == 0) }
 }

@@ -5,13 +5,20 @@
 //! callers themselves.
 
 pub mod arena;
+pub mod cgroup;
 pub mod child;
+pub mod clone;
+pub mod descriptors;
 pub mod guest_memory;
+pub mod guest_space;
 pub mod identity;
 pub mod kcmp;
+pub mod mounts;
+pub mod rtnetlink;
 pub mod scm;
 pub mod seccomp;
 pub mod signal;
+pub mod terminal;
 
 /// An error of the host kernel.
 pub use rustix::io::Errno;

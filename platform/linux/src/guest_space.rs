@@ -1,0 +1,337 @@
+//! The namespaces that a node's guests share: a user namespace inside the node's and a mount
+//! namespace whose root is the fabric's tree.
+//!
+//! ```text
+//! creator (one thread)                 set-up child
+//!   fork into user + mount namespaces ->
+//!   write the id maps, then `m`       ->  becomes root, opens /dev/fuse, mounts it at the tree
+//!                                     <-  the FUSE descriptor
+//!   ... a server answers on it ...
+//!   `finish`: `g`                     ->  mounts proc, dev, sys over the tree, makes it the root
+//!                                     <-  done, exits
+//! ```
+//!
+//! Only then does anybody look into the tree, so that nobody waits for a server that does not run
+//! yet. The kernel wants /dev/fuse opened in the user namespace that mounts it. The FUSE mount is
+//! in the guests' namespace alone: a server that looks at paths of its own never meets it.
+
+use crate::clone::{Forked, Namespaces, Parent, become_root, fork_into};
+use crate::mounts::restrict_recursively;
+use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+use rustix::io::{self, Errno};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_change, move_mount, open_tree, unmount,
+};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg,
+    socketpair,
+};
+use rustix::process::{
+    Pid, Signal, WaitOptions, chdir, fchdir, pivot_root, set_parent_process_death_signal, waitpid,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::ffi::CString;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Greatest bytes of the set-up child's messages.
+const MESSAGE_BYTES_MAX: usize = 512;
+
+/// Where guests live.
+#[derive(Clone, Debug)]
+pub struct GuestSpaceConfig {
+    /// The directory of the node's private root where the tree is mounted.
+    pub tree: String,
+    /// The id of the node's user namespace that the guests' id 0 is.
+    pub id_first: u32,
+    /// Ids that guests have.
+    pub ids: u32,
+    /// Greatest bytes that the guests' `/dev/shm` holds.
+    pub shm_bytes_max: u64,
+}
+
+impl Default for GuestSpaceConfig {
+    fn default() -> Self {
+        Self { tree: "/tree".into(), id_first: 65536, ids: 65536, shm_bytes_max: 4 << 30 }
+    }
+}
+
+/// Why the guests' namespaces could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestSpaceError {
+    /// A step of the creator failed.
+    #[error("guest namespaces: {0}: {1}")]
+    Host(&'static str, #[source] Errno),
+    /// A step of the set-up child failed; says which, and why.
+    #[error("guest namespaces: {0}")]
+    Child(String),
+}
+
+/// The guests' namespaces.
+#[derive(Debug)]
+pub struct GuestNamespaces {
+    /// The user namespace.
+    pub user: OwnedFd,
+    /// The mount namespace.
+    pub mount: OwnedFd,
+}
+
+/// Guest namespaces whose tree is mounted but not served yet.
+#[derive(Debug)]
+pub struct UnservedGuestNamespaces {
+    namespaces: GuestNamespaces,
+    child: SetupChild,
+}
+
+impl UnservedGuestNamespaces {
+    /// Makes the namespaces and mounts the tree. Returns the FUSE descriptor too: whoever has it
+    /// must serve it before [`Self::finish`].
+    ///
+    /// # Errors
+    /// `EBUSY` if the caller has more than one thread; else the step that failed.
+    pub fn create(config: &GuestSpaceConfig) -> Result<(Self, OwnedFd), GuestSpaceError> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(host("socket pair"))?;
+        let pid = match fork_into(Namespaces::USER.and(Namespaces::MOUNT), Parent::Caller) {
+            Err(error) => return Err(host("clone3")(error)),
+            Ok(Forked::Parent(pid)) => pid,
+            Ok(Forked::Child) => {
+                drop(ours);
+                run_setup(config, &theirs);
+            }
+        };
+        drop(theirs);
+        let child = SetupChild { pid, socket: ours };
+        let namespaces = GuestNamespaces {
+            user: open_namespace(pid, "user").map_err(host("open user namespace"))?,
+            mount: open_namespace(pid, "mnt").map_err(host("open mount namespace"))?,
+        };
+        child.write_maps(config).map_err(host("write id maps"))?;
+        child.say(b"m")?;
+        let fuse = child.receive_fuse()?;
+        Ok((Self { namespaces, child }, fuse))
+    }
+
+    /// Completes the guests' view once the tree is served. Blocks while the tree is looked at.
+    ///
+    /// # Errors
+    /// The step of the set-up child that failed.
+    pub fn finish(self) -> Result<GuestNamespaces, GuestSpaceError> {
+        self.child.say(b"g")?;
+        self.child.expect_done()?;
+        Ok(self.namespaces)
+    }
+}
+
+impl GuestNamespaces {
+    /// Moves the calling process, which has one thread, into the namespaces, as their root, at `/`.
+    ///
+    /// # Errors
+    /// What setns(2) reports.
+    pub fn enter(&self) -> io::Result<()> {
+        move_into_link_name_space(self.user.as_fd(), Some(LinkNameSpaceType::User))?;
+        move_into_link_name_space(self.mount.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        become_root()?;
+        chdir("/")
+    }
+}
+
+/// The creator's view of the set-up child; killed and reaped on drop.
+#[derive(Debug)]
+struct SetupChild {
+    pid: Pid,
+    socket: OwnedFd,
+}
+
+impl SetupChild {
+    fn write_maps(&self, config: &GuestSpaceConfig) -> io::Result<()> {
+        let map = format!("0 {} {}", config.id_first, config.ids);
+        for file in ["uid_map", "gid_map"] {
+            let path = format!("/proc/{}/{file}", self.pid.as_raw_nonzero());
+            std::fs::write(path, &map).map_err(crate::clone::as_errno)?;
+        }
+        Ok(())
+    }
+
+    fn say(&self, word: &[u8]) -> Result<(), GuestSpaceError> {
+        match send(&self.socket, word, SendFlags::NOSIGNAL) {
+            Ok(_) => Ok(()),
+            // The child said why before it went.
+            Err(_) => self.expect_done(),
+        }
+    }
+
+    fn receive_fuse(&self) -> Result<OwnedFd, GuestSpaceError> {
+        let mut bytes = [0; MESSAGE_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let message = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
+            .map_err(host("receive the FUSE descriptor"))?;
+        let descriptor = control.drain().find_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        descriptor.ok_or_else(|| complaint(bytes.get(..message.bytes).unwrap_or_default()))
+    }
+
+    fn expect_done(&self) -> Result<(), GuestSpaceError> {
+        let mut bytes = [0; MESSAGE_BYTES_MAX];
+        let (length, _) = recv(&self.socket, &mut bytes[..], RecvFlags::empty())
+            .map_err(host("wait for the set-up child"))?;
+        match bytes.get(..length).unwrap_or_default() {
+            b"done" => Ok(()),
+            other => Err(complaint(other)),
+        }
+    }
+}
+
+impl Drop for SetupChild {
+    fn drop(&mut self) {
+        // Both may find the child gone already, which is what is wanted.
+        let _ = rustix::process::kill_process(self.pid, Signal::KILL);
+        let _ = waitpid(Some(self.pid), WaitOptions::empty());
+    }
+}
+
+fn complaint(bytes: &[u8]) -> GuestSpaceError {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    GuestSpaceError::Child(if text.is_empty() { "the set-up child died".into() } else { text })
+}
+
+fn host(step: &'static str) -> impl FnOnce(Errno) -> GuestSpaceError {
+    move |error| GuestSpaceError::Host(step, error)
+}
+
+fn open_namespace(process: Pid, kind: &str) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{}/ns/{kind}", process.as_raw_nonzero());
+    fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The set-up child's whole life.
+fn run_setup(config: &GuestSpaceConfig, socket: &OwnedFd) -> ! {
+    let done = match set_up(config, socket) {
+        Ok(()) => "done".to_owned(),
+        Err((step, error)) => format!("{step}: {error}"),
+    };
+    let told = send(socket, done.as_bytes(), SendFlags::NOSIGNAL);
+    // SAFETY: _exit ends the process at once; nothing of the creator's state, which this forked
+    // copy shares (buffers, exit handlers), is touched.
+    unsafe { libc::_exit(i32::from(told.is_err())) }
+}
+
+type Step<T> = Result<T, (String, Errno)>;
+
+fn step<T>(name: impl Into<String>, result: io::Result<T>) -> Step<T> {
+    result.map_err(|error| (name.into(), error))
+}
+
+fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd) -> Step<()> {
+    step("death signal", set_parent_process_death_signal(Some(Signal::KILL)))?;
+    await_word(socket, b'm')?;
+    step("become root", become_root())?;
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    step("private mounts", mount_change("/", private))?;
+    let fuse = mount_tree(&config.tree)?;
+    step("pass the FUSE descriptor", pass(socket, fuse.as_fd()))?;
+    // The server alone may hold it: when it dies, so does the tree.
+    drop(fuse);
+    await_word(socket, b'g')?;
+    cover(config)?;
+    step("make the tree the root", make_root(&config.tree))
+}
+
+fn await_word(socket: &OwnedFd, wanted: u8) -> Step<()> {
+    let mut word = [0];
+    let (length, _) =
+        step("wait for the creator", recv(socket, &mut word[..], RecvFlags::empty()))?;
+    if length == 1 && word[0] == wanted { Ok(()) } else { Err(("creator".into(), Errno::PIPE)) }
+}
+
+fn mount_tree(tree: &str) -> Step<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let fuse = step("open /dev/fuse", fs::open("/dev/fuse", flags, Mode::empty()))?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+        fuse.as_raw_fd()
+    );
+    let options = CString::new(options).map_err(|_| ("options".to_owned(), Errno::INVAL))?;
+    let mounted = mount("dunix", tree, "fuse.dunix", MountFlags::empty(), options.as_c_str());
+    step("mount the tree", mounted)?;
+    Ok(fuse)
+}
+
+fn pass(socket: &OwnedFd, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [descriptor];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(Errno::MSGSIZE);
+    }
+    sendmsg(socket, &[IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Mounts over the tree what is the node's: processes, devices, the kernel's settings.
+fn cover(config: &GuestSpaceConfig) -> Step<()> {
+    for (name, restricted) in [("proc", false), ("dev", false), ("sys", true)] {
+        let (source, target) = (format!("/{name}"), format!("{}/{name}", config.tree));
+        if fs::access(&source, fs::Access::EXISTS).is_ok() {
+            step(format!("mount point {target}"), ensure_directory(&target))?;
+            step(format!("mount {target}"), graft(&source, &target, restricted))?;
+        }
+    }
+    let shm = format!("{}/dev/shm", config.tree);
+    let options = CString::new(format!("mode=1777,size={}", config.shm_bytes_max))
+        .map_err(|_| ("options".to_owned(), Errno::INVAL))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    step(format!("mount {shm}"), mount("shm", &shm, "tmpfs", flags, options.as_c_str()))
+}
+
+fn ensure_directory(path: &str) -> io::Result<()> {
+    match fs::mkdir(path, Mode::from(0o755)) {
+        Err(Errno::EXIST) | Ok(()) => Ok(()),
+        // A tree that cannot be written to may still have the directory.
+        Err(error) => fs::stat(path).map(drop).map_err(|_| error),
+    }
+}
+
+fn graft(source: &str, target: &str, restricted: bool) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, source, flags)?;
+    if restricted {
+        restrict_recursively(tree.as_fd())?;
+    }
+    move_mount(tree.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Makes `tree` the root of the mount namespace and forgets the old root.
+///
+/// # Errors
+/// What pivot_root(2) and umount2(2) report.
+pub fn make_root(tree: &str) -> io::Result<()> {
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = fs::open("/", directory, Mode::empty())?;
+    chdir(tree)?;
+    // The old root ends up mounted on top of the new one; by its descriptor it can be removed.
+    pivot_root(".", ".")?;
+    fchdir(&old)?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")
+}
+
+/// Tells whether a path names the file or directory that a descriptor holds.
+///
+/// # Errors
+/// What stat reports.
+pub fn names_descriptor(path: &str, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+    let (by_name, held) =
+        (fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?, fs::fstat(descriptor)?);
+    Ok((by_name.st_dev, by_name.st_ino) == (held.st_dev, held.st_ino))
+}

@@ -1,0 +1,1 @@
+//! A throw-away fabric on one machine.
