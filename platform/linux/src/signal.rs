@@ -85,8 +85,13 @@ pub fn set_mask(mask: u64) -> Result<()> {
 
 /// Blocks SIGCHLD in the calling thread and returns a non-blocking descriptor that shows it.
 pub fn child_signals() -> Result<std::os::fd::OwnedFd> {
+    descriptor(1 << (libc::SIGCHLD - 1))
+}
+
+/// Sets the calling thread's signal mask and returns a non-blocking descriptor that shows the
+/// signals of `mask`, bit `n - 1` for signal `n`.
+pub(crate) fn descriptor(mask: u64) -> Result<std::os::fd::OwnedFd> {
     use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-    let mask: u64 = 1 << (libc::SIGCHLD - 1);
     set_mask(mask)?;
     let flags = i64::from(libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
     // SAFETY: the kernel reads 8 bytes at the pointer; -1 makes a new descriptor.
