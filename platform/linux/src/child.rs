@@ -124,3 +124,15 @@ pub fn next_change() -> Result<Option<Report>> {
     };
     Ok(u32::try_from(pid).ok().filter(|&pid| pid != 0).map(|pid| Report { pid, change, usage }))
 }
+
+/// Makes `number` a descriptor of the same description, without `O_CLOEXEC` (dup2(2)).
+///
+/// Whatever `number` named is closed: for a child between fork and exec, which owns its table.
+pub fn dup_onto(fd: BorrowedFd<'_>, number: i32) -> Result<()> {
+    if fd.as_raw_fd() == number {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: dup2 takes plain numbers; the caller is a forked child that gives up `number`.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
+    Ok(())
+}

@@ -26,7 +26,7 @@ pub struct GuestMemory {
 }
 
 /// Bytes that one page holds; the unit in which strings are fetched.
-const PAGE: u64 = 4096;
+const PAGE: usize = 4096;
 
 impl GuestMemory {
     /// Names the memory of the process of the host thread `tid`; nothing is checked yet.
@@ -102,8 +102,8 @@ impl GuestMemory {
         let mut string = Vec::new();
         let mut at = address;
         loop {
-            let mut page = [0; PAGE as usize];
-            let in_page = usize::try_from(PAGE - at % PAGE).unwrap_or(1);
+            let mut page = [0; PAGE];
+            let in_page = to_page_end(at);
             let got = self.read_some(at, &mut page[..in_page])?;
             if let Some(end) = page[..got].iter().position(|&b| b == 0) {
                 string.extend_from_slice(&page[..end]);
@@ -145,7 +145,7 @@ impl GuestMemory {
         let mut at = list;
         loop {
             let mut block = [0_u8; 512];
-            let in_page = usize::try_from(PAGE - at % PAGE).unwrap_or(512).min(block.len());
+            let in_page = to_page_end(at).min(block.len());
             // A list that is not aligned to 8 may cross a page within a pointer.
             let want = if in_page < 8 { 8 } else { in_page & !7 };
             let got = self.read_some(at, &mut block[..want])? & !7;
@@ -164,6 +164,11 @@ impl GuestMemory {
             at = at.checked_add(got as u64).ok_or(Errno::FAULT)?;
         }
     }
+}
+
+/// Bytes from an address to the end of its page, at least 1.
+fn to_page_end(address: u64) -> usize {
+    PAGE - usize::try_from(address % PAGE as u64).unwrap_or(0)
 }
 
 /// The bytes of a plain structure.
