@@ -1,0 +1,325 @@
+//! Which node may have cached what, and whom a change has to reach first.
+//!
+//! A node holds pages of an inode from its first open until they are recalled; attributes and names
+//! from the answer that carried a lease. A change computes the recalls and takes the holdings back at
+//! once: what a node is granted later shows the change already.
+//!
+//! Owns: the table of holdings. Refuses: waiting; the driver waits for the acknowledgements.
+//! Invariant: no holding is empty, and a node that is gone holds nothing.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+use dunix_ids::{Ino, NodeId};
+use dunix_wire::files::Recall;
+
+/// For so long after another node's change of a directory its names are not leased, ms. It bounds
+/// how often a node that works beside others has to forget all its names.
+pub const QUIET_MS: u64 = 500;
+
+/// How a file is open on a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// For reading, through the node's page cache.
+    Cached,
+    /// For reading and writing past the page cache; it can still be mapped.
+    Direct,
+    /// For writing only: neither cached nor mapped.
+    Blind,
+}
+
+/// What a change of data means for caches.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Changed {
+    /// What these nodes must forget before the change is acknowledged.
+    pub recalls: Vec<(NodeId, Recall)>,
+    /// Whether the changing node drops its own pages.
+    pub drop_own: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Holding {
+    cached_opens: u32,
+    direct_opens: u32,
+    pages: bool,
+    attr: bool,
+}
+
+impl Holding {
+    fn is_empty(self) -> bool {
+        self == Holding::default()
+    }
+}
+
+#[derive(Default)]
+struct Names {
+    /// The node's count of bumps when it was granted the lease.
+    granted: BTreeMap<NodeId, u64>,
+    changed: Option<(NodeId, u64)>,
+}
+
+/// The holdings of all nodes.
+#[derive(Default)]
+pub struct Holders {
+    inodes: BTreeMap<Ino, BTreeMap<NodeId, Holding>>,
+    names: BTreeMap<Ino, Names>,
+    /// How often a node had to forget all names; older leases are void.
+    bumps: BTreeMap<NodeId, u64>,
+}
+
+impl Holders {
+    /// Notes that `node` opened `ino`.
+    pub fn opened(&mut self, ino: Ino, node: NodeId, access: Access) {
+        let holding = self.inodes.entry(ino).or_default().entry(node).or_default();
+        match access {
+            Access::Cached => {
+                holding.cached_opens += 1;
+                holding.pages = true;
+            }
+            Access::Direct => {
+                holding.direct_opens += 1;
+                holding.pages = true;
+            }
+            Access::Blind => {}
+        }
+        self.prune(ino, node);
+    }
+
+    /// Notes that `node` closed one of its opens. Its pages stay.
+    pub fn closed(&mut self, ino: Ino, node: NodeId, access: Access) {
+        if let Some(holding) = self.inodes.get_mut(&ino).and_then(|nodes| nodes.get_mut(&node)) {
+            let opens = match access {
+                Access::Cached => &mut holding.cached_opens,
+                Access::Direct => &mut holding.direct_opens,
+                Access::Blind => return,
+            };
+            *opens = opens.saturating_sub(1);
+        }
+        self.prune(ino, node);
+    }
+
+    /// Notes that `node` was told attributes of `ino` that it may keep.
+    pub fn lend_attr(&mut self, ino: Ino, node: NodeId) {
+        self.inodes.entry(ino).or_default().entry(node).or_default().attr = true;
+    }
+
+    /// Says whether `node` may keep a name in `dir`, and notes it if so.
+    pub fn lend_name(&mut self, dir: Ino, node: NodeId, now_ms: u64) -> bool {
+        let bumps = self.bumps.get(&node).copied().unwrap_or(0);
+        let names = self.names.entry(dir).or_default();
+        let quiet = names
+            .changed
+            .is_none_or(|(by, at_ms)| by == node || now_ms.saturating_sub(at_ms) >= QUIET_MS);
+        if quiet {
+            names.granted.insert(node, bumps);
+        }
+        quiet
+    }
+
+    /// The data (and so the attributes) of `ino` were changed by `by`. `from_cache`: by the writing
+    /// back of dirty pages, which `by` still holds and has locked.
+    pub fn changed_data(&mut self, ino: Ino, by: NodeId, from_cache: bool) -> Changed {
+        let mut changed = Changed::default();
+        let Some(nodes) = self.inodes.get_mut(&ino) else { return changed };
+        nodes.retain(|&node, holding| {
+            if node != by && (holding.pages || holding.attr) {
+                changed.recalls.push((node, Recall::Pages(ino)));
+            } else if node == by && from_cache && holding.attr {
+                changed.recalls.push((node, Recall::Attr(ino)));
+            } else if node == by && !from_cache {
+                changed.drop_own = holding.pages;
+            }
+            holding.attr = false;
+            if node != by || !from_cache {
+                // What is open may be cached or mapped again at any time.
+                holding.pages = holding.cached_opens + holding.direct_opens > 0;
+            }
+            !holding.is_empty()
+        });
+        if nodes.is_empty() {
+            self.inodes.remove(&ino);
+        }
+        changed
+    }
+
+    /// Attributes of `ino` were changed by `by`, whose kernel knows.
+    pub fn changed_attr(&mut self, ino: Ino, by: NodeId) -> Vec<(NodeId, Recall)> {
+        let mut recalls = Vec::new();
+        let Some(nodes) = self.inodes.get_mut(&ino) else { return recalls };
+        nodes.retain(|&node, holding| {
+            if node != by && holding.attr {
+                recalls.push((node, Recall::Attr(ino)));
+                holding.attr = false;
+            }
+            !holding.is_empty()
+        });
+        if nodes.is_empty() {
+            self.inodes.remove(&ino);
+        }
+        recalls
+    }
+
+    /// Names in `dir` were changed by `by`, whose kernel knows.
+    pub fn changed_names(&mut self, dir: Ino, by: NodeId, now_ms: u64) -> Vec<(NodeId, Recall)> {
+        let names = self.names.entry(dir).or_default();
+        names.changed = Some((by, now_ms));
+        let mut recalls = Vec::new();
+        for (node, granted) in core::mem::take(&mut names.granted) {
+            let bumps = self.bumps.entry(node).or_default();
+            if node == by {
+                names.granted.insert(node, granted);
+            } else if granted == *bumps {
+                *bumps += 1;
+                recalls.push((node, Recall::Entries));
+            }
+        }
+        recalls
+    }
+
+    /// Forgets an inode that is no more.
+    pub fn discard(&mut self, ino: Ino) {
+        self.inodes.remove(&ino);
+        self.names.remove(&ino);
+    }
+
+    /// Forgets a node that is gone.
+    pub fn node_gone(&mut self, node: NodeId) {
+        self.inodes.retain(|_, nodes| {
+            nodes.remove(&node);
+            !nodes.is_empty()
+        });
+        self.names.values_mut().for_each(|names| {
+            names.granted.remove(&node);
+        });
+        self.bumps.remove(&node);
+    }
+
+    /// Panics if the table contradicts itself.
+    pub fn check_invariants(&self) {
+        for nodes in self.inodes.values() {
+            assert!(!nodes.is_empty(), "an inode without holdings");
+            for holding in nodes.values() {
+                assert!(!holding.is_empty(), "an empty holding");
+                let opens = holding.cached_opens + holding.direct_opens;
+                assert!(opens == 0 || holding.pages, "open, but without pages");
+            }
+        }
+        let known: BTreeSet<NodeId> = self.bumps.keys().copied().collect();
+        for (node, granted) in self.names.values().flat_map(|names| &names.granted) {
+            let bumps = if known.contains(node) { self.bumps[node] } else { 0 };
+            assert!(*granted <= bumps, "a lease of the future");
+        }
+    }
+
+    fn prune(&mut self, ino: Ino, node: NodeId) {
+        if let Some(nodes) = self.inodes.get_mut(&ino) {
+            if nodes.get(&node).is_some_and(|holding| holding.is_empty()) {
+                nodes.remove(&node);
+            }
+            if nodes.is_empty() {
+                self.inodes.remove(&ino);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const F: Ino = Ino(9);
+
+    #[test]
+    fn readers_elsewhere_are_recalled_even_after_they_closed() {
+        let mut holders = Holders::default();
+        holders.opened(F, A, Access::Cached);
+        holders.closed(F, A, Access::Cached);
+        let changed = holders.changed_data(F, B, false);
+        assert_eq!(changed.recalls, vec![(A, Recall::Pages(F))]);
+        assert!(!changed.drop_own);
+        assert_eq!(holders.changed_data(F, B, false), Changed::default(), "recalled once");
+    }
+
+    #[test]
+    fn an_open_reader_is_recalled_at_each_change() {
+        let mut holders = Holders::default();
+        holders.opened(F, A, Access::Cached);
+        for _ in 0..3 {
+            assert_eq!(holders.changed_data(F, B, false).recalls, vec![(A, Recall::Pages(F))]);
+        }
+    }
+
+    #[test]
+    fn a_writer_drops_its_own_pages_but_not_those_that_it_writes_back() {
+        let mut holders = Holders::default();
+        holders.opened(F, A, Access::Direct);
+        assert!(holders.changed_data(F, A, false).drop_own);
+        assert!(!holders.changed_data(F, A, true).drop_own);
+    }
+
+    #[test]
+    fn names_are_recalled_once_and_lent_again_after_a_quiet_time() {
+        let mut holders = Holders::default();
+        assert!(holders.lend_name(F, A, 0));
+        assert_eq!(holders.changed_names(F, B, 10), vec![(A, Recall::Entries)]);
+        assert!(!holders.lend_name(F, A, 20));
+        assert_eq!(holders.changed_names(F, B, 30), vec![]);
+        assert!(holders.lend_name(F, B, 30), "its own changes do not disturb a node");
+        assert!(holders.lend_name(F, A, 30 + QUIET_MS));
+        assert_eq!(holders.changed_names(F, A, 700), vec![(B, Recall::Entries)]);
+    }
+
+    proptest! {
+        /// Against a model that keeps what each node would show: nobody shows what is old.
+        #[test]
+        fn nobody_keeps_what_was_changed(steps in proptest::collection::vec((0_u8..7, 1_u32..4, 0_u64..3), 1..200)) {
+            let mut holders = Holders::default();
+            let mut version = [0_u32; 3];
+            let mut shown: BTreeMap<(NodeId, u64), u32> = BTreeMap::new();
+            let mut opens: BTreeMap<(NodeId, u64), u32> = BTreeMap::new();
+            for (step, node, file) in steps {
+                let (node, ino, at) = (NodeId(node), Ino(file), usize::try_from(file).expect("small"));
+                match step {
+                    0 => {
+                        holders.opened(ino, node, Access::Cached);
+                        *opens.entry((node, file)).or_default() += 1;
+                    }
+                    1 if opens.get(&(node, file)).is_some_and(|&n| n > 0) => {
+                        holders.closed(ino, node, Access::Cached);
+                        *opens.entry((node, file)).or_default() -= 1;
+                    }
+                    2 if opens.get(&(node, file)).is_some_and(|&n| n > 0) => {
+                        // A read: the page stays beyond the close.
+                        shown.insert((node, file), version[at]);
+                    }
+                    3 | 4 => {
+                        version[at] += 1;
+                        let changed = holders.changed_data(ino, node, false);
+                        if changed.drop_own {
+                            shown.remove(&(node, file));
+                        }
+                        for (other, recall) in changed.recalls {
+                            prop_assert_eq!(recall, Recall::Pages(ino));
+                            shown.remove(&(other, file));
+                        }
+                    }
+                    5 => {
+                        holders.node_gone(node);
+                        shown.retain(|key, _| key.0 != node);
+                        opens.retain(|key, _| key.0 != node);
+                    }
+                    _ => {}
+                }
+                holders.check_invariants();
+                for (key, seen) in &shown {
+                    prop_assert_eq!(*seen, version[usize::try_from(key.1).expect("small")]);
+                }
+            }
+        }
+    }
+}
