@@ -55,6 +55,19 @@ pub const TIOCGSID: u64 = 0x5429;
 pub const ATTRIBUTE_REQUESTS: [u64; 9] =
     [0x5402, 0x5403, 0x5404, 0x5406, 0x5407, 0x5408, 0x402C_542B, 0x402C_542C, 0x402C_542D];
 
+/// One ioctl on a terminal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TerminalCall {
+    /// One of the `TIOC*` requests above, or of [`ATTRIBUTE_REQUESTS`] after the host did it.
+    pub request: u64,
+    /// Its argument, by value.
+    pub argument: i32,
+    /// The caller has `CAP_SYS_ADMIN` in the fabric.
+    pub privileged: bool,
+    /// For `TIOCSPGRP`: the session of the group that `argument` names, if it has members.
+    pub group_session: Option<Pid>,
+}
+
 /// The processes of the fabric, as the terminals see them.
 ///
 /// The calls come one at a time and in order, from any thread, while no lock of this crate is
@@ -68,8 +81,6 @@ pub trait Fabric: Send + Sync {
     fn publish(&self, session: Pid, view: Option<View>);
     /// This one process of `session` has no controlling terminal from now on.
     fn leave(&self, session: Pid, pid: Pid);
-    /// Returns the session of `group`'s members, or `None` if it has none.
-    fn session_of_group(&self, group: Pid) -> Option<Pid>;
 }
 
 /// What [`Terminals::start`] needs.
@@ -102,9 +113,8 @@ impl Terminals {
         Ok(Self { shared, reports: Some(reports) })
     }
 
-    /// Handles one of the `TIOC*` requests above, or that attributes were set, of `caller` on a
-    /// duplicate `fd` of its descriptor. `argument` is the ioctl's, by value; `privileged` tells
-    /// whether the caller has `CAP_SYS_ADMIN` in the fabric. Returns the PID of those that read.
+    /// Handles a call of `caller` on a duplicate `fd` of its descriptor. Returns the PID of those
+    /// that read, else 0.
     ///
     /// The caller's shim has made the check for background changes ([`Terminals::access`]).
     ///
@@ -114,41 +124,30 @@ impl Terminals {
         &self,
         caller: Caller,
         fd: BorrowedFd<'_>,
-        request: u64,
-        argument: i32,
-        privileged: bool,
+        call: TerminalCall,
     ) -> Result<u32, Errno> {
         let (terminal, side) = self.shared.devpts.identify(fd)?;
-        if ATTRIBUTE_REQUESTS.contains(&request) {
+        if ATTRIBUTE_REQUESTS.contains(&call.request) {
             self.shared.note_attributes(terminal, line::has_tostop(fd)?);
             return Ok(0);
         }
         let master = side == Side::Master;
-        let request = match request {
+        let request = match call.request {
             TIOCSCTTY => Request::SetControlling {
-                steal: argument == 1,
+                steal: call.argument == 1,
                 readable: line::is_readable(fd)?,
-                privileged,
+                privileged: call.privileged,
                 tostop: line::has_tostop(fd)?,
             },
             TIOCNOTTY => Request::GiveUp,
             TIOCGPGRP => Request::Foreground { master },
             TIOCGSID => Request::Session { master },
-            TIOCSPGRP => Request::SetForeground {
-                group: argument,
-                session: self.session_of(caller, argument),
-            },
+            TIOCSPGRP => {
+                Request::SetForeground { group: call.argument, session: call.group_session }
+            }
             _ => return Err(Errno::INVAL),
         };
         self.shared.request(caller, terminal, side, fd, request)
-    }
-
-    fn session_of(&self, caller: Caller, group: i32) -> Option<Pid> {
-        let group = Pid::new(u32::try_from(group).ok()?)?;
-        if group == caller.group {
-            return Some(caller.session);
-        }
-        self.shared.fabric.session_of_group(group)
     }
 
     /// Opens the caller's controlling terminal, `/dev/tty`.
@@ -195,7 +194,13 @@ impl Terminals {
     /// # Errors
     /// As [`Terminals::control`].
     pub fn attach(&self, leader: Caller, slave: impl AsFd) -> Result<(), Errno> {
-        self.control(leader, slave.as_fd(), TIOCSCTTY, 0, true).map(|_| ())
+        let call = TerminalCall {
+            request: TIOCSCTTY,
+            argument: 0,
+            privileged: true,
+            group_session: None,
+        };
+        self.control(leader, slave.as_fd(), call).map(|_| ())
     }
 
     /// Returns what the members of `session` see.

@@ -4,7 +4,7 @@
 use dunix_ids::Pid;
 use dunix_terminals::{
     Access, AnchorProgram, Caller, Fabric, HostSide, Operation, TIOCGPGRP, TIOCGSID, TIOCNOTTY,
-    TIOCSCTTY, TIOCSPGRP, Terminals, TerminalsConfig, Verdict, View, Winsize,
+    TIOCSCTTY, TIOCSPGRP, TerminalCall, Terminals, TerminalsConfig, Verdict, View, Winsize,
 };
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -51,11 +51,6 @@ impl Fabric for Recorder {
     }
 
     fn leave(&self, _session: Pid, _pid: Pid) {}
-
-    /// Session 100 has the groups 100 to 199, and so on.
-    fn session_of_group(&self, group: Pid) -> Option<Pid> {
-        Pid::new(group.get() / 100 * 100)
-    }
 }
 
 struct Rig {
@@ -88,7 +83,15 @@ impl Rig {
     }
 
     fn control(&self, caller: Caller, fd: &OwnedFd, request: u64, arg: i32) -> Result<u32, Errno> {
-        self.terminals.control(caller, fd.as_fd(), request, arg, false)
+        // Session 100 has the groups 100 to 199, and so on.
+        let group_session = Pid::new(arg.unsigned_abs() / 100 * 100);
+        let call = TerminalCall {
+            request,
+            argument: arg,
+            privileged: false,
+            group_session,
+        };
+        self.terminals.control(caller, fd.as_fd(), call)
     }
 }
 

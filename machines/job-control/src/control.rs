@@ -112,8 +112,10 @@ impl JobControl {
         }
         self.release(terminal, effects);
         self.hung_up.remove(&caller.session);
+        self.serial_last += 1;
         let held = Controlling {
             session: caller.session,
+            serial: self.serial_last,
             foreground: caller.group,
             tostop,
             left: BTreeSet::new(),

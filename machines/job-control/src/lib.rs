@@ -73,6 +73,8 @@ impl Caller {
 pub struct View {
     /// The controlling terminal.
     pub terminal: TerminalId,
+    /// Numbers the session's hold on it: never used again, as a [`TerminalId`] is.
+    pub serial: u64,
     /// Its foreground process group.
     pub foreground: Pid,
     /// `TOSTOP` is set: background writes stop too.
@@ -169,6 +171,7 @@ impl Refusal {
 #[derive(Clone, Debug)]
 struct Controlling {
     session: Pid,
+    serial: u64,
     foreground: Pid,
     tostop: bool,
     /// Members of the session that gave the terminal up alone, and their children since.
@@ -177,7 +180,8 @@ struct Controlling {
 
 impl Controlling {
     fn view(&self, terminal: TerminalId) -> View {
-        View { terminal, foreground: self.foreground, tostop: self.tostop }
+        let Self { serial, foreground, tostop, .. } = *self;
+        View { terminal, serial, foreground, tostop }
     }
 }
 
@@ -188,6 +192,7 @@ pub struct JobControl {
     sessions: BTreeMap<Pid, TerminalId>,
     /// Session to its terminal's foreground group at the hang-up, until the leader exits.
     hung_up: BTreeMap<Pid, Pid>,
+    serial_last: u64,
 }
 
 impl JobControl {

@@ -32,7 +32,7 @@ fn shell() -> (JobControl, Caller) {
     let shell = member(10, 10);
     let mut effects = Vec::new();
     assert_eq!(control.handle_request(shell, T, set_controlling(), &mut effects), Ok(0));
-    let view = View { terminal: T, foreground: pid(10), tostop: false };
+    let view = View { terminal: T, serial: 1, foreground: pid(10), tostop: false };
     let publish = Effect::Publish { session: pid(10), view: Some(view) };
     assert_eq!(effects, [Effect::Attach(T), publish]);
     control.check_invariants();
@@ -114,6 +114,7 @@ fn root_steals_a_terminal() {
     assert_eq!(effects[0], Effect::Publish { session: pid(10), view: None });
     assert_eq!(effects[1..3], [Effect::Detach(T), Effect::Attach(T)]);
     assert_eq!(control.session_of(T), Some(pid(30)));
+    assert_eq!(control.view(pid(30)).unwrap().serial, 2);
     let flags = control.view(pid(30)).unwrap().slot_flags(pid(30));
     assert_eq!(flags, SLOT_HAS_TERMINAL | SLOT_TOSTOP);
 }
