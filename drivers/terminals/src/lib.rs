@@ -194,12 +194,8 @@ impl Terminals {
     /// # Errors
     /// As [`Terminals::control`].
     pub fn attach(&self, leader: Caller, slave: impl AsFd) -> Result<(), Errno> {
-        let call = TerminalCall {
-            request: TIOCSCTTY,
-            argument: 0,
-            privileged: true,
-            group_session: None,
-        };
+        let call =
+            TerminalCall { request: TIOCSCTTY, argument: 0, privileged: true, group_session: None };
         self.control(leader, slave.as_fd(), call).map(|_| ())
     }
 

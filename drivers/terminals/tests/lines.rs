@@ -85,12 +85,7 @@ impl Rig {
     fn control(&self, caller: Caller, fd: &OwnedFd, request: u64, arg: i32) -> Result<u32, Errno> {
         // Session 100 has the groups 100 to 199, and so on.
         let group_session = Pid::new(arg.unsigned_abs() / 100 * 100);
-        let call = TerminalCall {
-            request,
-            argument: arg,
-            privileged: false,
-            group_session,
-        };
+        let call = TerminalCall { request, argument: arg, privileged: false, group_session };
         self.terminals.control(caller, fd.as_fd(), call)
     }
 }
