@@ -42,6 +42,9 @@ pub enum Command {
     Lab(LabArgs),
     #[command(hide = true)]
     Node(NodeArgs),
+    /// Stand for a session at a terminal. Started by a node's daemon, not by hand.
+    #[command(hide = true)]
+    TerminalAnchor,
     #[command(hide = true)]
     Completions(CompletionsArgs),
     #[command(hide = true)]

@@ -11,6 +11,7 @@ pub mod ps;
 pub mod run;
 mod signals;
 mod table;
+pub mod terminal_anchor;
 
 use crate::{
     admin::{
@@ -37,6 +38,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Run(args) => return run::run(fabric, &args),
         Command::Lab(args) => return lab::run(&args),
         Command::Node(args) => return node::run(&args),
+        Command::TerminalAnchor => return terminal_anchor::run(),
         Command::Ps(args) => with_fabric(fabric, async |fabric| ps::run(&fabric, &args).await),
         Command::Nodes(args) => {
             with_fabric(fabric, async |fabric| nodes::run(&fabric, &args).await)
