@@ -27,9 +27,15 @@ pub(crate) struct GuestFds {
 }
 
 /// Becomes the guest; never returns.
-pub(crate) fn become_guest(spec: &SpawnSpec, fds: GuestFds, group: Option<u32>) -> ! {
+pub(crate) fn become_guest(
+    spec: &SpawnSpec,
+    fds: GuestFds,
+    group: Option<u32>,
+    doors: &[OwnedFd],
+) -> ! {
     let boot = fds.boot.try_clone();
-    let failure = match set_up_and_exec(spec, fds, group) {
+    let entered = enter_control_groups(doors);
+    let failure = match entered.and_then(|()| set_up_and_exec(spec, fds, group)) {
         Ok(never) => match never {},
         Err((step, errno)) => SetUpFailure { step, errno: errno.raw_os_error() },
     };
@@ -60,6 +66,13 @@ fn set_up_and_exec(spec: &SpawnSpec, fds: GuestFds, group: Option<u32>) -> Step<
     signal::reset_dispositions(spec.signals_ignored);
     signal::set_mask(spec.signals_blocked).map_err(at(SetUpStep::Exec))?;
     Err((SetUpStep::Exec, child::exec_fd(own.shim.as_fd(), &argv, &envp)))
+}
+
+fn enter_control_groups(doors: &[OwnedFd]) -> Step<()> {
+    for door in doors {
+        rustix::io::write(door, b"0").map_err(|errno| (SetUpStep::ControlGroups, errno))?;
+    }
+    Ok(())
 }
 
 fn enter(spec: &SpawnSpec, fds: &GuestFds) -> Step<()> {

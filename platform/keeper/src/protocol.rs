@@ -144,6 +144,7 @@ pub struct SetUpFailure {
 /// The steps of a child between fork and exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SetUpStep {
+    ControlGroups,
     Namespaces,
     Root,
     Descriptors,

@@ -30,6 +30,8 @@ pub struct Keeper {
     ahead: Vec<OwnedFd>,
     /// The host group that guests join while it exists.
     group: Option<u32>,
+    /// See [`Keeper::with_guest_doors`].
+    doors: Vec<OwnedFd>,
 }
 
 impl Keeper {
@@ -43,7 +45,24 @@ impl Keeper {
         // Fails only for a group leader, which process 1 and a fresh child are not.
         let _ = rustix::process::setsid();
         let children = signal::child_signals()?;
-        Ok(Keeper { socket, lifeline, daemon, children, ahead: Vec::new(), group: None })
+        Ok(Keeper {
+            socket,
+            lifeline,
+            daemon,
+            children,
+            ahead: Vec::new(),
+            group: None,
+            doors: Vec::new(),
+        })
+    }
+
+    /// Makes guests enter control groups: each writes `0` to each of these open `cgroup.procs`
+    /// files (cgroups(7)) before it does anything else. None means that guests stay in the
+    /// keeper's groups.
+    #[must_use]
+    pub fn with_guest_doors(mut self, doors: Vec<OwnedFd>) -> Keeper {
+        self.doors = doors;
+        self
     }
 
     /// Serves until the node ends; every child is dead and reaped when it returns.
@@ -143,7 +162,7 @@ impl Keeper {
         let (spec, fds) = sort_descriptors(fds)?;
         self.group = self.group.filter(|&g| group_exists(g));
         match child::fork_single_threaded()? {
-            Fork::Child => become_guest(&spec, fds, self.group),
+            Fork::Child => become_guest(&spec, fds, self.group, &self.doors),
             Fork::Parent(pid) => {
                 self.group.get_or_insert(pid);
                 Ok(pid)
