@@ -91,12 +91,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub pty: When,
     /// The program and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 
@@ -240,7 +235,7 @@ pub struct LabArgs {
     #[arg(long, value_name = "F")]
     pub cpus_per_node: Option<f64>,
     /// Program to run in the fabric; the lab ends with it
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 
