@@ -1,1 +1,244 @@
-//! One loopback for the fabric.
+//! One loopback for the fabric: a port bound on any node is taken on all, and a connection to it
+//! is led to the node of its listener.
+//!
+//! ```text
+//!  client ──connect──► 127.0.0.1:P  (this driver's listener on the client's node)
+//!                          │ mesh stream
+//!                          ▼
+//!                      127.0.0.1:P' ──connect──► 127.0.0.1:P  (the program's, on its node)
+//! ```
+//!
+//! Both ends see loopback addresses and, if it is free there, the client's own port. The
+//! coordinator's [`PortTable`](dunix_registry::PortTable) says who holds a port; holders answer
+//! for what is true.
+//!
+//! Refuses: UDP, Unix sockets and addresses other than loopback: they are the host's.
+//! Invariant: a node never listens on behalf of others on a port that it holds itself.
+
+mod lead;
+mod sockets;
+
+use bytes::Bytes;
+use dunix_ids::NodeId;
+use dunix_registry::{PortTable, Reservation};
+use dunix_transport::{Handler, Mesh, MeshError, MeshStream, PeerEvent, Responder};
+use dunix_wire::{
+    Topic,
+    names::{Connection, NameCall, NameReply},
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::task::AbortHandle;
+
+/// How long a question to a peer may take.
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// The most ports of other nodes that one node listens on at a time; a connection to a further one is
+/// refused as if nobody listened.
+const LED_PORTS_MAX: usize = 1024;
+
+/// Why a port cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NamesError {
+    /// Another node holds the port (`EADDRINUSE`).
+    #[error("port {0} is in use on another node")]
+    InUse(u16),
+    /// The coordinator or the holder does not answer (`EADDRNOTAVAIL`).
+    #[error("the port registry cannot be reached: {0}")]
+    Peer(#[from] MeshError),
+    /// A peer answered out of turn.
+    #[error("node {0} gave a malformed answer")]
+    Malformed(NodeId),
+}
+
+/// This node's part in the fabric's names. Cheap to clone.
+#[derive(Clone)]
+pub struct Names(Arc<Inner>);
+
+struct Inner {
+    mesh: Mesh,
+    me: NodeId,
+    coordinator: NodeId,
+    /// Used at the coordinator only.
+    table: Mutex<PortTable>,
+    /// Listeners of this driver, by the address that clients connect to.
+    led: Mutex<BTreeMap<SocketAddr, AbortHandle>>,
+    started: Instant,
+}
+
+impl Names {
+    /// Starts to answer peers; `coordinator` owns the table of ports.
+    #[must_use]
+    pub fn start(mesh: Mesh, me: NodeId, coordinator: NodeId) -> Names {
+        let names = Names(Arc::new(Inner {
+            mesh: mesh.clone(),
+            me,
+            coordinator,
+            table: Mutex::default(),
+            led: Mutex::default(),
+            started: Instant::now(),
+        }));
+        mesh.register(Topic::Names, Arc::new(names.clone()));
+        names
+    }
+
+    /// Prepares a bind(2) of a TCP socket by a program of this node.
+    ///
+    /// Port 0 needs no preparation: the nodes' ranges of ephemeral ports do not meet.
+    ///
+    /// # Errors
+    /// [`NamesError::InUse`] if another node has the port.
+    pub async fn prepare_bind(&self, address: SocketAddr) -> Result<(), NamesError> {
+        let port = address.port();
+        if port == 0 || !(address.ip().is_unspecified() || address.ip().is_loopback()) {
+            return Ok(());
+        }
+        match self.ask(self.0.coordinator, NameCall::Reserve(port)).await? {
+            NameReply::Reserved(true) => {
+                self.stop_leading(port);
+                Ok(())
+            }
+            NameReply::Reserved(false) => Err(NamesError::InUse(port)),
+            _ => Err(NamesError::Malformed(self.0.coordinator)),
+        }
+    }
+
+    /// Prepares a connect(2) of a TCP socket by a program of this node: if `address` is loopback
+    /// and its listener is elsewhere, this node listens in its place.
+    ///
+    /// # Errors
+    /// A peer that does not answer; the caller lets connect(2) go on and be refused by the host.
+    pub async fn prepare_connect(&self, address: SocketAddr) -> Result<(), NamesError> {
+        if !address.ip().is_loopback() || address.port() == 0 {
+            return Ok(());
+        }
+        if !self.is_led(address) && sockets::is_listening(address) {
+            return Ok(());
+        }
+        let holder = match self.ask(self.0.coordinator, NameCall::Holder(address.port())).await? {
+            NameReply::Holder(holder) => holder,
+            _ => return Err(NamesError::Malformed(self.0.coordinator)),
+        };
+        match holder {
+            Some(holder) if holder != self.0.me && self.listens(holder, address).await? => {
+                self.lead(address, holder);
+            }
+            _ => self.stop_leading(address.port()),
+        }
+        Ok(())
+    }
+
+    async fn listens(&self, holder: NodeId, address: SocketAddr) -> Result<bool, NamesError> {
+        match self.ask(holder, NameCall::IsListening(address)).await? {
+            NameReply::Is(yes) => Ok(yes),
+            _ => Err(NamesError::Malformed(holder)),
+        }
+    }
+
+    async fn ask(&self, to: NodeId, call: NameCall) -> Result<NameReply, NamesError> {
+        let body = dunix_wire::encode(&call);
+        let answer = self.0.mesh.call(to, Topic::Names, body, CALL_DEADLINE).await?;
+        dunix_wire::decode(&answer).map_err(|_| NamesError::Malformed(to))
+    }
+
+    fn lead(&self, address: SocketAddr, holder: NodeId) {
+        let mut led = lock(&self.0.led);
+        if led.contains_key(&address) || led.len() >= LED_PORTS_MAX {
+            return;
+        }
+        match sockets::listen(address) {
+            Ok(listener) => {
+                let mesh = self.0.mesh.clone();
+                let task = tokio::spawn(lead::accept(mesh, listener, address, holder));
+                led.insert(address, task.abort_handle());
+            }
+            Err(error) => tracing::warn!(%address, %error, "cannot listen in a peer's place"),
+        }
+    }
+
+    fn is_led(&self, address: SocketAddr) -> bool {
+        lock(&self.0.led).contains_key(&address)
+    }
+
+    fn stop_leading(&self, port: u16) {
+        lock(&self.0.led).retain(|address, task| {
+            if address.port() == port {
+                task.abort();
+            }
+            address.port() != port
+        });
+    }
+
+    async fn answer(&self, from: NodeId, call: NameCall) -> NameReply {
+        match call {
+            NameCall::Reserve(port) => NameReply::Reserved(self.reserve(from, port).await),
+            NameCall::Holder(port) => NameReply::Holder(lock(&self.0.table).holder(port)),
+            NameCall::IsBound(port) => NameReply::Is(sockets::is_bound(port)),
+            NameCall::IsListening(address) => {
+                NameReply::Is(!self.is_led(address) && sockets::is_listening(address))
+            }
+        }
+    }
+
+    /// At the coordinator: decides on a wish to hold a port.
+    async fn reserve(&self, from: NodeId, port: u16) -> bool {
+        let answer = lock(&self.0.table).reserve(self.now_ms(), from, port);
+        let holder = match answer {
+            Reservation::Granted => return true,
+            Reservation::Taken(_) => return false,
+            Reservation::Ask(holder) => holder,
+        };
+        // A holder that does not answer keeps its port until its node is declared dead.
+        let still_bound =
+            !matches!(self.ask(holder, NameCall::IsBound(port)).await, Ok(NameReply::Is(false)));
+        let mut table = lock(&self.0.table);
+        table.settle(self.now_ms(), from, port, holder, still_bound) == Reservation::Granted
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Handler for Names {
+    fn handle_message(&self, from: NodeId, _body: Bytes) {
+        tracing::warn!(%from, "a message about names that is no question");
+    }
+
+    fn handle_call(&self, from: NodeId, body: Bytes, reply: Responder) {
+        let Ok(call) = dunix_wire::decode::<NameCall>(&body) else {
+            tracing::warn!(%from, "a malformed question about names");
+            return;
+        };
+        let names = self.clone();
+        tokio::spawn(async move {
+            reply.send(dunix_wire::encode(&names.answer(from, call).await));
+        });
+    }
+
+    fn handle_stream(&self, from: NodeId, header: Bytes, stream: MeshStream) {
+        match dunix_wire::decode::<Connection>(&header) {
+            Ok(connection) if is_loopback(connection.server.ip()) => {
+                tokio::spawn(lead::arrive(connection, stream));
+            }
+            _ => tracing::warn!(%from, "a malformed connection header"),
+        }
+    }
+
+    fn handle_peer(&self, event: &PeerEvent) {
+        if let PeerEvent::Down(node) = event {
+            lock(&self.0.table).handle_node_down(*node);
+        }
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.is_loopback()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
