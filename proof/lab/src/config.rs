@@ -1,0 +1,123 @@
+//! What a lab is asked to be, and the numbers that a node's program relies on.
+
+use crate::error::LabError;
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use dunix_admin_api::Root;
+
+/// Most nodes of a lab: a node costs some 20 MiB and a dozen descriptors of the owner.
+pub const NODES_MAX: u32 = 64;
+/// Longest name of a lab; it is part of socket paths (108 bytes) and group names.
+pub(crate) const NAME_BYTES_MAX: usize = 32;
+/// A node's listening admin socket.
+pub const DESCRIPTOR_ADMIN: RawFd = 3;
+/// A pipe with the node's configuration (JSON), then its end.
+pub const DESCRIPTOR_CONFIG: RawFd = 4;
+/// A pipe that closes when the lab's owner dies. Nothing comes on it.
+pub const DESCRIPTOR_LIFELINE: RawFd = 5;
+/// The first of the open `cgroup.procs` files by which a process enters the guests' group: it
+/// writes `0` to each. Their number is in the environment variable [`GUEST_DOORS_VARIABLE`].
+pub const DESCRIPTOR_GUEST_DOORS: RawFd = 6;
+/// See [`DESCRIPTOR_GUEST_DOORS`].
+pub const GUEST_DOORS_VARIABLE: &str = "DUNIX_GUEST_DOORS";
+/// The first host id of node 0's range; node `k` has `ID_BASE + k * ID_COUNT ..`.
+pub(crate) const ID_BASE: u32 = 0x1000_0000;
+/// Ids of a node: 65,536 of its own, then 65,536 of its guests.
+pub(crate) const ID_COUNT: u32 = 131_072;
+/// The node's id that the guests' root has.
+pub(crate) const GUEST_ID_FIRST: u32 = 65_536;
+
+/// What a lab is asked to be.
+#[derive(Clone, Debug)]
+pub struct LabConfig {
+    /// The lab's name, which is also its fabric's.
+    pub name: String,
+    /// How many nodes, `1..=NODES_MAX`.
+    pub nodes: u32,
+    /// Processors' worth of time that each node's guests get; all there are if `None`.
+    pub cpus_per_node: Option<f64>,
+    /// Places every exec round robin.
+    pub spread: bool,
+    /// Where the tree comes from.
+    pub root: Root,
+    /// The arguments with which process 1 of a node is started; the program is the caller's own.
+    pub node_arguments: Vec<OsString>,
+    /// The shim that is copied into each node as `/shim`, if any.
+    pub shim: Option<PathBuf>,
+    /// How long the nodes may take until all are ready.
+    pub ready_within: Duration,
+}
+
+impl LabConfig {
+    /// A lab of this many nodes with everything else as usual.
+    #[must_use]
+    pub fn new(name: impl Into<String>, nodes: u32) -> Self {
+        Self {
+            name: name.into(),
+            nodes,
+            cpus_per_node: None,
+            spread: false,
+            root: Root::Cow,
+            node_arguments: vec!["node".into()],
+            shim: None,
+            ready_within: Duration::from_secs(20),
+        }
+    }
+
+    /// Checks what the caller gave.
+    ///
+    /// # Errors
+    /// [`LabError::Config`] says what is wrong.
+    pub(crate) fn check(&self) -> Result<(), LabError> {
+        let wrong = |what: String| Err(LabError::Config(what));
+        if !name_fits(&self.name) {
+            return wrong(format!(
+                "the name {:?} is not 1 to {NAME_BYTES_MAX} of a-z, A-Z, 0-9, - and _",
+                self.name
+            ));
+        }
+        if !(1..=NODES_MAX).contains(&self.nodes) {
+            return wrong(format!("{} nodes: a lab has 1 to {NODES_MAX}", self.nodes));
+        }
+        if self.cpus_per_node.is_some_and(|cpus| !(0.1..=1024.0).contains(&cpus)) {
+            return wrong("processors per node: 0.1 to 1024".into());
+        }
+        if self.root != Root::Cow {
+            return wrong("a root other than cow is not there yet".into());
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether a name can be that of a lab (and be part of a path).
+pub(crate) fn name_fits(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_leave_the_state_directory_are_refused() {
+        for bad in ["", ".", "..", "a/b", "a b", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(LabConfig::new(bad, 1).check().is_err(), "{bad}");
+        }
+        assert!(LabConfig::new("demo-1_x", 1).check().is_ok());
+    }
+
+    #[test]
+    fn numbers_have_ranges() {
+        assert!(LabConfig::new("a", 0).check().is_err());
+        assert!(LabConfig::new("a", NODES_MAX + 1).check().is_err());
+        let mut config = LabConfig::new("a", 3);
+        config.cpus_per_node = Some(f64::NAN);
+        assert!(config.check().is_err());
+        config.cpus_per_node = Some(0.5);
+        assert!(config.check().is_ok());
+    }
+}
