@@ -11,7 +11,7 @@
 //! ```
 
 use crate::{MESSAGE_BYTES_MAX, Topic};
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 /// The version of the protocol between nodes; nodes with different versions refuse each other.
@@ -222,10 +222,13 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Decodes and checks a peer's greeting.
-    ///
-    /// # Errors
-    /// `None` if it is no greeting or breaks a limit.
+    /// Returns the greeting's bytes; empty (which no peer takes) if a name breaks its limit.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// Decodes and checks a peer's greeting; `None` if it is no greeting or breaks a limit.
     #[must_use]
     pub fn try_decode(bytes: &[u8]) -> Option<Hello> {
         let hello: Hello = postcard::from_bytes(bytes).ok()?;

@@ -1,11 +1,39 @@
 //! The mesh: finds peers on the link, speaks mutual TLS, carries messages, calls and byte streams.
 //!
 //! The lowest driver: other drivers may depend on it, and on no other driver.
+//!
+//! ```text
+//! discovery  beacons on the interface      ->  membership machine  ->  who is dialled, up, down
+//! connect    TCP + TLS + greeting          ->  link: three lanes to one peer
+//! lane       frames on one connection      <-> link: calls, streams, messages of one peer
+//! stream     credit, half-close            <-  streams machine
+//! ```
+//!
+//! Invariants: a handler hears of a peer's `Up` before anything from that peer, and of nothing from
+//! it after `Down`; a call is answered, refused or fails, within its deadline; every queue is bounded.
+
+mod connect;
+mod discovery;
+pub mod keys;
+mod lane;
+mod link;
+mod local;
+mod members;
+mod mesh;
+mod outbox;
+mod statistics;
+mod stream;
+mod stream_table;
+mod tls;
+
+pub use link::Responder;
+pub use mesh::Mesh;
+pub use statistics::{PeerTraffic, TopicTraffic};
+pub use stream::{MeshStream, StreamEnd, StreamError, StreamReceiver, StreamSender};
 
 use bytes::Bytes;
 use dunix_ids::NodeId;
-use dunix_wire::Topic;
-use std::{net::Ipv6Addr, sync::Arc, time::Duration};
+use std::net::Ipv6Addr;
 
 /// Who a node is and how it reaches its fabric.
 #[derive(Clone, Debug)]
@@ -22,21 +50,24 @@ pub struct MeshConfig {
 }
 
 /// A peer that answers.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub node: NodeId,
     pub name: String,
     pub address: Ipv6Addr,
+    /// Different after each start of the peer's daemon.
+    pub instance: u64,
 }
 
 /// What happened to a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerEvent {
     Up(Peer),
     Down(NodeId),
 }
 
-#[derive(Debug, thiserror::Error)]
+/// Why something did not reach a peer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MeshError {
     #[error("node {0} is not known or not reachable")]
     Unreachable(NodeId),
@@ -44,13 +75,21 @@ pub enum MeshError {
     TimedOut(NodeId),
     #[error("the connection to node {0} broke")]
     Broken(NodeId),
+    /// The peer has no handler for the topic, or the handler dropped its [`Responder`].
+    #[error("node {0} has no answer to this call")]
+    Unanswered(NodeId),
+    /// More waits for this peer than the mesh holds; nothing was sent.
+    #[error("too much waits for node {0}")]
+    Congested(NodeId),
     #[error("a message of {0} bytes is too long")]
     TooLong(usize),
     #[error("{0}")]
     Host(String),
 }
 
-/// What a driver does with what peers send on its topic. No method may block.
+/// What a driver does with what peers send on its topic. No method may block; all are called on the
+/// mesh's own tasks, never from within one of its methods (but [`Mesh::register`] tells of the peers
+/// that are up already).
 pub trait Handler: Send + Sync + 'static {
     /// A one-way message. Messages and calls of one topic from one peer arrive in the order sent.
     fn handle_message(&self, from: NodeId, body: Bytes);
@@ -58,53 +97,6 @@ pub trait Handler: Send + Sync + 'static {
     fn handle_call(&self, from: NodeId, body: Bytes, reply: Responder);
     /// A byte stream that a peer opened.
     fn handle_stream(&self, from: NodeId, header: Bytes, stream: MeshStream);
-    /// A peer came or went.
+    /// A peer came or went. May not call [`Mesh::register`].
     fn handle_peer(&self, event: &PeerEvent);
-}
-
-/// Answers one call.
-pub struct Responder {}
-
-impl Responder {
-    pub fn send(self, _body: Vec<u8>) {}
-}
-
-/// A byte stream to or from a peer: two directions, each with its own end.
-///
-/// A receiver calls [`MeshStream::consumed`] when the bytes have reached their descriptor; only then do
-/// the sender's credit and its [`MeshStream::drained`] move on.
-pub struct MeshStream {}
-
-/// This node's part of the mesh. Cheap to clone.
-#[derive(Clone)]
-pub struct Mesh(#[expect(dead_code, reason = "under construction")] Arc<()>);
-
-impl Mesh {
-    pub async fn start(_config: MeshConfig) -> Result<Mesh, MeshError> {
-        Ok(Mesh(Arc::new(())))
-    }
-    pub fn register(&self, _topic: Topic, _handler: Arc<dyn Handler>) {}
-    pub fn peers(&self) -> Vec<Peer> {
-        Vec::new()
-    }
-    pub fn send(&self, to: NodeId, _topic: Topic, _body: Vec<u8>) -> Result<(), MeshError> {
-        Err(MeshError::Unreachable(to))
-    }
-    pub async fn call(
-        &self,
-        to: NodeId,
-        _topic: Topic,
-        _body: Vec<u8>,
-        _deadline: Duration,
-    ) -> Result<Bytes, MeshError> {
-        Err(MeshError::Unreachable(to))
-    }
-    pub async fn open_stream(
-        &self,
-        to: NodeId,
-        _topic: Topic,
-        _header: Vec<u8>,
-    ) -> Result<MeshStream, MeshError> {
-        Err(MeshError::Unreachable(to))
-    }
 }

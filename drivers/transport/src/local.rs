@@ -1,0 +1,70 @@
+//! What a node sends to itself: handed over in order by a task of its own, without the network.
+//!
+//! Not handed over within the sender's call, because the sender may hold what the handler needs.
+
+use crate::{MeshError, MeshStream, Responder, mesh::Core};
+use bytes::Bytes;
+use dunix_wire::{Topic, frame::Lane};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Greatest number of deliveries that wait on one lane.
+const WAITING_MAX: usize = 65_536;
+
+pub(crate) enum Delivery {
+    Message(Topic, Bytes),
+    Call(Topic, Bytes, Responder),
+    Stream(Topic, Bytes, MeshStream),
+}
+
+/// One queue for each lane, as towards any peer.
+pub(crate) struct Local {
+    lanes: [mpsc::Sender<Delivery>; 3],
+}
+
+pub(crate) type Inboxes = [mpsc::Receiver<Delivery>; 3];
+
+impl Local {
+    pub(crate) fn new() -> (Local, Inboxes) {
+        let pairs = Lane::ALL.map(|_| mpsc::channel(WAITING_MAX));
+        let [(a, x), (b, y), (c, z)] = pairs;
+        (Local { lanes: [a, b, c] }, [x, y, z])
+    }
+
+    pub(crate) fn deliver(
+        &self,
+        core: &Core,
+        lane: Lane,
+        delivery: Delivery,
+    ) -> Result<(), MeshError> {
+        let own = core.config.node;
+        self.lanes[lane as usize].try_send(delivery).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => MeshError::Congested(own),
+            mpsc::error::TrySendError::Closed(_) => MeshError::Unreachable(own),
+        })
+    }
+}
+
+/// Hands over what comes through one queue.
+pub(crate) async fn run(core: Arc<Core>, mut inbox: mpsc::Receiver<Delivery>) {
+    let own = core.config.node;
+    while let Some(delivery) = inbox.recv().await {
+        match delivery {
+            Delivery::Message(topic, body) => {
+                if let Some(handler) = core.handler(topic) {
+                    handler.handle_message(own, body);
+                }
+            }
+            Delivery::Call(topic, body, reply) => {
+                if let Some(handler) = core.handler(topic) {
+                    handler.handle_call(own, body, reply);
+                }
+            }
+            Delivery::Stream(topic, header, stream) => {
+                if let Some(handler) = core.handler(topic) {
+                    handler.handle_stream(own, header, stream);
+                }
+            }
+        }
+    }
+}
