@@ -10,6 +10,7 @@ pub mod child;
 pub mod clone;
 pub mod descriptors;
 pub mod guest_memory;
+mod guest_plain;
 pub mod guest_space;
 pub mod identity;
 pub mod kcmp;

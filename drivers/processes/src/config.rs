@@ -1,0 +1,93 @@
+//! What the wiring gives this driver, and the two questions the driver asks back.
+
+use crate::call::DoorbellCall;
+use dunix_ids::{NodeId, ObjectId, Pid};
+use dunix_transport::Mesh;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Everything that a node's process driver needs.
+pub struct ProcessesConfig {
+    /// This node.
+    pub node: NodeId,
+    /// The node that grants the first block of PIDs: the same on every node of the fabric.
+    pub founder: NodeId,
+    /// The way to the other nodes; `None`: this node is alone.
+    pub mesh: Option<Mesh>,
+    /// The daemon's end of the socket to the keeper.
+    pub keeper: OwnedFd,
+    /// The shim, opened for reading.
+    pub shim: OwnedFd,
+    /// What guests join, in this order (the guests' user namespace, then their mount namespace).
+    pub namespaces: Vec<OwnedFd>,
+    /// Directory of the guests' root inside their mount namespace; empty: its root.
+    pub root: Vec<u8>,
+    /// This node's number for the guests' uid and gid 0.
+    pub ids_base: u32,
+    /// Where images go.
+    pub policy: Arc<dyn Policy>,
+    /// Who answers the doorbell's operations that are not about processes.
+    pub extension: Arc<dyn Extension>,
+}
+
+/// Decides where a new image runs.
+pub trait Policy: Send + Sync + 'static {
+    /// Answers at once, from what is known: the doorbell waits for it.
+    fn place(&self, question: &PlaceQuestion) -> Placement;
+}
+
+/// What is known of an image that is about to start.
+#[derive(Clone, Debug)]
+pub struct PlaceQuestion {
+    pub pid: Pid,
+    /// Absolute path of the program; as the user named it for a root.
+    pub exe_path: Vec<u8>,
+    /// The image is a root of `run`, not an exec.
+    pub is_root: bool,
+}
+
+/// Where an image runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    Here,
+    /// At that node; if it refuses, here.
+    At(NodeId),
+    /// At that node; if it refuses, the exec fails.
+    OnlyAt(NodeId),
+}
+
+/// Places everything on this node.
+#[derive(Clone, Copy, Debug)]
+pub struct StayHere;
+
+impl Policy for StayHere {
+    fn place(&self, _question: &PlaceQuestion) -> Placement {
+        Placement::Here
+    }
+}
+
+/// Answers the doorbell's operations on terminals and ports, and hears of lost terminals.
+pub trait Extension: Send + Sync + 'static {
+    /// A call whose operation this driver does not know. Must not block; the answer may be given
+    /// later, from anywhere.
+    fn handle_call(&self, call: DoorbellCall);
+    /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
+    fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
+    /// The process's controlling terminal was taken away.
+    fn handle_terminal_lost(&self, pid: Pid);
+    /// A process has gone from this node.
+    fn handle_gone(&self, pid: Pid);
+}
+
+/// Knows no further operation (`ENOSYS`).
+#[derive(Clone, Copy, Debug)]
+pub struct NoExtension;
+
+impl Extension for NoExtension {
+    fn handle_call(&self, call: DoorbellCall) {
+        call.refuse(dunix_linux::Errno::NOSYS);
+    }
+    fn handle_hang_up(&self, _session: Pid, _terminal: ObjectId) {}
+    fn handle_terminal_lost(&self, _pid: Pid) {}
+    fn handle_gone(&self, _pid: Pid) {}
+}

@@ -1,0 +1,158 @@
+//! What the host knows of a guest: `/proc` and descriptors, read as root of the node.
+
+use dunix_linux::{Errno, Result};
+use dunix_wire::processes::Credentials;
+use rustix::process::{Pid as HostPid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use std::os::fd::{OwnedFd, RawFd};
+
+/// Takes a duplicate of a process's descriptor.
+pub(crate) fn take_fd(host_pid: u32, number: RawFd) -> Result<OwnedFd> {
+    let pid = HostPid::from_raw(host_pid.cast_signed()).ok_or(Errno::SRCH)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    pidfd_getfd(process, number, PidfdGetfdFlags::empty())
+}
+
+/// Whether a host thread belongs to a host process.
+pub(crate) fn has_thread(host_pid: u32, host_tid: u32) -> bool {
+    std::fs::exists(format!("/proc/{host_pid}/task/{host_tid}")).unwrap_or(false)
+}
+
+/// The lines of `/proc/<pid>/status` that matter here, as the host says them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) uids: [u32; 3],
+    pub(crate) gids: [u32; 3],
+    pub(crate) groups: Vec<u32>,
+    pub(crate) umask: u32,
+    pub(crate) signals_pending: u64,
+    pub(crate) resident_bytes: u64,
+}
+
+impl Status {
+    /// Reads a process's status, its ids as guests number them (`base` is their 0).
+    pub(crate) fn of(host_pid: u32, base: u32) -> Result<Status> {
+        let text = std::fs::read_to_string(format!("/proc/{host_pid}/status"))
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::SRCH))?;
+        Ok(Status::parse(&text, base))
+    }
+
+    fn parse(text: &str, base: u32) -> Status {
+        let mut status = Status::default();
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(':') else { continue };
+            let ids = || value.split_whitespace().filter_map(|w| guest_id(w.parse().ok()?, base));
+            match name {
+                "Uid" => ids().zip(&mut status.uids).for_each(|(id, slot)| *slot = id),
+                "Gid" => ids().zip(&mut status.gids).for_each(|(id, slot)| *slot = id),
+                "Groups" => status.groups = ids().collect(),
+                "Umask" => status.umask = u32::from_str_radix(value.trim(), 8).unwrap_or(0o22),
+                "SigPnd" | "ShdPnd" => {
+                    status.signals_pending |= u64::from_str_radix(value.trim(), 16).unwrap_or(0);
+                }
+                "VmRSS" => {
+                    let kib = value.split_whitespace().next().and_then(|w| w.parse().ok());
+                    status.resident_bytes = kib.unwrap_or(0_u64).saturating_mul(1024);
+                }
+                _ => {}
+            }
+        }
+        status
+    }
+
+    /// The users of the process.
+    pub(crate) fn credentials(&self) -> Credentials {
+        let [uid, euid, suid] = self.uids;
+        Credentials { uid, euid, suid }
+    }
+}
+
+/// A guest's number for an id of the node; ids from outside show as the overflow id.
+fn guest_id(id: u32, base: u32) -> Option<u32> {
+    Some(id.checked_sub(base).unwrap_or(65534))
+}
+
+/// CPU time in microseconds and start time in ticks since boot (`/proc/<pid>/stat`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) cpu_micros: u64,
+    pub(crate) start_ticks: u64,
+    pub(crate) nice: i32,
+}
+
+/// Clock ticks a second in `/proc` (`USER_HZ`, fixed in the ABI of x86-64).
+const TICKS: u64 = 100;
+
+impl Times {
+    pub(crate) fn of(host_pid: u32) -> Option<Times> {
+        Times::parse(&std::fs::read_to_string(format!("/proc/{host_pid}/stat")).ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Times> {
+        // The name in parentheses may hold anything: fields are counted from its end.
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks: u64 =
+            fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+        Some(Times {
+            cpu_micros: ticks.saturating_mul(1_000_000 / TICKS),
+            start_ticks: fields.get(19)?.parse().ok()?,
+            nice: fields.get(16)?.parse().ok()?,
+        })
+    }
+
+    /// When the process started, in seconds since the epoch.
+    pub(crate) fn started_seconds(&self) -> u64 {
+        boot_seconds().unwrap_or(0) + self.start_ticks / TICKS
+    }
+}
+
+fn boot_seconds() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+/// The target of one of a process's magic links (`cwd`, `root`, `fd/3`).
+pub(crate) fn link(host_pid: u32, name: &str) -> Result<Vec<u8>> {
+    let target = rustix::fs::readlink(format!("/proc/{host_pid}/{name}"), Vec::new())?;
+    Ok(target.into_bytes())
+}
+
+/// Arguments for display, at most 4 KiB of them.
+pub(crate) fn arguments(host_pid: u32) -> Vec<String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(format!("/proc/{host_pid}/cmdline")) {
+        let _ = file.take(4096).read_to_end(&mut bytes);
+    }
+    let words = bytes.split(|&b| b == 0).map(|w| String::from_utf8_lossy(w).into_owned());
+    let mut words: Vec<String> = words.collect();
+    if words.last().is_some_and(String::is_empty) {
+        words.pop();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_read_in_guest_numbers() {
+        let text = "Name:\tx\nUmask:\t0027\nUid:\t65536\t66536\t65537\t65536\n\
+                    Gid:\t65536\t65536\t5\t65536\nGroups:\t65536 65540 \nVmRSS:\t   12 kB\n\
+                    SigPnd:\t0000000000000001\nShdPnd:\t0000000000000200\n";
+        let status = Status::parse(text, 65536);
+        assert_eq!(status.uids, [0, 1000, 1]);
+        assert_eq!(status.gids, [0, 0, 65534]);
+        assert_eq!(status.groups, [0, 4]);
+        assert_eq!((status.umask, status.resident_bytes), (0o27, 12288));
+        assert_eq!(status.signals_pending, 0x201);
+    }
+
+    #[test]
+    fn stat_with_a_hostile_name_is_read() {
+        let mut text = "7 (a) b) R 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 5 1 0 4242 0".to_owned();
+        text.push_str(" 0 0");
+        let times = Times::parse(&text).unwrap();
+        assert_eq!((times.cpu_micros, times.start_ticks, times.nice), (2_000_000, 4242, 5));
+    }
+}

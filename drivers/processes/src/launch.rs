@@ -1,0 +1,330 @@
+//! Starting a process from nothing: a root of `run`, or an image that comes from another node.
+//!
+//! ```text
+//! Asked --keeper: Spawned--> Forked --child: Resolved--> committed (bound to the table, has a ticket)
+//!   |                           |
+//!   `--keeper: Refused----------+--child: SetUpFailure, or it ended--> failed (nothing remains)
+//! ```
+//! `Spawned` and `Resolved` come on different sockets, in any order. Until the commit the process
+//! exists only here; from the commit on it is an ordinary process that rings `OP_START`.
+
+use crate::call::wire_errno;
+use crate::node::{Local, Node, State, Ticket, TicketExe, lock};
+use crate::remote::RemoteTable;
+use dunix_ids::{NodeId, Pid};
+use dunix_keeper::protocol::{self, Resolved, SetUpFailure, SpawnFds, SpawnSpec};
+use dunix_linux::{Errno, scm};
+use dunix_wire::processes::{ExitStatus, ProcessRecord, Rusage};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Most launches in flight; further ones are refused with `EAGAIN`.
+const LAUNCHES_MAX: usize = 256;
+
+/// What to start, in full.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) pid: Pid,
+    pub(crate) origin: Origin,
+    pub(crate) spec: SpawnSpec,
+    /// In the order of `spec.descriptors`.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) remote: RemoteTable,
+}
+
+/// Where a starting process comes from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// The table has it already, as a root.
+    Root,
+    /// The table adopts it at the commit.
+    Adopted { from: NodeId, record: Box<ProcessRecord> },
+}
+
+/// A launch in flight.
+pub(crate) struct Launching {
+    pid: Pid,
+    origin: Option<Origin>,
+    remote: Option<RemoteTable>,
+    host_pid: Option<u32>,
+    resolved: Option<Resolved>,
+    done: oneshot::Sender<Result<(), LaunchError>>,
+}
+
+/// Why a process did not start.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LaunchError {
+    #[error("{step:?} failed: {errno}")]
+    SetUp { step: protocol::SetUpStep, errno: Errno },
+    #[error("the keeper cannot fork: {0}")]
+    Fork(Errno),
+    #[error("the process table refused: {0}")]
+    Table(Errno),
+    #[error("the new process ended before it could start")]
+    Ended,
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    #[error("too many processes are starting")]
+    TooMany,
+    #[error("the keeper cannot be reached: {0}")]
+    Keeper(String),
+}
+
+impl LaunchError {
+    /// The errno that an exec answers for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            LaunchError::SetUp { errno, .. } | LaunchError::Fork(errno) => *errno,
+            LaunchError::Table(errno) => *errno,
+            LaunchError::TooMany => Errno::AGAIN,
+            LaunchError::Ended | LaunchError::ShuttingDown | LaunchError::Keeper(_) => Errno::IO,
+        }
+    }
+}
+
+impl Node {
+    /// Starts a process and waits until it is committed or has failed.
+    pub(crate) async fn launch(self: &Arc<Node>, launch: Launch) -> Result<(), LaunchError> {
+        let host = |errno: Errno| LaunchError::Keeper(errno.to_string());
+        let (daemon_end, guest_end) = scm::packet_pair().map_err(host)?;
+        let (done, outcome) = oneshot::channel();
+        let Launch { pid, origin, mut spec, descriptors, remote } = launch;
+        spec.namespaces = u16::try_from(self.namespaces.len()).unwrap_or(u16::MAX);
+        let launching = Launching {
+            pid,
+            origin: Some(origin),
+            remote: Some(remote),
+            host_pid: None,
+            resolved: None,
+            done,
+        };
+        let token = self.with(|state, _| state.begin(launching))?;
+        lock(&self.arrivals).push((token, daemon_end));
+        self.ring_bell();
+        let node = self.clone();
+        let asked = self.runtime.spawn_blocking(move || {
+            let fds = SpawnFds {
+                shim: node.shim.as_fd(),
+                boot: guest_end.as_fd(),
+                namespaces: node.namespaces.iter().map(AsFd::as_fd).collect(),
+                descriptors: descriptors.iter().map(AsFd::as_fd).collect(),
+            };
+            // One spawn's messages must not mix with another's.
+            let _order = lock(&node.asking);
+            protocol::ask_spawn(node.keeper.as_fd(), token, &spec, &fds)
+        });
+        if let Some(error) = match asked.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        } {
+            self.with(|state, now| state.fail(now, token, LaunchError::Keeper(error)));
+        }
+        outcome.await.unwrap_or(Err(LaunchError::ShuttingDown))
+    }
+
+    /// The keeper has forked.
+    pub(crate) fn launch_spawned(&self, token: u64, host_pid: u32) {
+        self.with(|state, now| {
+            if let Some(launching) = state.launches.get_mut(&token) {
+                launching.host_pid = Some(host_pid);
+                if let Some((status, _)) = state.take_early_end(host_pid) {
+                    tracing::debug!(token, ?status, "a guest ended before its start");
+                    state.fail(now, token, LaunchError::Ended);
+                    return;
+                }
+                state.commit(now, token);
+            } else {
+                // It was given up: nothing may remain.
+                kill(host_pid);
+            }
+        });
+    }
+
+    /// The keeper could not fork.
+    pub(crate) fn launch_refused(&self, token: u64, errno: Errno) {
+        self.with(|state, now| state.fail(now, token, LaunchError::Fork(errno)));
+    }
+
+    /// The child has found its program.
+    pub(crate) fn launch_resolved(&self, token: u64, resolved: Resolved) {
+        self.with(|state, now| {
+            if let Some(launching) = state.launches.get_mut(&token) {
+                launching.resolved = Some(resolved);
+                state.commit(now, token);
+            }
+        });
+    }
+
+    /// The child could not set itself up.
+    pub(crate) fn launch_failed(&self, token: u64, failure: Option<SetUpFailure>) {
+        let error = failure.map_or(LaunchError::Ended, |failure| LaunchError::SetUp {
+            step: failure.step,
+            errno: Errno::from_raw_os_error(failure.errno),
+        });
+        self.with(|state, now| state.fail(now, token, error));
+    }
+
+    /// The boot socket closed without a word.
+    pub(crate) fn launch_lost(&self, token: u64) {
+        self.with(|state, now| state.fail(now, token, LaunchError::Ended));
+    }
+
+    /// A host process has ended.
+    pub(crate) fn host_ended(self: &Arc<Node>, host_pid: u32, status: ExitStatus, rusage: Rusage) {
+        let draining = self.with(|state, now| {
+            let starting = state.launches.iter().find(|(_, l)| l.host_pid == Some(host_pid));
+            if let Some((&token, _)) = starting {
+                state.fail(now, token, LaunchError::Ended);
+                return None;
+            }
+            let Some(pid) = state.process_with_host(now, host_pid) else {
+                state.remember_early_end(host_pid, (status, rusage));
+                return None;
+            };
+            let local = state.locals.get_mut(&pid)?;
+            local.is_ending = true;
+            let relays = local.remote.outgoing();
+            if relays.is_empty() {
+                state.table.exited(now, pid, status, rusage);
+                return None;
+            }
+            Some((pid, relays))
+        });
+        if let Some((pid, relays)) = draining {
+            let node = self.clone();
+            self.runtime.spawn(async move {
+                for relay in relays {
+                    relay.drain().await;
+                }
+                node.with(|state, now| state.table.exited(now, pid, status, rusage));
+            });
+        }
+    }
+
+    /// The keeper is gone, and with it every guest.
+    pub(crate) fn handle_keeper_gone(&self) {
+        self.with(|state, now| {
+            state.is_shutting_down = true;
+            let tokens: Vec<u64> = state.launches.keys().copied().collect();
+            for token in tokens {
+                state.fail(now, token, LaunchError::ShuttingDown);
+            }
+        });
+    }
+}
+
+impl State {
+    fn begin(&mut self, launching: Launching) -> Result<u64, LaunchError> {
+        let refusal = if self.is_shutting_down {
+            Some(LaunchError::ShuttingDown)
+        } else {
+            (self.launches.len() >= LAUNCHES_MAX).then_some(LaunchError::TooMany)
+        };
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let token = self.fresh_number();
+        self.launches.insert(token, launching);
+        Ok(token)
+    }
+
+    /// Makes the process real once it has forked and found its program.
+    fn commit(&mut self, now: Duration, token: u64) {
+        let ready =
+            self.launches.get(&token).is_some_and(|l| l.host_pid.is_some() && l.resolved.is_some());
+        if !ready {
+            return;
+        }
+        let Some(mut launching) = self.launches.remove(&token) else { return };
+        let outcome = self.bind_launch(now, &mut launching);
+        if outcome.is_err()
+            && let Some(host_pid) = launching.host_pid
+        {
+            kill(host_pid);
+        }
+        // Whoever asked may have given up; the process runs all the same.
+        let _ = launching.done.send(outcome);
+    }
+
+    fn bind_launch(&mut self, now: Duration, launching: &mut Launching) -> Result<(), LaunchError> {
+        let table = |errno| LaunchError::Table(crate::call::errno_of(errno));
+        let (Some(host_pid), Some(resolved)) = (launching.host_pid, launching.resolved.take())
+        else {
+            return Err(LaunchError::Ended);
+        };
+        let pid = launching.pid;
+        let adopted = matches!(launching.origin, Some(Origin::Adopted { .. }));
+        if let Some(Origin::Adopted { from, record }) = launching.origin.take() {
+            self.table.adopt(now, from, *record).map_err(table)?;
+        }
+        let slot = self.slots.take();
+        let bound = match slot {
+            Some(_) => self.table.bind_host(now, pid, host_pid).map_err(table),
+            None => Err(LaunchError::TooMany),
+        };
+        let (Ok(()), Some(slot)) = (&bound, slot) else {
+            if let Some(slot) = slot {
+                self.slots.give_back(slot);
+            }
+            if adopted {
+                let lost = ExitStatus::Killed { signal: dunix_proc_table::SIGKILL, dumped: false };
+                self.table.exited(now, pid, lost, Rusage::default());
+            } else {
+                self.table.fork_failed(now, pid);
+            }
+            return bound;
+        };
+        let exe_path: Arc<[u8]> = resolved.exe_path.as_slice().into();
+        let ticket = Ticket {
+            exe: TicketExe::AtGuest,
+            exe_path: resolved.exe_path,
+            exec_fn: resolved.exec_fn,
+        };
+        let remote = launching.remote.take().unwrap_or_default();
+        self.locals.insert(
+            pid,
+            Local {
+                slot,
+                forked_by: None,
+                ticket: Some(ticket),
+                exe_path,
+                remote,
+                is_ending: false,
+            },
+        );
+        Ok(())
+    }
+
+    fn fail(&mut self, now: Duration, token: u64, error: LaunchError) {
+        let Some(launching) = self.launches.remove(&token) else { return };
+        if let Some(host_pid) = launching.host_pid {
+            kill(host_pid);
+        }
+        if matches!(launching.origin, Some(Origin::Root)) {
+            self.table.fork_failed(now, launching.pid);
+        }
+        tracing::debug!(pid = %launching.pid, %error, errno = ?wire_errno(error.errno()), "a launch failed");
+        let _ = launching.done.send(Err(error));
+    }
+
+    /// The process of a host process, bound or only claimed by its parent.
+    fn process_with_host(&mut self, now: Duration, host_pid: u32) -> Option<Pid> {
+        if let Some(pid) = self.table.from_host(host_pid) {
+            return self.table.process_of(pid).filter(|&process| process == pid);
+        }
+        let pid = self.claims.remove(&host_pid)?;
+        self.table.bind_host(now, pid, host_pid).ok()?;
+        Some(pid)
+    }
+}
+
+/// Kills a process that this driver has just had made and that nobody knows yet.
+fn kill(host_pid: u32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(host_pid.cast_signed()) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}

@@ -1,0 +1,83 @@
+//! Carries out the process table on one node.
+//!
+//! Owns: the doorbell of this node's guests, their arena slots, the start of images, the keeper's
+//! reports, remote exec and the descriptors that stay behind. Refuses: terminals and ports (the
+//! [`Extension`]'s), placement (the [`Policy`]'s), load, files.
+//!
+//! ```text
+//!  guests --doorbell--> Server thread --\                 /--> signals, arena, answers
+//!  keeper --reports---> Server thread ----> State (table) ----> messages to peers
+//!  mesh   --messages--> mesh's tasks ---/                 \--> roots' ends
+//! ```
+//!
+//! Architecture invariant: nothing is decided outside of the process table and the state's mutex;
+//! no thread blocks on a guest, the keeper or a peer while it holds the mutex.
+
+mod call;
+mod config;
+mod effects;
+mod host;
+mod launch;
+mod node;
+mod ops;
+mod remote;
+mod run;
+mod server;
+mod slots;
+
+pub use call::{Caller, DoorbellCall};
+pub use config::{
+    Extension, NoExtension, PlaceQuestion, Placement, Policy, ProcessesConfig, StayHere,
+};
+pub use launch::LaunchError;
+pub use node::RootEnd;
+pub use run::{RunError, RunHandle, RunSpec};
+
+use dunix_keeper::protocol::{Request, say};
+use dunix_linux::Errno;
+use dunix_proc_table::{ProcTable, TableConfig};
+use node::Node;
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// A node's process driver. Cheap to clone; [`Processes::shut_down`] ends it.
+#[derive(Clone)]
+pub struct Processes(Arc<Node>);
+
+impl Processes {
+    /// Starts the driver and its doorbell thread; call it inside a tokio runtime.
+    pub fn start(config: ProcessesConfig) -> Result<Processes, Errno> {
+        let table = ProcTable::new(TableConfig { node: config.node, founder: config.founder });
+        let arena = slots::SlotArena::new()?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let runtime = tokio::runtime::Handle::current();
+        let node = Arc::new(Node::new(config, table, arena, bell, runtime));
+        let server = server::Server::new(node.clone())?;
+        std::thread::Builder::new()
+            .name("doorbell".into())
+            .spawn(move || server.run())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        // The founder's first block is granted by its own clock.
+        node.with(|state, now| state.table.handle_timeout(now));
+        Ok(Processes(node))
+    }
+
+    /// Whether processes can start here: a block of PIDs is leased.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.look(|state| state.table.is_ready())
+    }
+
+    /// Runs a command as the leader of a session of its own.
+    pub async fn run(&self, spec: RunSpec) -> Result<RunHandle, RunError> {
+        self.0.run(spec).await
+    }
+
+    /// Kills this node's guests and ends the keeper.
+    pub fn shut_down(&self) {
+        self.0.with(|state, _| state.is_shutting_down = true);
+        // A keeper that is gone already has killed them.
+        let _ = say(self.0.keeper.as_fd(), &Request::Shutdown);
+    }
+}

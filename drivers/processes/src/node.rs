@@ -1,0 +1,291 @@
+//! The state of a node's process driver, and the one way to change it.
+//!
+//! Everything that decides is in [`State`] behind one mutex. [`Node::with`] runs a closure on it
+//! and then, with the mutex released, carries out the table's effects in the order in which they
+//! were decided: whoever finds another thread at that leaves his effects to it.
+
+use crate::call::{Caller, DoorbellCall};
+use crate::config::{Extension, Policy};
+use crate::launch::Launching;
+use crate::remote::{Homes, RemoteTable};
+use crate::slots::{SlotArena, SlotIndex, SlotPool};
+use dunix_ids::{NodeId, Pid};
+use dunix_keeper::protocol::ChildChange;
+use dunix_proc_table::{Effect, HostTarget, ProcTable, Token};
+use dunix_transport::Mesh;
+use dunix_wire::processes::{Answer, Credentials, Errno, ExitStatus, Rusage};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// Ends of host processes that nobody has claimed yet; beyond it the oldest are forgotten.
+const EARLY_ENDS_MAX: usize = 1024;
+
+/// One node's process driver.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) mesh: Option<Mesh>,
+    pub(crate) keeper: OwnedFd,
+    pub(crate) shim: OwnedFd,
+    pub(crate) namespaces: Vec<OwnedFd>,
+    pub(crate) root: Vec<u8>,
+    pub(crate) ids_base: u32,
+    pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) extension: Arc<dyn Extension>,
+    pub(crate) arena: SlotArena,
+    pub(crate) homes: Homes,
+    pub(crate) runtime: Handle,
+    /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
+    pub(crate) bell: OwnedFd,
+    /// Held while one spawn is being asked of the keeper.
+    pub(crate) asking: Mutex<()>,
+    /// Boot sockets that the doorbell's thread has not seen yet.
+    pub(crate) arrivals: Mutex<Vec<(u64, OwnedFd)>>,
+    started: Instant,
+    state: Mutex<State>,
+    effects: Mutex<VecDeque<Effect>>,
+    /// Held by the thread that carries out effects.
+    carrying_out: Mutex<()>,
+}
+
+/// What is decided upon.
+pub(crate) struct State {
+    pub(crate) table: ProcTable,
+    pub(crate) locals: BTreeMap<Pid, Local>,
+    pub(crate) slots: SlotPool,
+    /// Host PIDs that a forking parent has named for its child, until the child rings.
+    pub(crate) claims: BTreeMap<u32, Pid>,
+    pub(crate) launches: BTreeMap<u64, Launching>,
+    pub(crate) roots: BTreeMap<Pid, tokio::sync::oneshot::Sender<RootEnd>>,
+    pub(crate) is_shutting_down: bool,
+    early_ends: VecDeque<(u32, ExitStatus, Rusage)>,
+    pending: BTreeMap<u64, Pending>,
+    next_token: u64,
+}
+
+/// How a root ended.
+#[derive(Clone, Copy, Debug)]
+pub struct RootEnd {
+    pub status: ExitStatus,
+    pub rusage: Rusage,
+}
+
+/// A process of this node, beside what the table knows.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) slot: SlotIndex,
+    /// The parent that prepared the fork, until the child is bound.
+    pub(crate) forked_by: Option<Pid>,
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) exe_path: Arc<[u8]>,
+    pub(crate) remote: RemoteTable,
+    /// Its host process has ended; the end is told when its relays have drained.
+    pub(crate) is_ending: bool,
+}
+
+/// The right to start one image.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) exe: TicketExe,
+    pub(crate) exe_path: Vec<u8>,
+    pub(crate) exec_fn: Vec<u8>,
+}
+
+/// Where the program of a ticket is.
+#[derive(Debug)]
+pub(crate) enum TicketExe {
+    /// With the daemon.
+    Held(OwnedFd),
+    /// Already open in the guest at [`dunix_keeper::protocol::EXE_FD`].
+    AtGuest,
+}
+
+/// Who waits for a token.
+pub(crate) enum Pending {
+    /// A guest; its answer is the table's.
+    Call(DoorbellCall),
+    /// A guest that asked for a process's host number: wherever it is, it is not here.
+    Location(DoorbellCall),
+    /// The daemon itself.
+    Daemon(tokio::sync::oneshot::Sender<Result<Answer, Errno>>),
+}
+
+impl Node {
+    #[expect(clippy::too_many_arguments, reason = "the parts of the struct, once")]
+    pub(crate) fn new(
+        config: crate::config::ProcessesConfig,
+        table: ProcTable,
+        arena: SlotArena,
+        bell: OwnedFd,
+        runtime: Handle,
+    ) -> Node {
+        Node {
+            id: config.node,
+            mesh: config.mesh,
+            keeper: config.keeper,
+            shim: config.shim,
+            namespaces: config.namespaces,
+            root: config.root,
+            ids_base: config.ids_base,
+            policy: config.policy,
+            extension: config.extension,
+            arena,
+            homes: Homes::new(),
+            runtime,
+            bell,
+            asking: Mutex::default(),
+            arrivals: Mutex::default(),
+            started: Instant::now(),
+            state: Mutex::new(State::new(table)),
+            effects: Mutex::default(),
+            carrying_out: Mutex::default(),
+        }
+    }
+
+    /// The table's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Runs `decide` on the state, then carries out what the table wants done.
+    pub(crate) fn with<R>(&self, decide: impl FnOnce(&mut State, Duration) -> R) -> R {
+        let result = {
+            let mut state = lock(&self.state);
+            let result = decide(&mut state, self.now());
+            let mut effects = lock(&self.effects);
+            while let Some(effect) = state.table.poll_effect() {
+                effects.push_back(effect);
+            }
+            result
+        };
+        self.carry_out_effects();
+        result
+    }
+
+    /// Looks at the state without changing the table.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&lock(&self.state))
+    }
+
+    fn carry_out_effects(&self) {
+        while !lock(&self.effects).is_empty() {
+            // Another thread is at it: it looks again after it has let go.
+            let Ok(_order) = self.carrying_out.try_lock() else { return };
+            loop {
+                let Some(effect) = lock(&self.effects).pop_front() else { break };
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    /// Makes the doorbell's thread look at arrivals and deadlines.
+    pub(crate) fn ring_bell(&self) {
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+}
+
+impl State {
+    fn new(table: ProcTable) -> State {
+        State {
+            table,
+            locals: BTreeMap::new(),
+            slots: SlotPool::new(),
+            claims: BTreeMap::new(),
+            launches: BTreeMap::new(),
+            roots: BTreeMap::new(),
+            is_shutting_down: false,
+            early_ends: VecDeque::new(),
+            pending: BTreeMap::new(),
+            next_token: 0,
+        }
+    }
+
+    /// A number that no other operation, launch or ticket of this node has.
+    pub(crate) fn fresh_number(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    /// Keeps `who` until the table answers the token.
+    pub(crate) fn expect_reply(&mut self, who: Pending) -> Token {
+        let token = self.fresh_number();
+        self.pending.insert(token, who);
+        Token(token)
+    }
+
+    pub(crate) fn take_pending(&mut self, token: Token) -> Option<Pending> {
+        self.pending.remove(&token.0)
+    }
+
+    /// The process that a host thread belongs to.
+    pub(crate) fn caller(&self, host_tid: u32) -> Option<Caller> {
+        let tid = self.table.from_host(host_tid)?;
+        let pid = self.table.process_of(tid)?;
+        match self.table.to_host(pid)? {
+            HostTarget::Process(host_pid) => Some(Caller { pid, tid, host_pid }),
+            HostTarget::Thread { .. } => None,
+        }
+    }
+
+    /// The host PID of a process that runs here.
+    pub(crate) fn host_pid(&self, pid: Pid) -> Option<u32> {
+        match self.table.to_host(pid)? {
+            HostTarget::Process(host_pid) => Some(host_pid),
+            HostTarget::Thread { .. } => None,
+        }
+    }
+
+    /// Remembers the end of a host process that no record names yet.
+    pub(crate) fn remember_early_end(&mut self, host_pid: u32, end: (ExitStatus, Rusage)) {
+        if self.early_ends.len() >= EARLY_ENDS_MAX {
+            self.early_ends.pop_front();
+        }
+        self.early_ends.push_back((host_pid, end.0, end.1));
+    }
+
+    /// Forgets and returns the end of a host process that came before its claim.
+    pub(crate) fn take_early_end(&mut self, host_pid: u32) -> Option<(ExitStatus, Rusage)> {
+        let at = self.early_ends.iter().rposition(|&(pid, ..)| pid == host_pid)?;
+        self.early_ends.remove(at).map(|(_, status, rusage)| (status, rusage))
+    }
+
+    /// Forgets a process that never ran or runs no more; idempotent.
+    pub(crate) fn forget(&mut self, pid: Pid) -> Option<Local> {
+        let local = self.locals.remove(&pid)?;
+        self.slots.give_back(local.slot);
+        self.claims.retain(|_, claimed| *claimed != pid);
+        Some(local)
+    }
+
+    /// Refreshes what the permission checks go by.
+    pub(crate) fn refresh_credentials(&mut self, pid: Pid, base: u32) {
+        let Some(host_pid) = self.host_pid(pid) else { return };
+        if let Ok(status) = crate::host::Status::of(host_pid, base) {
+            self.table.set_credentials(pid, status.credentials());
+        }
+    }
+}
+
+/// Locks, whoever panicked: the state's invariants are the table's to check.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The table's words for a host process's end; `None` for a stop or continuation.
+pub(crate) fn exit_status(change: ChildChange) -> Option<ExitStatus> {
+    match change {
+        ChildChange::Exited(status) => {
+            Some(ExitStatus::Exited(u8::try_from(status & 0xff).unwrap_or(0)))
+        }
+        ChildChange::Killed { signal, core } => {
+            let signal = u8::try_from(signal).unwrap_or(dunix_proc_table::SIGKILL);
+            Some(ExitStatus::Killed { signal, dumped: core })
+        }
+        ChildChange::Stopped(_) | ChildChange::Continued => None,
+    }
+}
+
+/// No credentials: root of the guests.
+pub(crate) const ROOT: Credentials = Credentials { uid: 0, euid: 0, suid: 0 };

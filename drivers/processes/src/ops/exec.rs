@@ -1,0 +1,77 @@
+//! `OP_EXEC`: an image asks to be replaced, here or at another node.
+
+use crate::call::DoorbellCall;
+use crate::config::{PlaceQuestion, Placement};
+use crate::node::{Node, Ticket, TicketExe};
+use dunix_guest_abi::doorbell::{ExecRequest, PATH_BYTES};
+use dunix_linux::{Errno, Result};
+use rustix::fs::{FileType, fstat};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+impl Node {
+    pub(crate) fn handle_exec(self: &Arc<Node>, call: DoorbellCall) {
+        let (request, ticket) = match read_request(&call) {
+            Ok(read) => read,
+            Err(errno) => return call.refuse(errno),
+        };
+        let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
+        let exe_path = ticket.exe_path.clone();
+        let question = PlaceQuestion { pid: caller.pid, exe_path, is_root: false };
+        let placement = match self.mesh {
+            Some(_) => self.policy.place(&question),
+            None => Placement::Here,
+        };
+        match placement {
+            Placement::At(node) | Placement::OnlyAt(node) if node != self.id => {
+                let must = matches!(placement, Placement::OnlyAt(_));
+                self.exec_at(node, must, call, request, ticket);
+            }
+            _ => self.exec_here(call, ticket),
+        }
+    }
+
+    /// Grants the exec: the caller gets the shim, its next image the ticket's program.
+    pub(crate) fn exec_here(&self, call: DoorbellCall, ticket: Ticket) {
+        let granted = call.caller().and_then(|caller| {
+            self.with(|state, _| {
+                let local = state.locals.get_mut(&caller.pid).ok_or(Errno::SRCH)?;
+                local.ticket = Some(ticket);
+                Ok(())
+            })
+        });
+        match granted {
+            Ok(()) => call.answer_fd(self.shim.as_fd()),
+            Err(errno) => call.refuse(errno),
+        }
+    }
+
+    pub(crate) fn handle_exec_failed(&self, call: DoorbellCall) {
+        if let Ok(caller) = call.caller() {
+            self.with(|state, _| {
+                if let Some(local) = state.locals.get_mut(&caller.pid) {
+                    local.void_ticket();
+                }
+            });
+        }
+        call.answer(0);
+    }
+}
+
+/// Reads and checks what the guest asks for.
+fn read_request(call: &DoorbellCall) -> Result<(ExecRequest, Ticket)> {
+    let request: ExecRequest = call.memory().read_plain(call.arg(1))?;
+    let exec_fn = call.memory().read_string(request.exec_fn, PATH_BYTES)?;
+    let exe = call.take_fd(request.exe_fd)?;
+    if FileType::from_raw_mode(fstat(&exe)?.st_mode) != FileType::RegularFile {
+        return Err(Errno::ACCESS);
+    }
+    let link = format!("/proc/self/fd/{}", exe.as_raw_fd());
+    let exe_path = rustix::fs::readlink(link, Vec::new())?.into_bytes();
+    let exe_path = if exe_path.len() < PATH_BYTES { exe_path } else { exec_fn.clone() };
+    // What was read belongs to this caller only if he still waits.
+    if !call.is_pending() {
+        return Err(Errno::SRCH);
+    }
+    Ok((request, Ticket { exe: TicketExe::Held(exe), exe_path, exec_fn }))
+}

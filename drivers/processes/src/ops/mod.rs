@@ -1,0 +1,53 @@
+//! The doorbell's operations, one file a verb.
+//!
+//! Each handler runs on the doorbell's thread, checks every value that the guest gave, and either
+//! answers or hands the call to someone who will.
+
+mod exec;
+mod fork;
+mod identity;
+mod kill;
+mod start;
+mod thread;
+mod wait;
+
+use crate::call::DoorbellCall;
+use crate::node::Node;
+use dunix_guest_abi::doorbell::*;
+use std::sync::Arc;
+
+impl Node {
+    /// Handles a call whose caller is known.
+    pub(crate) fn handle_call(self: &Arc<Node>, call: DoorbellCall) {
+        match call.op() {
+            OP_START => self.handle_start(call),
+            OP_FORK_PREPARE => self.handle_fork_prepare(call),
+            OP_FORK_DONE => self.handle_fork_done(call),
+            OP_THREAD_PREPARE => self.handle_thread_prepare(call),
+            OP_THREAD_DONE => self.handle_thread_done(call),
+            OP_THREAD_EXIT => self.handle_thread_exit(call),
+            OP_EXEC => self.handle_exec(call),
+            OP_EXEC_FAILED => self.handle_exec_failed(call),
+            OP_WAIT => self.handle_wait(call),
+            OP_KILL => self.handle_kill(call),
+            OP_TGKILL => self.handle_tgkill(call),
+            OP_GETPPID => self.handle_getppid(call),
+            OP_GETPGID => self.handle_getpgid(call),
+            OP_SETPGID => self.handle_setpgid(call),
+            OP_GETSID => self.handle_getsid(call),
+            OP_SETSID => self.handle_setsid(call),
+            OP_TO_HOST => self.handle_to_host(call),
+            OP_FROM_HOST => self.handle_from_host(call),
+            OP_REMOTE => self.handle_remote(call),
+            OP_REMOTE_CANCEL => self.handle_remote_cancel(call),
+            OP_REMOTE_FD => self.handle_remote_fd(call),
+            OP_BACKGROUND => self.handle_background(call),
+            _ => self.extension.handle_call(call),
+        }
+    }
+}
+
+/// Whether an operation may give a host thread its number in the fabric, for which others wait.
+pub(crate) fn may_bind(op: u64) -> bool {
+    matches!(op, OP_FORK_DONE | OP_THREAD_DONE)
+}

@@ -1,0 +1,135 @@
+//! `OP_START`: an image begins.
+
+use crate::call::DoorbellCall;
+use crate::node::{Local, Node, Ticket, TicketExe};
+use dunix_guest_abi::ABI_VERSION;
+use dunix_guest_abi::doorbell::{PATH_BYTES, REMOTE_FD_WORDS, StartInfo};
+use dunix_keeper::protocol::EXE_FD;
+use dunix_linux::guest_memory::plain_bytes;
+use dunix_linux::{Errno, Result};
+use std::mem::offset_of;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+impl Node {
+    /// Tells a new image who it is and gives it its program and the arena.
+    pub(crate) fn handle_start(self: &Arc<Node>, call: DoorbellCall) {
+        let result = self.start(&call);
+        if let Err(errno) = &result {
+            tracing::warn!(node = %self.id, caller = ?call.caller(), %errno, "an image cannot start");
+        }
+        call.conclude(result);
+    }
+
+    fn start(self: &Arc<Node>, call: &DoorbellCall) -> Result<i64> {
+        let caller = call.caller()?;
+        let version: u32 = call.memory().read_plain(call.arg(1))?;
+        if version != ABI_VERSION || call.arg(2) < size_of::<StartInfo>() as u64 {
+            return Err(Errno::PROTO);
+        }
+        let taken = self.with(|state, _| {
+            let local = state.locals.get_mut(&caller.pid)?;
+            let ticket = local.ticket.take()?;
+            local.exe_path = ticket.exe_path.as_slice().into();
+            Some((ticket, local.slot, local.remote.descriptors()))
+        });
+        // An image that nobody let start: a guest executed the shim by itself.
+        let (ticket, slot, remote) = taken.ok_or(Errno::PROTO)?;
+        let open =
+            |number: &i32| crate::host::link(caller.host_pid, &format!("fd/{number}")).is_ok();
+        let (kept, closed): (Vec<i32>, Vec<i32>) = remote.into_iter().partition(open);
+        let exe_fd = match &ticket.exe {
+            TicketExe::Held(exe) => call.add_fd(exe.as_fd())?,
+            TicketExe::AtGuest => EXE_FD,
+        };
+        let arena_fd = call.add_fd(self.arena.as_fd())?;
+        let mut info = StartInfo {
+            version: ABI_VERSION,
+            pid: caller.pid.get(),
+            slot: slot.get(),
+            flags: 0,
+            exe_fd,
+            arena_fd,
+            remote_fds: bits(&kept),
+            exe_path: [0; PATH_BYTES],
+            exec_fn: [0; PATH_BYTES],
+        };
+        fill(&mut info.exe_path, &ticket.exe_path)?;
+        fill(&mut info.exec_fn, &ticket.exec_fn)?;
+        write_info(call, &info, &ticket)?;
+        self.started(&ticket, caller.pid, caller.host_pid);
+        for number in closed {
+            self.close_remote(caller.pid, number);
+        }
+        Ok(0)
+    }
+
+    fn started(self: &Arc<Node>, ticket: &Ticket, pid: dunix_ids::Pid, host_pid: u32) {
+        let name = ticket.exec_fn.rsplit(|&b| b == b'/').next().unwrap_or(&[]);
+        let comm: String = String::from_utf8_lossy(name).chars().take(15).collect();
+        let credentials = crate::host::Status::of(host_pid, self.ids_base)
+            .map_or(crate::node::ROOT, |status| status.credentials());
+        self.with(|state, now| {
+            if let Err(error) = state.table.exec(now, pid, comm, credentials) {
+                tracing::warn!(%pid, ?error, "the table does not know who executes");
+            }
+        });
+    }
+}
+
+impl Local {
+    /// Takes the right to start an image back.
+    pub(crate) fn void_ticket(&mut self) {
+        self.ticket = None;
+    }
+}
+
+/// Writes the structure without the tails of its paths (the guest's memory is zeroed).
+fn write_info(call: &DoorbellCall, info: &StartInfo, ticket: &Ticket) -> Result<()> {
+    let bytes = plain_bytes(info);
+    let (path, name) = (offset_of!(StartInfo, exe_path), offset_of!(StartInfo, exec_fn));
+    let first = path + ticket.exe_path.len() + 1;
+    let second = name + ticket.exec_fn.len() + 1;
+    let at = call.arg(1);
+    let name_at = at.checked_add(name as u64).ok_or(Errno::FAULT)?;
+    let pieces = [(at, &bytes[..first]), (name_at, &bytes[name..second])];
+    call.memory().write_pieces(&pieces)
+}
+
+fn fill(into: &mut [u8; PATH_BYTES], path: &[u8]) -> Result<()> {
+    // The last byte stays zero.
+    let into = into.get_mut(..path.len()).filter(|_| path.len() < PATH_BYTES);
+    into.ok_or(Errno::NAMETOOLONG)?.copy_from_slice(path);
+    Ok(())
+}
+
+/// A bit for each descriptor.
+pub(crate) fn bits(numbers: &[i32]) -> [u64; REMOTE_FD_WORDS] {
+    let mut words = [0; REMOTE_FD_WORDS];
+    for number in numbers {
+        let number = usize::try_from(*number).unwrap_or(usize::MAX);
+        if let Some(word) = words.get_mut(number / 64) {
+            *word |= 1 << (number % 64);
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_ignore_what_is_out_of_range() {
+        let words = bits(&[0, 64, 1023, 1024, -1]);
+        assert_eq!((words[0], words[1], words[15]), (1, 1, 1 << 63));
+    }
+
+    #[test]
+    fn a_path_leaves_room_for_its_zero() {
+        let mut into = [0; PATH_BYTES];
+        assert_eq!(fill(&mut into, &[b'a'; PATH_BYTES]), Err(Errno::NAMETOOLONG));
+        assert_eq!(fill(&mut into, &[b'a'; PATH_BYTES - 1]), Ok(()));
+        assert_eq!(into[PATH_BYTES - 1], 0);
+    }
+}

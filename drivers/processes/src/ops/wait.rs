@@ -1,0 +1,113 @@
+//! `OP_WAIT`: wait4(2) and waitid(2).
+
+use crate::call::{DoorbellCall, errno_of};
+use crate::node::Node;
+use dunix_guest_abi::doorbell::WaitResult;
+use dunix_ids::Pid;
+use dunix_linux::{Errno, Result};
+use dunix_proc_table::{Kind, WaitFor, WaitOptions, WaitOutcome, Waited};
+
+/// Options as `waitid` has them (`linux/wait.h`).
+const WNOHANG: u64 = 1;
+const WSTOPPED: u64 = 2;
+const WEXITED: u64 = 4;
+const WCONTINUED: u64 = 8;
+const WNOWAIT: u64 = 0x0100_0000;
+const WNOTHREAD: u64 = 0x2000_0000;
+const WALL: u64 = 0x4000_0000;
+const WCLONE: u64 = 0x8000_0000;
+const KNOWN: u64 = WNOHANG | WSTOPPED | WEXITED | WCONTINUED | WNOWAIT | WNOTHREAD | WALL | WCLONE;
+
+/// Id types of `waitid`.
+const P_ALL: u64 = 0;
+const P_PID: u64 = 1;
+const P_PGID: u64 = 2;
+
+impl Node {
+    pub(crate) fn handle_wait(&self, call: DoorbellCall) {
+        let result = self.wait(&call);
+        call.conclude(result);
+    }
+
+    fn wait(&self, call: &DoorbellCall) -> Result<i64> {
+        let parent = call.caller()?.pid;
+        // The kernel takes options as an int.
+        let flags = call.arg(3) & 0xffff_ffff;
+        let options = options(flags)?;
+        // The result's place is tried before a child is reaped for it.
+        let place = call.arg(4);
+        let _: WaitResult = call.memory().read_plain(place)?;
+        let which = self.which(call, parent)?;
+        let outcome = self
+            .with(|state, now| state.table.wait(now, parent, which, options))
+            .map_err(errno_of)?;
+        match outcome {
+            WaitOutcome::NotYet if flags & WNOHANG != 0 => Ok(0),
+            WaitOutcome::NotYet => Err(Errno::AGAIN),
+            WaitOutcome::Found(waited) => {
+                call.memory().write_plain(place, &result_of(&waited))?;
+                Ok(i64::from(waited.pid.get()))
+            }
+        }
+    }
+
+    fn which(&self, call: &DoorbellCall, parent: Pid) -> Result<WaitFor> {
+        let no_child = |_| Errno::CHILD;
+        match call.arg(1) {
+            P_ALL => Ok(WaitFor::Any),
+            P_PID => {
+                let pid = call.pid_arg(2).map_err(no_child)?.ok_or(Errno::CHILD)?;
+                Ok(WaitFor::Child(pid))
+            }
+            P_PGID => match call.pid_arg(2).map_err(no_child)? {
+                Some(group) => Ok(WaitFor::Group(group)),
+                None => {
+                    let own = self.look(|state| state.table.group(parent));
+                    own.map(WaitFor::Group).ok_or(Errno::CHILD)
+                }
+            },
+            _ => Err(Errno::INVAL),
+        }
+    }
+}
+
+fn options(flags: u64) -> Result<WaitOptions> {
+    if flags & !KNOWN != 0 || flags & (WEXITED | WSTOPPED | WCONTINUED) == 0 {
+        return Err(Errno::INVAL);
+    }
+    let kind = match flags {
+        _ if flags & WALL != 0 => Kind::All,
+        _ if flags & WCLONE != 0 => Kind::Clone,
+        _ => Kind::Ordinary,
+    };
+    Ok(WaitOptions {
+        exited: flags & WEXITED != 0,
+        stopped: flags & WSTOPPED != 0,
+        continued: flags & WCONTINUED != 0,
+        keep: flags & WNOWAIT != 0,
+        kind,
+    })
+}
+
+fn result_of(waited: &Waited) -> WaitResult {
+    WaitResult {
+        pid: waited.pid.get(),
+        uid: waited.uid,
+        code: waited.code,
+        status: waited.status,
+        rusage: waited.rusage.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_checked() {
+        assert_eq!(options(WNOHANG), Err(Errno::INVAL));
+        assert_eq!(options(WEXITED | 0x100), Err(Errno::INVAL));
+        let all = options(WEXITED | WNOWAIT | WALL).unwrap();
+        assert!(all.exited && all.keep && !all.stopped && all.kind == Kind::All);
+    }
+}

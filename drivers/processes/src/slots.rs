@@ -1,0 +1,111 @@
+//! The node's arena and who has which of its slots.
+
+use dunix_guest_abi::arena::{ARENA_BYTES, SLOTS, Slot};
+use dunix_linux::Result;
+use dunix_linux::arena::Arena;
+use rustix::thread::futex;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+
+/// A slot's index.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct SlotIndex(u32);
+
+impl SlotIndex {
+    pub(crate) fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// The page range that every guest reads.
+#[derive(Debug)]
+pub(crate) struct SlotArena(Arena);
+
+const WORDS: usize = size_of::<Slot>() / 4;
+
+impl SlotArena {
+    pub(crate) fn new() -> Result<SlotArena> {
+        Ok(SlotArena(Arena::new("arena", ARENA_BYTES)?))
+    }
+
+    /// Tells a process that an answer `EAGAIN` may have changed.
+    pub(crate) fn wake(&self, slot: SlotIndex) {
+        let at = slot.0 as usize * WORDS + offset_of!(Slot, event_seq) / 4;
+        if let Some(word) = self.0.word(at) {
+            word.fetch_add(1, Ordering::AcqRel);
+            let _ = futex::wake(word, futex::Flags::empty(), i32::MAX.cast_unsigned());
+        }
+    }
+
+    /// Publishes a process's `SLOT_*` bits.
+    pub(crate) fn set_flags(&self, slot: SlotIndex, flags: u32) {
+        let at = slot.0 as usize * WORDS + offset_of!(Slot, flags) / 4;
+        if let Some(word) = self.0.word(at) {
+            word.store(flags, Ordering::Release);
+        }
+    }
+}
+
+impl AsFd for SlotArena {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The slots that nobody has.
+#[derive(Debug)]
+pub(crate) struct SlotPool {
+    free: Vec<u32>,
+    next: u32,
+}
+
+impl SlotPool {
+    pub(crate) fn new() -> SlotPool {
+        SlotPool { free: Vec::new(), next: 0 }
+    }
+
+    /// Takes a slot; `None` when all [`SLOTS`] are taken (a fork then fails with `EAGAIN`).
+    pub(crate) fn take(&mut self) -> Option<SlotIndex> {
+        if let Some(index) = self.free.pop() {
+            return Some(SlotIndex(index));
+        }
+        if self.next as usize >= SLOTS {
+            return None;
+        }
+        self.next += 1;
+        Some(SlotIndex(self.next - 1))
+    }
+
+    pub(crate) fn give_back(&mut self, slot: SlotIndex) {
+        debug_assert!(!self.free.contains(&slot.0), "slot {} given back twice", slot.0);
+        self.free.push(slot.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_run_out_and_come_back() {
+        let mut pool = SlotPool::new();
+        let first = pool.take().unwrap();
+        for _ in 1..SLOTS {
+            pool.take().unwrap();
+        }
+        assert_eq!(pool.take(), None);
+        pool.give_back(first);
+        assert_eq!(pool.take(), Some(first));
+    }
+
+    #[test]
+    fn a_wake_shows_in_the_arena() {
+        let arena = SlotArena::new().unwrap();
+        arena.wake(SlotIndex(2));
+        arena.set_flags(SlotIndex(2), 5);
+        let mut bytes = [0; 8];
+        rustix::io::pread(&arena, &mut bytes, 128).unwrap();
+        assert_eq!(bytes, [1, 0, 0, 0, 5, 0, 0, 0]);
+    }
+}
