@@ -15,9 +15,35 @@ pub struct NodeId(pub u32);
 
 /// A fabric-wide process, thread, process-group or session number.
 ///
-/// Always in `1..Pid::LIMIT`: futex words have 30 bits for an owner (`FUTEX_TID_MASK`).
+/// Always in `1..Pid::LIMIT`: futex words have 30 bits for an owner (`FUTEX_TID_MASK`). Decoding
+/// refuses any other number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Pid(u32);
+
+/// The number is no PID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PidOutOfRange;
+
+impl fmt::Display for PidOutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the number is no PID")
+    }
+}
+
+impl TryFrom<u32> for Pid {
+    type Error = PidOutOfRange;
+
+    fn try_from(raw: u32) -> Result<Pid, PidOutOfRange> {
+        Pid::new(raw).ok_or(PidOutOfRange)
+    }
+}
+
+impl From<Pid> for u32 {
+    fn from(pid: Pid) -> u32 {
+        pid.0
+    }
+}
 
 impl Pid {
     /// One above the greatest PID.

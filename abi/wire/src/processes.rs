@@ -21,7 +21,9 @@ pub use record::{
     RunState, Rusage, SignalSerial,
 };
 pub use relay::StreamHeader;
-pub use table::{Answer, ProcMessage, ProcessBody, ReturnTo, Sender, SignalInfo, SignalRequest};
+pub use table::{
+    Answer, MemberState, ProcMessage, ProcessBody, ReturnTo, Sender, SignalInfo, SignalRequest,
+};
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 use dunix_ids::{NodeId, Pid};

@@ -20,10 +20,28 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod blocks;
 mod effect;
+mod exec;
+mod exit;
+mod fork;
+mod group;
+mod group_home;
+mod invariants;
+mod kill;
 pub mod limits;
+mod location;
+mod node_death;
+mod number;
+mod operation;
+mod process;
+mod query;
 mod request;
+mod session;
 mod table;
+mod thread;
+mod tombstone;
+mod wait;
 
 pub use effect::{Effect, HostTarget, Note, Token};
 pub use request::{

@@ -59,7 +59,7 @@ pub enum RunState {
     Running,
     /// Stopped by this signal.
     Stopped(u8),
-    /// On its way to another node.
+    /// On its way to another node: still here until that node has adopted it.
     Leaving(NodeId),
     /// Ended, not waited for.
     Zombie,
@@ -75,6 +75,14 @@ pub struct ParentLink {
     pub node: Option<NodeId>,
     /// The parent's group and session, 0-free; `None` for INIT.
     pub group: Option<(Pid, Pid)>,
+    /// The parent's version when it said so; older news of it is stale.
+    pub version: u64,
+}
+
+impl ParentLink {
+    /// The link of a process that nobody waits for.
+    pub const ORPHAN: ParentLink =
+        ParentLink { pid: Pid::INIT, node: None, group: None, version: 0 };
 }
 
 /// What a parent's node knows of a child's state.

@@ -71,19 +71,30 @@ pub struct SignalRequest {
     pub sender: Sender,
 }
 
+impl SignalRequest {
+    /// A signal that the fabric itself sends.
+    #[must_use]
+    pub const fn of_fabric(signal: u8) -> SignalRequest {
+        let sender = Sender { pid: None, uid: 0, euid: 0, sid: None };
+        SignalRequest { signal, info: SignalInfo::Kernel, sender }
+    }
+}
+
 /// What a message to a process is about.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ProcessBody {
     /// A signal for the process, or for one of its threads.
     Signal { request: SignalRequest, thread: Option<Pid>, reply: Option<ReturnTo> },
     /// To a parent: a child changed.
-    ChildChanged { child: Pid, version: u64, change: ChildChange },
+    ChildChanged { child: Pid, node: NodeId, version: u64, change: ChildChange },
     /// To a child: its parent moved or changed group or session.
     ParentChanged { parent: Pid, version: u64, node: NodeId, group: (Pid, Pid) },
-    /// To a child: its parent ended.
-    ParentGone { parent: Pid },
+    /// To a child: its parent ended; stale if the child knows a later version of the parent.
+    ParentGone { parent: Pid, version: u64 },
     /// To an ended child: the parent has waited for it.
     Reaped,
+    /// Its session has lost this terminal.
+    TerminalLost(ObjectId),
     /// A question about the process.
     Ask { question: Question, reply: ReturnTo },
 }
@@ -91,7 +102,7 @@ pub enum ProcessBody {
 /// What a parent learns of a child.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ChildChange {
-    /// It runs at the sender now.
+    /// It runs at that node now.
     Moved,
     Group(Pid),
     Stopped {
@@ -154,6 +165,12 @@ pub enum ProcMessage {
     /// To the leaser, after a death: a parent still holds the zombie.
     Held {
         pid: Pid,
+    },
+    /// To the leaser: the process left the sender for a node that has died; stale if a later
+    /// version was located anywhere.
+    LostOnTheWay {
+        pid: Pid,
+        version: u64,
     },
 
     /// To the group's home: a member came or changed.
@@ -231,7 +248,6 @@ pub enum ProcMessage {
     MembersTerminalLost {
         pgid: Pid,
         terminal: ObjectId,
-        hops: u8,
     },
 
     /// The outcome of an operation that named a [`ReturnTo`] at the receiver.

@@ -1,0 +1,252 @@
+//! exec: here, and onto another node.
+//!
+//! ```text
+//! source:  running --depart--> leaving --departed--> tombstone
+//!                                 \-----stayed-----> running (or ended)
+//! target:                      adopt --bind_host--> running
+//! ```
+//! Between `depart` and its outcome the process lives at the source; whatever arrives for it is
+//! held, and follows it or is delivered. The target has adopted it before `departed` is called, so
+//! nothing that follows can come too early.
+
+use crate::{
+    Effect, ProcTable, fork, limits,
+    process::{Held, Process},
+    tombstone::Tombstone,
+};
+use alloc::string::String;
+use core::time::Duration;
+use dunix_ids::{NodeId, Pid};
+use dunix_wire::processes::{
+    Credentials, Errno, ExitStatus, ProcMessage, ProcessBody, ProcessRecord, RunState, Rusage,
+    record::{CHILDREN_MAX, SERIALS_MAX},
+    table::ChildChange,
+};
+
+impl ProcTable {
+    /// A local exec succeeded: the other threads are gone, and setpgid by the parent answers
+    /// `EACCES` from now on.
+    ///
+    /// # Errors
+    /// `ESRCH` if no such process lives here.
+    pub fn exec(
+        &mut self,
+        now: Duration,
+        pid: Pid,
+        comm: String,
+        credentials: Credentials,
+    ) -> Result<(), Errno> {
+        self.begin(now);
+        let process = self.processes.get_mut(&pid).filter(|p| !p.is_zombie()).ok_or(Errno::SRCH)?;
+        process.has_execed = true;
+        process.comm = fork::cut_comm(comm);
+        process.credentials = credentials;
+        self.drop_threads(pid);
+        self.finish();
+        Ok(())
+    }
+
+    /// Begins a remote exec. The record goes to `to`, whose answer is reported by
+    /// [`ProcTable::departed`] or [`ProcTable::stayed`].
+    ///
+    /// # Errors
+    /// `ESRCH`; `EBUSY` if a setpgid or setsid of it is in flight, it has no host process yet, or is
+    /// leaving already (exec here instead); `EHOSTUNREACH` if `to` is not live.
+    pub fn depart(&mut self, now: Duration, pid: Pid, to: NodeId) -> Result<ProcessRecord, Errno> {
+        self.begin(now);
+        if to == self.config.node || !self.is_live(to) {
+            return Err(Errno::HOSTUNREACH);
+        }
+        let process = self.processes.get_mut(&pid).filter(|p| !p.is_zombie()).ok_or(Errno::SRCH)?;
+        if process.is_in_between() || process.is_joining {
+            return Err(Errno::BUSY);
+        }
+        process.leaving = Some(to);
+        Ok(process.record(pid))
+    }
+
+    /// The other node has adopted it. The end of its host process here means nothing any more.
+    pub fn departed(&mut self, now: Duration, pid: Pid) {
+        self.begin(now);
+        if let Some(to) = self.processes.get(&pid).and_then(|process| process.leaving) {
+            self.leave(pid, to);
+        }
+        self.finish();
+    }
+
+    fn leave(&mut self, pid: Pid, to: NodeId) {
+        self.drop_threads(pid);
+        let Some(process) = self.processes.remove(&pid) else { return };
+        self.unbind_host(&process, pid);
+        self.effects.push_back(Effect::Gone { pid });
+        let tombstone = Tombstone {
+            to,
+            pgid: process.pgid,
+            parent: process.parent,
+            children: process.children.keys().copied().collect(),
+            version: process.version,
+        };
+        if self.peers.is_buried(to) {
+            return self.mourn(pid, &tombstone);
+        }
+        self.tombstones.insert(self.now, pid, tombstone);
+        for held in process.held {
+            self.send_after(pid, to, held);
+        }
+    }
+
+    /// Sends what was held after the process.
+    fn send_after(&mut self, pid: Pid, to: NodeId, held: Held) {
+        let message = match held {
+            Held::Body(body) => ProcMessage::ToProcess { pid, hops: 1, body },
+            Held::Group { pgid, serial, request } => {
+                ProcMessage::SignalMembers { pgid, serial, request, hops: 1 }
+            }
+            Held::Stopped(_) | Held::Continued => return,
+        };
+        if self.is_live(to) {
+            self.send(to, message);
+        } else {
+            self.park_for_dead(to, pid, message);
+        }
+    }
+
+    /// The other node has refused: the process lives here as before, or ends now if its host
+    /// process has ended meanwhile.
+    pub fn stayed(&mut self, now: Duration, pid: Pid) {
+        self.begin(now);
+        if let Some(process) = self.processes.get_mut(&pid)
+            && process.leaving.take().is_some()
+        {
+            let end = process.end.take();
+            self.deliver_held(pid);
+            self.effects.push_back(Effect::Wake { pid });
+            if let Some((status, rusage)) = end {
+                self.end(pid, status, rusage);
+            }
+        }
+        self.finish();
+    }
+
+    /// Takes over a process that `from` handed to this node (state Starting until
+    /// [`ProcTable::bind_host`]). From its success on the process lives here; answer `from` after it.
+    ///
+    /// # Errors
+    /// `EHOSTUNREACH` if `from` is not live; `EPROTO` if the record is not sound; `EAGAIN` if the
+    /// table is full.
+    pub fn adopt(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        record: ProcessRecord,
+    ) -> Result<(), Errno> {
+        self.begin(now);
+        if from == self.config.node || !self.is_live(from) {
+            return Err(Errno::HOSTUNREACH);
+        }
+        let pid = record.pid;
+        let sound = record.children.len() <= CHILDREN_MAX
+            && record.serials.len() <= SERIALS_MAX
+            && record.exit_signal <= crate::SIGNAL_MAX
+            && record.version < u64::MAX / 2
+            && !self.processes.contains_key(&pid)
+            && ![pid, record.pgid, record.sid].contains(&Pid::INIT)
+            && !record.children.iter().any(|(child, _)| *child == pid || *child == Pid::INIT);
+        if !sound {
+            return Err(Errno::PROTO);
+        }
+        if self.processes.len() >= limits::PROCESSES_MAX {
+            return Err(Errno::AGAIN);
+        }
+        self.tombstones.remove(pid);
+        let mut process = Process::of_record(record, from);
+        process.comm = fork::cut_comm(process.comm);
+        self.processes.insert(pid, process);
+        self.tell_all_of(pid);
+        self.finish();
+        Ok(())
+    }
+
+    /// Tells everyone who keeps something about the process that it is here: the leaser, the
+    /// group's home, the parent, the children.
+    pub(crate) fn tell_all_of(&mut self, pid: Pid) {
+        let node = self.config.node;
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.version += 1;
+        let version = process.version;
+        let is_ended = process.is_zombie();
+        self.send_owner(pid, ProcMessage::Located { pid, version });
+        if !is_ended {
+            self.tell_parent(pid, ChildChange::Moved);
+        }
+        self.announce_member(pid, false);
+        self.tell_children(pid, |parent, process| ProcessBody::ParentChanged {
+            parent,
+            version: process.version,
+            node,
+            group: (process.pgid, process.sid),
+        });
+    }
+
+    /// Says the same to every child that has not ended.
+    pub(crate) fn tell_children(&mut self, pid: Pid, body: impl Fn(Pid, &Process) -> ProcessBody) {
+        let Some(process) = self.processes.get(&pid) else { return };
+        let body = body(pid, process);
+        let children: alloc::vec::Vec<(Pid, NodeId)> = process
+            .children
+            .iter()
+            .filter(|(_, child)| !crate::wait::has_ended(child))
+            .map(|(child, entry)| (*child, entry.node))
+            .collect();
+        for (child, node) in children {
+            self.send_process(child, Some(node), body.clone());
+        }
+    }
+
+    /// Tells those who may never have heard from the node to which it went, and which has died. If
+    /// it had moved on from there, they know a later version and ignore this.
+    pub(crate) fn mourn(&mut self, pid: Pid, tombstone: &Tombstone) {
+        let version = tombstone.version + 1;
+        let change =
+            ChildChange::Ended { status: ExitStatus::Lost, rusage: Rusage::default(), uid: 0 };
+        self.send_owner(pid, ProcMessage::LostOnTheWay { pid, version });
+        let left = ProcMessage::MemberLeft { pgid: tombstone.pgid, pid, version };
+        self.send_owner(tombstone.pgid, left);
+        let body = ProcessBody::ChildChanged { child: pid, node: tombstone.to, version, change };
+        if tombstone.parent.pid != Pid::INIT || tombstone.parent.node.is_some() {
+            self.send_process(tombstone.parent.pid, tombstone.parent.node, body);
+        }
+        for child in &tombstone.children {
+            self.send_process(*child, None, ProcessBody::ParentGone { parent: pid, version });
+        }
+    }
+
+    pub(crate) fn unbind_host(&mut self, process: &Process, pid: Pid) {
+        if let Some(host) = process.host
+            && self.hosts.get(&host) == Some(&pid)
+        {
+            self.hosts.remove(&host);
+        }
+    }
+
+    /// Delivers what was held, as far as the process can take it now.
+    pub(crate) fn deliver_held(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        for held in core::mem::take(&mut process.held) {
+            match held {
+                Held::Body(body) => self.handle_to_process(pid, 0, body),
+                Held::Group { pgid, serial, request } => {
+                    self.signal_local_members(pgid, serial, &request);
+                }
+                Held::Stopped(signal) => self.stop(pid, signal),
+                Held::Continued => self.go_on(pid),
+            }
+        }
+    }
+
+    /// Whether the process is here and not ended.
+    #[must_use]
+    pub fn is_alive(&self, pid: Pid) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.state != RunState::Zombie)
+    }
+}

@@ -1,0 +1,326 @@
+//! Which nodes live, and what a death means.
+//!
+//! ```text
+//! unknown --up--> live --down--> settling --all have settled, or too late--> buried
+//! ```
+//! A death is acted upon only after every survivor has told what the dead node had handed over to
+//! it, and has said so ([`ProcMessage::Settled`]): messages from one node arrive in order, so
+//! whatever lives on elsewhere is known by then. What was meant for the dead node meanwhile waits,
+//! and then goes wherever it belongs. A dead node never comes back under its number.
+
+use crate::{Effect, ProcTable, limits};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+use core::time::Duration;
+use dunix_ids::{NodeId, Pid};
+use dunix_wire::processes::{ParentLink, ProcMessage, RunState};
+
+#[derive(Debug)]
+enum Peer {
+    Live,
+    Settling {
+        awaiting: BTreeSet<NodeId>,
+        until: Duration,
+        /// What was meant for it: by process or by number.
+        parked: Vec<(Pid, ProcMessage)>,
+    },
+    Buried,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    by_node: BTreeMap<NodeId, Peer>,
+    /// `(dead, survivor)` that settled before the death was known here.
+    settled_early: BTreeSet<(NodeId, NodeId)>,
+}
+
+impl Peers {
+    pub(crate) fn is_peer_live(&self, node: NodeId) -> bool {
+        matches!(self.by_node.get(&node), Some(Peer::Live))
+    }
+
+    /// Whether messages from the node count: not of a dead node. One that is not announced yet
+    /// may speak first.
+    pub(crate) fn is_heard(&self, node: NodeId) -> bool {
+        matches!(self.by_node.get(&node), Some(Peer::Live) | None)
+    }
+
+    pub(crate) fn is_settling(&self, node: NodeId) -> bool {
+        matches!(self.by_node.get(&node), Some(Peer::Settling { .. }))
+    }
+
+    pub(crate) fn is_buried(&self, node: NodeId) -> bool {
+        matches!(self.by_node.get(&node), Some(Peer::Buried))
+    }
+
+    pub(crate) fn is_dead(&self, node: NodeId) -> bool {
+        self.is_settling(node) || self.is_buried(node)
+    }
+
+    /// Known, and not buried: duties that it had are still its.
+    pub(crate) fn is_trusted(&self, node: NodeId) -> bool {
+        matches!(self.by_node.get(&node), Some(Peer::Live | Peer::Settling { .. }))
+    }
+
+    pub(crate) fn trusted(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.by_node.iter().filter(|(_, peer)| !matches!(peer, Peer::Buried)).map(|(n, _)| *n)
+    }
+
+    pub(crate) fn live(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.by_node.iter().filter(|(_, peer)| matches!(peer, Peer::Live)).map(|(n, _)| *n)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.by_node
+            .values()
+            .filter_map(|peer| match peer {
+                Peer::Settling { until, .. } => Some(*until),
+                _ => None,
+            })
+            .min()
+    }
+
+    fn due(&self, now: Duration) -> Vec<NodeId> {
+        self.by_node
+            .iter()
+            .filter(|(_, peer)| match peer {
+                Peer::Settling { awaiting, until, .. } => awaiting.is_empty() || *until <= now,
+                _ => false,
+            })
+            .map(|(node, _)| *node)
+            .collect()
+    }
+
+    /// A survivor has settled a death, or died itself.
+    fn settle(&mut self, dead: NodeId, survivor: NodeId) {
+        if let Some(Peer::Settling { awaiting, .. }) = self.by_node.get_mut(&dead) {
+            awaiting.remove(&survivor);
+        }
+    }
+}
+
+impl ProcTable {
+    pub(crate) fn is_live(&self, node: NodeId) -> bool {
+        node == self.config.node || self.peers.is_peer_live(node)
+    }
+
+    /// A peer answers. Told again, or of a node that was declared dead, this does nothing.
+    pub fn handle_node_up(&mut self, now: Duration, node: NodeId) {
+        self.begin(now);
+        if node != self.config.node {
+            self.peers.by_node.entry(node).or_insert(Peer::Live);
+            self.ask_coordinator_now();
+        }
+        self.finish();
+    }
+
+    /// A node was declared dead.
+    pub fn handle_node_down(&mut self, now: Duration, node: NodeId) {
+        self.begin(now);
+        self.mark_dead(node);
+        self.finish();
+    }
+
+    fn mark_dead(&mut self, dead: NodeId) {
+        if dead == self.config.node || self.peers.is_dead(dead) {
+            return;
+        }
+        let early = &mut self.peers.settled_early;
+        let awaiting: BTreeSet<NodeId> = self
+            .peers
+            .by_node
+            .iter()
+            .filter(|(node, peer)| **node != dead && matches!(peer, Peer::Live))
+            .map(|(node, _)| *node)
+            .filter(|node| !early.remove(&(dead, *node)))
+            .collect();
+        let survivors: Vec<NodeId> = self.peers.live().filter(|node| *node != dead).collect();
+        let until = self.now + limits::SETTLE_WAIT;
+        let settling = Peer::Settling { awaiting, until, parked: Vec::new() };
+        self.peers.by_node.insert(dead, settling);
+        self.forget_replies_of(dead);
+        self.tell_what_came_from(dead);
+        let blocks: Vec<u32> = self.blocks.leased().collect();
+        for survivor in survivors {
+            let blocks = blocks.clone();
+            self.send(survivor, ProcMessage::Settled { dead, blocks });
+        }
+        let others: Vec<NodeId> = self.peers.by_node.keys().copied().collect();
+        for other in others {
+            self.peers.settle(other, dead);
+        }
+        self.bury_settled();
+    }
+
+    fn tell_what_came_from(&mut self, dead: NodeId) {
+        let adopted: Vec<Pid> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.came_from == Some(dead))
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in adopted {
+            self.tell_all_of(pid);
+        }
+    }
+
+    pub(crate) fn handle_settled(&mut self, from: NodeId, dead: NodeId, blocks: &[u32]) {
+        if dead == self.config.node {
+            return; // We are taken for dead; the lease, not the table, fences us.
+        }
+        self.learn_blocks(from, blocks);
+        match self.peers.by_node.get(&dead) {
+            // It died before this node knew it.
+            None => {
+                self.mark_dead(dead);
+                self.peers.settle(dead, from);
+            }
+            Some(Peer::Live) => {
+                self.peers.settled_early.insert((dead, from));
+            }
+            Some(_) => self.peers.settle(dead, from),
+        }
+        self.bury_settled();
+    }
+
+    pub(crate) fn expire_settling(&mut self) {
+        self.bury_settled();
+    }
+
+    fn bury_settled(&mut self) {
+        for node in self.peers.due(self.now) {
+            // What has been said so far is heard first.
+            self.finish();
+            self.bury(node);
+        }
+    }
+
+    fn bury(&mut self, dead: NodeId) {
+        let moved = self.numbers_of_owner(dead);
+        let was = self.peers.by_node.insert(dead, Peer::Buried);
+        self.peers.settled_early.retain(|(node, survivor)| *node != dead && *survivor != dead);
+        self.succeed_coordinator(dead);
+        self.lose_numbers_of(dead);
+        self.lose_members_of(dead);
+        self.tell_new_owners(&moved);
+        self.lose_children_on(dead);
+        self.lose_parents_on(dead);
+        for (pid, tombstone) in self.tombstones.take_of_node(dead) {
+            self.mourn(pid, &tombstone);
+        }
+        self.repeat_ends();
+        if let Some(Peer::Settling { parked, .. }) = was {
+            for (number, message) in parked {
+                self.send_again(number, message);
+            }
+        }
+    }
+
+    fn send_again(&mut self, number: Pid, message: ProcMessage) {
+        match message {
+            ProcMessage::ToProcess { pid, body, .. } => self.send_process(pid, None, body),
+            message => self.send_owner(number, message),
+        }
+    }
+
+    /// Keeps a message for a dead node until its death is settled.
+    pub(crate) fn park_for_dead(&mut self, node: NodeId, number: Pid, message: ProcMessage) {
+        match self.peers.by_node.get_mut(&node) {
+            Some(Peer::Settling { parked, .. }) if parked.len() < limits::PARKED_MAX => {
+                parked.push((number, message));
+            }
+            // A node that is known by its blocks only, and not up yet here: it lives.
+            None => self.effects.push_back(Effect::Send { to: node, message }),
+            _ => self.undeliverable(message),
+        }
+    }
+
+    /// The numbers that this node has told something to their owner about, if that is `owner`.
+    fn numbers_of_owner(&self, owner: NodeId) -> BTreeSet<Pid> {
+        let of_processes = self.processes.iter().flat_map(|(pid, process)| [*pid, process.pgid]);
+        let of_homes =
+            self.numbers.used.values().filter_map(|n| n.group.as_ref()).map(|g| g.session);
+        of_processes.chain(of_homes).filter(|number| self.owner(*number) == Some(owner)).collect()
+    }
+
+    /// Tells the new owners of these numbers all that this node knows of them.
+    fn tell_new_owners(&mut self, moved: &BTreeSet<Pid>) {
+        let processes: Vec<Pid> = self.processes.keys().copied().collect();
+        for pid in processes {
+            if moved.contains(&pid)
+                && let Some(process) = self.processes.get_mut(&pid)
+            {
+                process.version += 1;
+                let version = process.version;
+                self.send_owner(pid, ProcMessage::Located { pid, version });
+            }
+            if self.group(pid).is_some_and(|pgid| moved.contains(&pgid)) {
+                self.announce_member(pid, false);
+            }
+        }
+        let groups: Vec<(Pid, Pid)> = self
+            .numbers
+            .used
+            .iter()
+            .filter_map(|(pgid, number)| Some((*pgid, number.group.as_ref()?.session)))
+            .filter(|(_, sid)| moved.contains(sid))
+            .collect();
+        for (pgid, sid) in groups {
+            self.send_owner(sid, ProcMessage::SessionGroup { sid, pgid, exists: true });
+        }
+    }
+
+    /// Children and roots that were there are lost; of zombies whose nodes are dead the numbers are
+    /// claimed (again).
+    fn lose_children_on(&mut self, dead: NodeId) {
+        let (mut lost, mut held) = (Vec::new(), Vec::new());
+        for (parent, process) in &self.processes {
+            for (child, entry) in &process.children {
+                if entry.node == dead && !crate::wait::has_ended(entry) {
+                    lost.push((*parent, *child, entry.version + 1));
+                }
+                if self.peers.is_buried(entry.node) {
+                    held.push(*child);
+                }
+            }
+        }
+        for (root, entry) in self.roots.iter().filter(|(_, entry)| entry.node == dead) {
+            lost.push((Pid::INIT, *root, entry.version + 1));
+        }
+        for pid in held {
+            self.send_owner(pid, ProcMessage::Held { pid });
+        }
+        for (parent, child, version) in lost {
+            self.lose_child(parent, child, dead, version);
+        }
+    }
+
+    fn lose_parents_on(&mut self, dead: NodeId) {
+        let orphans: Vec<Pid> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.parent.node == Some(dead))
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in orphans {
+            self.orphan(pid);
+        }
+    }
+
+    /// News of an end may have been lost on the way through the dead node.
+    fn repeat_ends(&mut self) {
+        let zombies: Vec<Pid> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| {
+                process.state == RunState::Zombie && process.parent != ParentLink::ORPHAN
+            })
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in zombies {
+            self.tell_end(pid);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What a leaser keeps for each number in use: where the process is, and the group and session of
+//! that number (whose home it is). A number is free when nothing is left of all these, and then
+//! rests in quarantine.
+
+use crate::{Note, ProcTable, group_home::GroupHome, limits};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use core::time::Duration;
+use dunix_ids::{NodeId, Pid};
+use dunix_wire::processes::ProcMessage;
+
+/// Where the process of a number is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Place {
+    /// There is none (any more).
+    #[default]
+    None,
+    /// It runs there, or is a zombie there.
+    At { node: NodeId, version: u64 },
+    /// Its node died. `claimed`: a parent holds the zombie; else the number goes free at the end of
+    /// the claim's wait.
+    Lost { claimed: bool },
+    /// It is a thread of this node.
+    Thread,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Number {
+    pub(crate) place: Place,
+    pub(crate) group: Option<GroupHome>,
+    /// Groups of the session of this number.
+    pub(crate) session: BTreeSet<Pid>,
+}
+
+impl Number {
+    fn is_free(&self) -> bool {
+        self.place == Place::None && self.group.is_none() && self.session.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    pub(crate) used: BTreeMap<Pid, Number>,
+    /// Until when a number rests.
+    resting: BTreeMap<Pid, Duration>,
+    rests: VecDeque<(Duration, Pid)>,
+    /// When the numbers of lost processes go free unless claimed.
+    claims: VecDeque<(Duration, Pid)>,
+    /// `(group, member)` that left: older news of the membership is stale.
+    left: BTreeMap<(Pid, Pid), u64>,
+    left_ages: VecDeque<(Duration, (Pid, Pid))>,
+}
+
+impl Numbers {
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.claims.front().map(|(until, _)| *until)
+    }
+
+    pub(crate) fn is_available(&self, pid: Pid) -> bool {
+        !self.used.contains_key(&pid) && !self.resting.contains_key(&pid)
+    }
+
+    pub(crate) fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
+    pub(crate) fn place(&self, pid: Pid) -> Place {
+        self.used.get(&pid).map_or(Place::None, |number| number.place)
+    }
+
+    pub(crate) fn group(&self, pgid: Pid) -> Option<&GroupHome> {
+        self.used.get(&pgid)?.group.as_ref()
+    }
+
+    pub(crate) fn group_mut(&mut self, pgid: Pid) -> Option<&mut GroupHome> {
+        self.used.get_mut(&pgid)?.group.as_mut()
+    }
+
+    /// Ends what is due: quarantine and the memory of those who left.
+    pub(crate) fn age(&mut self, now: Duration) {
+        while let Some((until, pid)) = self.rests.front().copied()
+            && until <= now
+        {
+            self.rests.pop_front();
+            self.resting.remove(&pid);
+        }
+        while let Some((until, key)) = self.left_ages.front().copied()
+            && until <= now
+        {
+            self.left_ages.pop_front();
+            if !self.left_ages.iter().any(|(_, other)| *other == key) {
+                self.left.remove(&key);
+            }
+        }
+    }
+
+    /// Notes that a member left at this version.
+    pub(crate) fn remember_left(&mut self, now: Duration, pgid: Pid, pid: Pid, version: u64) {
+        let newest = self.left.entry((pgid, pid)).or_insert(version);
+        *newest = (*newest).max(version);
+        self.left_ages.push_back((now + limits::TOMBSTONE_LIFETIME, (pgid, pid)));
+    }
+
+    /// Whether news of this version about a member is older than its leaving.
+    pub(crate) fn has_left(&self, pgid: Pid, pid: Pid, version: u64) -> bool {
+        self.left.get(&(pgid, pid)).is_some_and(|left| version <= *left)
+    }
+
+    /// Lets a number rest if nothing is left of it.
+    pub(crate) fn try_free(&mut self, now: Duration, pid: Pid) {
+        if self.used.get(&pid).is_some_and(Number::is_free) {
+            self.used.remove(&pid);
+            let until = now + limits::QUARANTINE;
+            if self.resting.insert(pid, until).is_none() {
+                self.rests.push_back((until, pid));
+            }
+        }
+    }
+
+    fn lose(&mut self, now: Duration, pid: Pid, claimed: bool) {
+        self.used.entry(pid).or_default().place = Place::Lost { claimed };
+        if !claimed {
+            self.claims.push_back((now + limits::CLAIM_WAIT, pid));
+        }
+    }
+}
+
+impl ProcTable {
+    /// Takes a number for a new process.
+    pub(crate) fn allocate_process(&mut self) -> Option<Pid> {
+        let place = Place::At { node: self.config.node, version: 1 };
+        self.allocate(place)
+    }
+
+    pub(crate) fn allocate_thread(&mut self) -> Option<Pid> {
+        self.allocate(Place::Thread)
+    }
+
+    fn allocate(&mut self, place: Place) -> Option<Pid> {
+        self.numbers.age(self.now);
+        let pid = self.next_free_number();
+        self.ask_for_block_if_low();
+        let pid = pid?;
+        self.numbers.used.insert(pid, Number { place, ..Number::default() });
+        Some(pid)
+    }
+
+    pub(crate) fn free_thread_number(&mut self, tid: Pid) {
+        if let Some(number) = self.numbers.used.get_mut(&tid)
+            && number.place == Place::Thread
+        {
+            number.place = Place::None;
+            self.numbers.try_free(self.now, tid);
+        }
+    }
+
+    pub(crate) fn handle_located(&mut self, from: NodeId, pid: Pid, version: u64) {
+        if !self.owns(pid) {
+            return self.send_owner(pid, ProcMessage::Located { pid, version });
+        }
+        // A number of our own that is not in use has been released: late news of it is stale. Of a
+        // block that was taken over nothing is known, so everything is news.
+        let is_known = self.numbers.used.contains_key(&pid);
+        if !is_known && (self.leases(pid) || !self.numbers.is_available(pid)) {
+            return;
+        }
+        let number = self.numbers.used.entry(pid).or_default();
+        match number.place {
+            Place::At { version: newest, .. } if version <= newest => {}
+            Place::Thread => {}
+            _ => number.place = Place::At { node: from, version },
+        }
+    }
+
+    /// Only the node that has the process can release it, or anyone if that node is dead.
+    pub(crate) fn handle_released(&mut self, from: NodeId, pid: Pid) {
+        if !self.owns(pid) {
+            return self.send_owner(pid, ProcMessage::Released { pid });
+        }
+        let may_release = match self.numbers.place(pid) {
+            Place::At { node, .. } => node == from || self.peers.is_dead(node),
+            Place::Lost { .. } => true,
+            Place::None | Place::Thread => false,
+        };
+        if may_release {
+            self.vacate(pid);
+        }
+    }
+
+    fn vacate(&mut self, pid: Pid) {
+        if let Some(number) = self.numbers.used.get_mut(&pid) {
+            number.place = Place::None;
+            self.numbers.try_free(self.now, pid);
+        }
+    }
+
+    pub(crate) fn handle_held(&mut self, pid: Pid) {
+        if !self.owns(pid) {
+            return self.send_owner(pid, ProcMessage::Held { pid });
+        }
+        let is_lost = match self.numbers.place(pid) {
+            Place::Lost { .. } => true,
+            Place::None => !self.leases(pid),
+            Place::At { .. } | Place::Thread => false,
+        };
+        if is_lost {
+            self.numbers.lose(self.now, pid, true);
+        }
+    }
+
+    pub(crate) fn handle_lost_on_the_way(&mut self, pid: Pid, version: u64) {
+        if !self.owns(pid) {
+            return self.send_owner(pid, ProcMessage::LostOnTheWay { pid, version });
+        }
+        if let Place::At { version: newest, .. } = self.numbers.place(pid)
+            && newest < version
+        {
+            self.numbers.lose(self.now, pid, false);
+        }
+    }
+
+    /// The processes that were on a node that died, as this node knows as their leaser. What is
+    /// already lost must be claimed again: its claimant may have been there.
+    pub(crate) fn lose_numbers_of(&mut self, node: NodeId) {
+        let (mut lost, mut to_claim) = (alloc::vec::Vec::new(), alloc::vec::Vec::new());
+        for (pid, number) in &self.numbers.used {
+            match number.place {
+                Place::At { node: at, .. } if at == node => lost.push(*pid),
+                Place::Lost { claimed: true } => to_claim.push(*pid),
+                _ => {}
+            }
+        }
+        for pid in to_claim {
+            self.numbers.lose(self.now, pid, false);
+        }
+        for pid in lost {
+            self.numbers.lose(self.now, pid, false);
+            self.note(Note::LostWithNode { pid, node });
+        }
+    }
+
+    pub(crate) fn expire_claims(&mut self) {
+        while let Some((until, pid)) = self.numbers.claims.front().copied()
+            && until <= self.now
+        {
+            self.numbers.claims.pop_front();
+            let is_last = !self.numbers.claims.iter().any(|(_, other)| *other == pid);
+            if is_last && self.numbers.place(pid) == (Place::Lost { claimed: false }) {
+                self.vacate(pid);
+            }
+        }
+    }
+}

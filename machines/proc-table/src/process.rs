@@ -1,0 +1,189 @@
+//! One process (or zombie) of this node.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::String,
+    vec::Vec,
+};
+use dunix_ids::{NodeId, ObjectId, Pid};
+use dunix_wire::processes::{
+    Child, Credentials, ExitStatus, MemberState, ParentLink, ProcessBody, ProcessRecord, RunState,
+    Rusage, SignalRequest, SignalSerial, record,
+};
+
+/// What arrived for a process that has no host process yet or is leaving.
+#[derive(Clone, Debug)]
+pub(crate) enum Held {
+    Body(ProcessBody),
+    Group { pgid: Pid, serial: SignalSerial, request: SignalRequest },
+    Stopped(u8),
+    Continued,
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) version: u64,
+    pub(crate) parent: ParentLink,
+    pub(crate) exit_signal: u8,
+    pub(crate) pgid: Pid,
+    pub(crate) sid: Pid,
+    pub(crate) terminal: Option<ObjectId>,
+    pub(crate) credentials: Credentials,
+    pub(crate) children_reaped: bool,
+    pub(crate) stops_silent: bool,
+    pub(crate) children: BTreeMap<Pid, Child>,
+    pub(crate) children_rusage: Rusage,
+    pub(crate) serials: Vec<SignalSerial>,
+    pub(crate) comm: String,
+
+    /// Never [`RunState::Leaving`]; see `leaving`.
+    pub(crate) state: RunState,
+    pub(crate) leaving: Option<NodeId>,
+    pub(crate) host: Option<u32>,
+    /// TIDs besides the first.
+    pub(crate) threads: BTreeSet<Pid>,
+    /// It has called exec since its fork.
+    pub(crate) has_execed: bool,
+    /// A setpgid or setsid is under way with the group's home.
+    pub(crate) is_joining: bool,
+    /// The node that handed it over.
+    pub(crate) came_from: Option<NodeId>,
+    pub(crate) held: Vec<Held>,
+    /// How it ended: of a zombie, or of one whose host process ended while it was leaving.
+    pub(crate) end: Option<(ExitStatus, Rusage)>,
+}
+
+impl Process {
+    /// Makes the child of a fork.
+    pub(crate) fn fork(&self, parent: Pid, node: NodeId, exit_signal: u8) -> Process {
+        Process {
+            version: 1,
+            parent: ParentLink {
+                pid: parent,
+                node: Some(node),
+                group: Some((self.pgid, self.sid)),
+                version: self.version,
+            },
+            exit_signal,
+            pgid: self.pgid,
+            sid: self.sid,
+            terminal: self.terminal,
+            credentials: self.credentials,
+            children_reaped: self.children_reaped,
+            stops_silent: self.stops_silent,
+            children: BTreeMap::new(),
+            children_rusage: Rusage::default(),
+            serials: self.serials.clone(),
+            comm: self.comm.clone(),
+            ..Process::blank(self.pgid)
+        }
+    }
+
+    /// Makes a process that leads its own group and session and has no parent.
+    pub(crate) fn blank(pid: Pid) -> Process {
+        Process {
+            version: 1,
+            parent: ParentLink::ORPHAN,
+            exit_signal: crate::SIGCHLD,
+            pgid: pid,
+            sid: pid,
+            terminal: None,
+            credentials: Credentials::default(),
+            children_reaped: false,
+            stops_silent: false,
+            children: BTreeMap::new(),
+            children_rusage: Rusage::default(),
+            serials: Vec::new(),
+            comm: String::new(),
+            state: RunState::Starting,
+            leaving: None,
+            host: None,
+            threads: BTreeSet::new(),
+            has_execed: false,
+            is_joining: false,
+            came_from: None,
+            held: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// Packs what moves.
+    pub(crate) fn record(&self, pid: Pid) -> ProcessRecord {
+        ProcessRecord {
+            pid,
+            version: self.version,
+            parent: self.parent,
+            exit_signal: self.exit_signal,
+            pgid: self.pgid,
+            sid: self.sid,
+            terminal: self.terminal,
+            credentials: self.credentials,
+            children_reaped: self.children_reaped,
+            stops_silent: self.stops_silent,
+            children: self.children.iter().map(|(pid, child)| (*pid, child.clone())).collect(),
+            children_rusage: self.children_rusage,
+            serials: self.serials.clone(),
+            comm: self.comm.clone(),
+        }
+    }
+
+    /// Unpacks what came. Two versions are skipped: the source speaks of the loss with the first
+    /// if this node dies before anyone has heard from it.
+    pub(crate) fn of_record(record: ProcessRecord, from: NodeId) -> Process {
+        Process {
+            version: record.version.saturating_add(2),
+            parent: record.parent,
+            exit_signal: record.exit_signal,
+            pgid: record.pgid,
+            sid: record.sid,
+            terminal: record.terminal,
+            credentials: record.credentials,
+            children_reaped: record.children_reaped,
+            stops_silent: record.stops_silent,
+            children: record.children.into_iter().collect(),
+            children_rusage: record.children_rusage,
+            serials: record.serials,
+            comm: record.comm,
+            has_execed: true,
+            came_from: Some(from),
+            ..Process::blank(record.pid)
+        }
+    }
+
+    pub(crate) fn is_zombie(&self) -> bool {
+        self.state == RunState::Zombie
+    }
+
+    /// Whether signals must be held: no host process yet, or on its way.
+    pub(crate) fn is_in_between(&self) -> bool {
+        self.leaving.is_some() || self.state == RunState::Starting
+    }
+
+    /// Whether the parent keeps this process's group from being orphaned.
+    pub(crate) fn is_anchored(&self) -> bool {
+        !self.is_zombie()
+            && self.parent.group.is_some_and(|(pgid, sid)| sid == self.sid && pgid != self.pgid)
+    }
+
+    pub(crate) fn member_state(&self, node: NodeId) -> MemberState {
+        MemberState {
+            node,
+            version: self.version,
+            anchored: self.is_anchored(),
+            stopped: matches!(self.state, RunState::Stopped(_)),
+            zombie: self.is_zombie(),
+        }
+    }
+
+    /// Notes a group signal; returns false if the process has had it.
+    pub(crate) fn take_serial(&mut self, serial: SignalSerial) -> bool {
+        if self.serials.contains(&serial) {
+            return false;
+        }
+        if self.serials.len() >= record::SERIALS_MAX {
+            self.serials.remove(0);
+        }
+        self.serials.push(serial);
+        true
+    }
+}

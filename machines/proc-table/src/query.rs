@@ -1,0 +1,128 @@
+//! Questions: those that this node can answer, and those that go to the process.
+
+use crate::{ProcTable, Token, number::Place, operation::Then};
+use alloc::vec::Vec;
+use core::time::Duration;
+use dunix_ids::{NodeId, ObjectId, Pid};
+use dunix_wire::processes::{ProcessBody, ProcessSummary, RunState, table::Question};
+
+impl ProcTable {
+    /// getpgid(2) of any process. Answers `Pid`, `ESRCH`.
+    pub fn getpgid(&mut self, now: Duration, token: Token, pid: Pid) {
+        self.ask(now, token, pid, Question::Group);
+    }
+
+    /// getsid(2) of any process. Answers `Pid`, `ESRCH`.
+    pub fn getsid(&mut self, now: Duration, token: Token, pid: Pid) {
+        self.ask(now, token, pid, Question::Session);
+    }
+
+    /// Asks which node a process runs on. Answers `Node`, `ESRCH`.
+    pub fn locate(&mut self, now: Duration, token: Token, pid: Pid) {
+        self.ask(now, token, pid, Question::Node);
+    }
+
+    fn ask(&mut self, now: Duration, token: Token, pid: Pid, question: Question) {
+        self.begin(now);
+        if let Some(reply) = self.open_operation(Then::Tell(token)) {
+            self.send_process(pid, None, ProcessBody::Ask { question, reply });
+        }
+        self.finish();
+    }
+
+    /// The parent of a process of this node; [`Pid::INIT`] for roots and orphans.
+    #[must_use]
+    pub fn parent(&self, pid: Pid) -> Option<Pid> {
+        self.processes.get(&pid).map(|process| process.parent.pid)
+    }
+
+    /// The group of a process of this node.
+    #[must_use]
+    pub fn group(&self, pid: Pid) -> Option<Pid> {
+        self.processes.get(&pid).map(|process| process.pgid)
+    }
+
+    /// The session of a process of this node.
+    #[must_use]
+    pub fn session(&self, pid: Pid) -> Option<Pid> {
+        self.processes.get(&pid).map(|process| process.sid)
+    }
+
+    /// The controlling terminal of a process of this node.
+    #[must_use]
+    pub fn terminal(&self, pid: Pid) -> Option<ObjectId> {
+        self.processes.get(&pid)?.terminal
+    }
+
+    /// The process or thread of this node with this host number.
+    #[must_use]
+    pub fn from_host(&self, host: u32) -> Option<Pid> {
+        self.hosts.get(&host).copied().or_else(|| self.threads.of_host(host))
+    }
+
+    /// The process of this node that a thread's (or its own) number belongs to.
+    #[must_use]
+    pub fn process_of(&self, id: Pid) -> Option<Pid> {
+        if self.processes.contains_key(&id) {
+            return Some(id);
+        }
+        self.threads.get(id).map(|thread| thread.process)
+    }
+
+    /// Where a process is, as far as this node knows without asking.
+    #[must_use]
+    pub fn known_location(&self, pid: Pid) -> Option<NodeId> {
+        if self.processes.contains_key(&pid) {
+            return Some(self.config.node);
+        }
+        match self.numbers.place(pid) {
+            Place::At { node, .. } => Some(node),
+            _ => self.tombstones.next_node(pid),
+        }
+    }
+
+    /// The processes of a terminal's session on this node.
+    #[must_use]
+    pub fn with_terminal(&self, terminal: ObjectId) -> Vec<Pid> {
+        self.processes
+            .iter()
+            .filter(|(_, process)| process.terminal == Some(terminal))
+            .map(|(pid, _)| *pid)
+            .collect()
+    }
+
+    /// The threads of a process of this node, its first included.
+    #[must_use]
+    pub fn threads_of(&self, pid: Pid) -> Vec<Pid> {
+        let Some(process) = self.processes.get(&pid) else { return Vec::new() };
+        core::iter::once(pid).chain(process.threads.iter().copied()).collect()
+    }
+
+    /// What is on this node, zombies included, by PID. Arguments, times and memory are the driver's
+    /// to fill in.
+    #[must_use]
+    pub fn list(&self) -> Vec<ProcessSummary> {
+        self.processes.keys().filter_map(|pid| self.summary(*pid)).collect()
+    }
+
+    /// One line of [`ProcTable::list`].
+    #[must_use]
+    pub fn summary(&self, pid: Pid) -> Option<ProcessSummary> {
+        let process = self.processes.get(&pid)?;
+        Some(ProcessSummary {
+            pid,
+            ppid: process.parent.pid.get(),
+            pgid: process.pgid,
+            sid: process.sid,
+            uid: process.credentials.uid,
+            state: process.leaving.map_or(process.state, RunState::Leaving),
+            threads: u32::try_from(process.threads.len()).unwrap_or(u32::MAX).saturating_add(1),
+            host_pid: process.host,
+            comm: process.comm.clone(),
+            arguments: Vec::new(),
+            cpu_micros: 0,
+            resident_bytes: 0,
+            started_seconds: 0,
+        })
+    }
+}
