@@ -16,7 +16,7 @@
 
 use crate::config::{DESCRIPTOR_GUEST_DOORS, DESCRIPTOR_LIFELINE, GUEST_DOORS_VARIABLE, ID_COUNT};
 use crate::error::LabError;
-use crate::node_root;
+use crate::node_root::{self, HostMounts};
 use crate::packets::Packets;
 use crate::switch::NODE_INTERFACE;
 use dunix_linux::clone::{Forked, Namespaces, Parent, become_root, fork_into};
@@ -73,6 +73,7 @@ pub(crate) fn run(owner: &Packets) -> io::Result<()> {
 fn install(plan: Plan, mut descriptors: Vec<OwnedFd>) -> Result<(i32, OwnedFd), LabError> {
     let shim = if plan.has_shim { descriptors.pop() } else { None };
     let programs = node_root::own_files().map_err(LabError::step("find the own program"))?;
+    let host = plan.upper.as_ref().map(|upper| HostMounts::take(upper)).transpose()?;
     let namespaces = Namespaces::USER
         .and(Namespaces::MOUNT)
         .and(Namespaces::PID)
@@ -93,7 +94,7 @@ fn install(plan: Plan, mut descriptors: Vec<OwnedFd>) -> Result<(i32, OwnedFd), 
     move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
         .map_err(io::Error::from)
         .map_err(LabError::step("join the mounts"))?;
-    node_root::prepare(&plan, &programs, shim)?;
+    node_root::prepare(&plan, &programs, shim, host)?;
     Ok((pid.as_raw_nonzero().get(), network))
 }
 

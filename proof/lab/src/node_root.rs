@@ -9,7 +9,8 @@
 //! /host /upper         at the tree's authority only: the host's tree, read-only; where changes go
 //! ```
 //!
-//! In `/host` what belongs to the host's kernel or to labs and fabrics is hidden by empty mounts.
+//! `/host` lacks the host's /proc, /sys and /dev; what belongs to labs and fabrics is hidden by empty
+//! mounts.
 
 use crate::config::GUEST_ID_FIRST;
 use crate::error::LabError;
@@ -19,8 +20,8 @@ use dunix_linux::mounts::restrict_recursively;
 use rustix::fs::{AtFlags, OFlags, fchmod, open};
 use rustix::fs::{CWD, Dev, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
-    move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_change, move_mount, open_tree, unmount,
 };
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -50,8 +51,12 @@ const LINKS: [(&str, &str); 5] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
 ];
-/// What of the host's tree no guest sees.
-const HIDDEN: [&str; 5] = ["/proc", "/sys", "/dev", RUN_DIRECTORY, STORE_DIRECTORY];
+/// Mounts of the host's kernel that a node has no business with.
+const UNMOUNTED: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// What else of the host's tree no guest sees.
+const HIDDEN: [&str; 2] = [RUN_DIRECTORY, STORE_DIRECTORY];
+/// What the node's root may write in.
+const OWNED: [&str; 4] = ["", "/run", "/tmp", "/tree"];
 
 /// Where a node's root is mounted, in the node's mount namespace, until it becomes `/`. A place
 /// that everybody may pass: the node's root is nobody to the host.
@@ -93,16 +98,19 @@ pub(crate) fn prepare(
     plan: &Plan,
     programs: &[(PathBuf, File)],
     shim: Option<OwnedFd>,
+    host: Option<HostMounts>,
 ) -> Result<(), LabError> {
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
     step("make mounts private", mount_change("/", private))?;
-    // Taken before the root exists, so that it does not contain the root.
-    let host = plan.upper.as_ref().map(|upper| take_host(upper)).transpose()?;
     let root = MOUNT_POINT;
     mount_memory(root, "mode=755", MountFlags::NOSUID)?;
     for directory in ["dev", "dev/pts", "dev/shm", "proc", "sys", "run", "tmp", "tree"] {
         let path = format!("{root}/{directory}");
         fs::create_dir(&path).map_err(LabError::state(path))?;
+    }
+    for directory in OWNED {
+        let path = format!("{root}{directory}");
+        step("own directories", own(&path, plan.id_first))?;
     }
     make_devices(plan, root)?;
     for (path, file) in programs {
@@ -111,7 +119,7 @@ pub(crate) fn prepare(
     if let Some(shim) = shim {
         copy_program(&inside(root, Path::new("/shim")), &File::from(shim))?;
     }
-    host.map_or(Ok(()), |(tree, upper)| attach_host(root, &tree, &upper))
+    host.map_or(Ok(()), |host| attach_host(root, &host))
 }
 
 fn step<T>(name: &str, result: rustix::io::Result<T>) -> Result<T, LabError> {
@@ -185,25 +193,37 @@ fn copy_program(path: &Path, file: &File) -> Result<(), LabError> {
     copy().map_err(LabError::state(path))
 }
 
-/// Copies the host's mounts, and the one that `upper` lies on, without putting them anywhere.
-fn take_host(upper: &Path) -> Result<(OwnedFd, OwnedFd), LabError> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let all = clone | OpenTreeFlags::AT_RECURSIVE;
-    let tree = step("copy the host's mounts", open_tree(CWD, "/", all))?;
-    step("restrict the host's mounts", restrict_recursively(tree.as_fd()))?;
-    let upper = step("copy the store's mount", open_tree(CWD, upper, clone))?;
-    Ok((tree, upper))
+/// Copies of the host's mounts that are attached nowhere yet.
+pub(crate) struct HostMounts {
+    tree: OwnedFd,
+    upper: OwnedFd,
 }
 
-fn attach_host(root: &str, tree: &OwnedFd, upper: &OwnedFd) -> Result<(), LabError> {
-    for (what, name) in [(tree, "host"), (upper, "upper")] {
+impl HostMounts {
+    /// Copies all mounts, and the one that `upper` lies on. In the host's mount namespace: copies
+    /// made in the node's could not be taken apart.
+    pub(crate) fn take(upper: &Path) -> Result<HostMounts, LabError> {
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let all = clone | OpenTreeFlags::AT_RECURSIVE;
+        let tree = step("copy the host's mounts", open_tree(CWD, "/", all))?;
+        step("restrict the host's mounts", restrict_recursively(tree.as_fd()))?;
+        let upper = step("copy the store's mount", open_tree(CWD, upper, clone))?;
+        Ok(HostMounts { tree, upper })
+    }
+}
+
+fn attach_host(root: &str, host: &HostMounts) -> Result<(), LabError> {
+    for (what, name) in [(&host.tree, "host"), (&host.upper, "upper")] {
         let path = format!("{root}/{name}");
         fs::create_dir(&path).map_err(LabError::state(&path))?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         step(&format!("attach /{name}"), move_mount(what, "", CWD, &path, flags))?;
     }
-    for hidden in HIDDEN {
-        let path = format!("{root}/host{hidden}");
+    for path in UNMOUNTED.map(|name| format!("{root}/host{name}")) {
+        // Mounts may lie on one another; the kernel says EINVAL when there is none left.
+        while step_unmount(&path)? {}
+    }
+    for path in HIDDEN.map(|name| format!("{root}/host{name}")) {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if open(&path, flags, Mode::empty()).is_ok() {
             let read_only = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
@@ -211,6 +231,15 @@ fn attach_host(root: &str, tree: &OwnedFd, upper: &OwnedFd) -> Result<(), LabErr
         }
     }
     Ok(())
+}
+
+fn step_unmount(path: &str) -> Result<bool, LabError> {
+    use rustix::io::Errno;
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+        Err(error) => step(&format!("unmount {path}"), Err(error)),
+    }
 }
 
 /// Mounts the node's own views of processes and of the kernel, by process 1 of the node while the

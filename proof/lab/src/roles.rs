@@ -64,7 +64,9 @@ fn run(role: Role) -> io::Result<()> {
 /// caller's if `None`.
 pub(crate) fn start(role: Role, log: Option<OwnedFd>) -> io::Result<(Child, Packets)> {
     let (ours, theirs) = Packets::pair()?;
-    let child = Command::new("/proc/self/exe")
+    // By its own name, which ps shows; by the kernel's link if that file was replaced meanwhile.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let child = Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()))
         .arg0("dunix")
         .arg(role.argument())
         .stdin(Stdio::from(theirs))
