@@ -1,1 +1,61 @@
-fn main() {}
+//! Chores of the workspace: `cargo xtask <chore>`.
+//!
+//! ```text
+//! layers   who may depend on whom, where unsafe may be          (no build)
+//! ci       format, lints, layers, then test                     (what .ci/run runs)
+//! test     builds, then every test; ends with a line of figures
+//! demo     a parallel build and a pipeline over a lab of three nodes, compared with native ones
+//! bench    figures as ratios to their peers in the same run
+//! ```
+
+mod bench;
+mod ci;
+mod demo;
+mod fabric;
+mod interrupt;
+mod layers;
+mod packages;
+mod source;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask CHORE
+
+  layers            check dependencies between layers and where unsafe code is
+  ci                format, lints, layers, test
+  test [--full]     build and run every test; --full: long ones too
+  demo              build zstd over a fabric of three nodes and compare with a native build
+  bench [--check]   measure; --check: fail if a figure is beyond its bound";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Err(error) = interrupt::listen() {
+        eprintln!("xtask: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let result = match *arguments {
+        ["layers"] => layers::run(),
+        ["ci"] => ci::run(),
+        ["test"] => test::run(false),
+        ["test", "--full"] => test::run(true),
+        ["test", "--vm"] => Err(anyhow::anyhow!("tests in virtual machines are not built yet")),
+        ["demo"] => demo::run(),
+        ["bench"] => bench::run(false),
+        ["bench", "--check"] => bench::run(true),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

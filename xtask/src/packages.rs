@@ -1,0 +1,47 @@
+//! Programs of the system that chores need; missing ones are installed by apt, and it says so.
+
+use crate::interrupt;
+use anyhow::{Context, Result, bail};
+use std::{env, path::PathBuf, process::Command};
+
+/// A program and the Debian package that brings it.
+pub(crate) struct Tool {
+    pub(crate) program: &'static str,
+    pub(crate) package: &'static str,
+}
+
+pub(crate) const MAKE: Tool = Tool { program: "make", package: "make" };
+pub(crate) const CC: Tool = Tool { program: "cc", package: "gcc" };
+pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2" };
+pub(crate) const SSHD: Tool = Tool { program: "sshd", package: "openssh-server" };
+pub(crate) const SSH: Tool = Tool { program: "ssh", package: "openssh-client" };
+
+/// Makes sure that the tools are there.
+pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| find(tool.program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    eprintln!("installing {} (apt-get install) ...", packages.join(", "));
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(arguments);
+        interrupt::output(&mut command)
+    };
+    apt(&["update"]).context("cannot install what is missing")?;
+    apt(&[&["install", "--yes", "--no-install-recommends"], &*packages].concat())?;
+    for tool in missing {
+        if find(tool.program).is_none() {
+            bail!("package {} brought no {}", tool.package, tool.program);
+        }
+    }
+    Ok(())
+}
+
+/// Finds a program in `PATH` and where system programs are.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(system).map(|dir| dir.join(program)).find(|file| file.is_file())
+}

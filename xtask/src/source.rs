@@ -1,0 +1,161 @@
+//! A real C code base: the library sources of zstd, out of the `zstd-sys` package.
+//!
+//! Cargo fetches the package (see `xtask/zstd-source`); the C files are copied to a folder that
+//! anyone may read, with a makefile and a small main program of ours.
+
+use crate::{interrupt, workspace};
+use anyhow::{Context, Result, bail};
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+/// Folders of zstd's library that hold C files.
+const FOLDERS: [&str; 6] =
+    ["common", "compress", "decompress", "deprecated", "dictBuilder", "legacy"];
+
+const MAKEFILE: &str = "\
+# Objects do not depend on where they are built: paths are relative, nothing holds a date.
+CC = cc
+CFLAGS = -O1 -w -Ilib -Ilib/common -Ilib/legacy -DZSTD_DISABLE_ASM -DZSTD_LEGACY_SUPPORT=1
+OBJECTS = $(patsubst %.c,%.o,$(wildcard lib/*/*.c) main.c)
+
+program: $(OBJECTS)
+\t$(CC) -o $@ $(OBJECTS)
+
+%.o: %.c
+\t$(CC) $(CFLAGS) -c -o $@ $<
+";
+
+const MAIN: &str = r#"/* Compresses and restores standard input; prints both sizes. */
+#include "zstd.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(void) {
+    size_t size = 0, capacity = 1 << 16, got;
+    char *data = malloc(capacity);
+    while (data && (got = fread(data + size, 1, capacity - size, stdin)) > 0) {
+        size += got;
+        if (size == capacity) data = realloc(data, capacity *= 2);
+    }
+    size_t bound = ZSTD_compressBound(size);
+    char *packed = malloc(bound), *restored = malloc(size + 1);
+    if (!data || !packed || !restored) return 2;
+    size_t packed_size = ZSTD_compress(packed, bound, data, size, 3);
+    if (ZSTD_isError(packed_size)) return 3;
+    size_t restored_size = ZSTD_decompress(restored, size, packed, packed_size);
+    if (restored_size != size || memcmp(data, restored, size)) return 4;
+    printf("%zu bytes, compressed to %zu and restored\n", size, packed_size);
+    return 0;
+}
+"#;
+
+/// A folder below `/var/tmp`, removed when dropped.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes a fresh folder that anyone may read.
+    pub(crate) fn new(name: &str) -> Result<Scratch> {
+        let path = PathBuf::from(format!("/var/tmp/dunix-{name}-{}", std::process::id()));
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        open_to_all(&path)?;
+        Ok(Scratch(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("xtask: {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Puts the code base into a new folder; returns the number of C files.
+pub(crate) fn unpack(folder: &Path) -> Result<usize> {
+    let library = fetch()?;
+    make_folder(folder)?;
+    make_folder(&folder.join("lib"))?;
+    let mut files = copy(&library, &folder.join("lib"))?;
+    for part in FOLDERS {
+        make_folder(&folder.join("lib").join(part))?;
+        files += copy(&library.join(part), &folder.join("lib").join(part))?;
+    }
+    write(&folder.join("Makefile"), MAKEFILE.as_bytes())?;
+    write(&folder.join("main.c"), MAIN.as_bytes())?;
+    Ok(files + 1)
+}
+
+/// The folder of zstd's library sources in cargo's own store.
+fn fetch() -> Result<PathBuf> {
+    let manifest = workspace::root().join("xtask/zstd-source/Cargo.toml");
+    let mut fetch = workspace::cargo(&["fetch", "--quiet", "--locked", "--manifest-path"]);
+    interrupt::run(fetch.arg(&manifest))?;
+    let metadata = workspace::metadata(&manifest, &["--locked", "--offline"])?;
+    let packages = metadata["packages"].as_array().context("cargo metadata: packages")?;
+    let package = packages.iter().find(|package| package["name"] == "zstd-sys");
+    let manifest = package.and_then(|package| package["manifest_path"].as_str());
+    let folder = Path::new(manifest.context("no package zstd-sys")?).with_file_name("zstd/lib");
+    if !folder.is_dir() {
+        bail!("{} is missing", folder.display());
+    }
+    Ok(folder)
+}
+
+/// Copies the C files and headers of one folder; returns the number of C files.
+fn copy(from: &Path, to: &Path) -> Result<usize> {
+    let mut files = 0;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let (Some(name), Some(extension)) = (path.file_name(), path.extension()) else { continue };
+        if extension == "c" || extension == "h" {
+            write(&to.join(name), &fs::read(&path)?)?;
+            files += usize::from(extension == "c");
+        }
+    }
+    Ok(files)
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir(path)?;
+    open_to_all(path)
+}
+
+fn open_to_all(path: &Path) -> Result<()> {
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o644))?)
+}
+
+/// Every C file of an unpacked code base in a fixed order, one after the other.
+pub(crate) fn concatenate(folder: &Path) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for part in FOLDERS {
+        let entries = fs::read_dir(folder.join("lib").join(part))?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "c"));
+        paths.sort();
+        for path in paths {
+            text.extend(fs::read(path)?);
+        }
+    }
+    Ok(text)
+}
+
+/// Adds a file that anyone may read.
+pub(crate) fn add(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    write(&folder.join(name), bytes)
+}

@@ -1,0 +1,85 @@
+//! `cargo xtask test`: builds everything, runs every test, and ends with a line of figures.
+//!
+//! Skipped are tests marked `#[ignore]` (long ones, which `--full` runs).
+
+use crate::{
+    interrupt,
+    packages::{self, CC, IP, MAKE},
+    workspace::{self, cargo},
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+};
+
+/// What came out of test programs.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Figures {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// Runs the tests; `full` includes the long ones.
+pub(crate) fn run(full: bool) -> Result<()> {
+    packages::ensure(&[MAKE, CC, IP])?;
+    workspace::build()?;
+    let mut arguments = vec!["test", "--release", "--workspace", "--no-fail-fast", "--color=never"];
+    if full {
+        arguments.extend(["--", "--include-ignored"]);
+    }
+    let mut child = cargo(&arguments).stdout(Stdio::piped()).spawn().context("cargo test")?;
+    let output = child.stdout.take().context("cargo test: no output")?;
+    let mut figures = Figures::default();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        figures.count(&line);
+        writeln!(std::io::stdout(), "{line}")?;
+    }
+    let succeeded = interrupt::wait(&mut child)?.success();
+    if !succeeded && figures.failed == 0 {
+        // A test program that died, or did not compile, printed no result.
+        figures.failed = 1;
+    }
+    println!("{} passed, {} failed, {} skipped", figures.passed, figures.failed, figures.skipped);
+    if figures.failed > 0 || figures.passed == 0 {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+impl Figures {
+    /// Adds what a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; ...` says.
+    fn count(&mut self, line: &str) {
+        let Some((_, figures)) =
+            line.strip_prefix("test result: ").and_then(|result| result.split_once(". "))
+        else {
+            return;
+        };
+        for figure in figures.split("; ") {
+            let Some((number, what)) = figure.split_once(' ') else { continue };
+            let number = number.parse().unwrap_or(0);
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let mut figures = Figures::default();
+        figures.count("running 3 tests");
+        figures.count("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        figures.count("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        assert_eq!(figures, Figures { passed: 5, failed: 1, skipped: 1 });
+    }
+}
