@@ -1,0 +1,131 @@
+//! A node's keeper and process driver on this machine, without lab or fabric: guests see the
+//! host's own tree. Needs root, because guests get ids and descriptors across users.
+
+use dunix_ids::NodeId;
+use dunix_keeper::Keeper;
+use dunix_linux::child::{Fork, exit_child, fork_single_threaded};
+use dunix_linux::scm;
+use dunix_processes::{
+    NoExtension, Policy, Processes, ProcessesConfig, RootEnd, RunHandle, RunSpec,
+};
+use dunix_transport::Mesh;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest that one command of a test may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether this user can run these tests.
+pub(crate) fn is_possible() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Forks a keeper; call it before any thread exists.
+pub(crate) fn fork_keeper() -> OwnedFd {
+    let (ours, theirs) = scm::packet_pair().unwrap();
+    match fork_single_threaded().unwrap() {
+        Fork::Parent(_) => ours,
+        Fork::Child => {
+            drop(ours);
+            let ending = Keeper::new(theirs, None, None).map(Keeper::run);
+            exit_child(i32::from(ending.is_err()))
+        }
+    }
+}
+
+/// The shim, or another program with the shim's manners that `DUNIX_TEST_SHIM` names.
+pub(crate) fn shim() -> OwnedFd {
+    let path = std::env::temp_dir().join(format!("dunix-test-shim-{}", std::process::id()));
+    let image = match std::env::var_os("DUNIX_TEST_SHIM") {
+        Some(other) => std::fs::read(other).unwrap(),
+        None => dunix_shim_image::SHIM.to_vec(),
+    };
+    let mut options = File::options();
+    let mode = std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o755);
+    mode.write(true).create(true).truncate(true).open(&path).unwrap().write_all(&image).unwrap();
+    let file = File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file.into()
+}
+
+/// Starts a node's driver and waits until it can run processes.
+pub(crate) async fn start(
+    number: u32,
+    keeper: OwnedFd,
+    mesh: Option<Mesh>,
+    policy: Arc<dyn Policy>,
+) -> Processes {
+    let processes = Processes::start(ProcessesConfig {
+        node: NodeId(number),
+        founder: NodeId(1),
+        mesh,
+        keeper,
+        shim: shim(),
+        namespaces: Vec::new(),
+        root: Vec::new(),
+        ids_base: 0,
+        policy,
+        extension: Arc::new(NoExtension),
+    })
+    .unwrap();
+    for _ in 0..1000 {
+        if processes.is_ready() {
+            return processes;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("node {number} was not granted PIDs");
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) end: RootEnd,
+    pub(crate) output: String,
+}
+
+/// A command with its standard input and a pipe for both outputs.
+pub(crate) fn command(words: &[&str], input: OwnedFd, output: &OwnedFd) -> RunSpec {
+    RunSpec {
+        program: words[0].into(),
+        argv: words.iter().map(|w| w.as_bytes().to_vec()).collect(),
+        envp: vec![b"PATH=/usr/bin:/bin".to_vec(), b"LC_ALL=C".to_vec()],
+        cwd: b"/".to_vec(),
+        umask: 0o22,
+        descriptors: vec![(input, vec![0]), (output.try_clone().unwrap(), vec![1, 2])],
+        ..RunSpec::default()
+    }
+}
+
+/// Starts a command; its output comes from the file.
+pub(crate) async fn begin(node: &Processes, words: &[&str], input: &str) -> (RunHandle, File) {
+    let (stdin, mut feed) = pair();
+    feed.write_all(input.as_bytes()).unwrap();
+    drop(feed);
+    let (output, write) = pair();
+    let spec = command(words, stdin.into(), &write.into());
+    (node.run(spec).await.unwrap(), output)
+}
+
+/// Runs a command to its end.
+pub(crate) async fn run(node: &Processes, words: &[&str], input: &str) -> Done {
+    let (handle, mut output) = begin(node, words, input).await;
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        output.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let end = tokio::time::timeout(PATIENCE, handle.end).await;
+    let end = end.unwrap_or_else(|_| panic!("{words:?} hangs")).unwrap();
+    let output = tokio::time::timeout(PATIENCE, reader).await.unwrap().unwrap();
+    Done { end, output }
+}
+
+fn pair() -> (File, File) {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    (read.into(), write.into())
+}
