@@ -58,7 +58,7 @@ impl Namespace {
     }
 
     /// Makes a runtime whose threads are inside.
-    fn runtime(&self) -> Runtime {
+    pub(crate) fn runtime(&self) -> Runtime {
         let file = self.file();
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
