@@ -1,0 +1,24 @@
+//! What the shim decides, apart from the machine code that carries it out.
+//!
+//! Owns: the class of every system call and why, the seccomp program, the reading of ELF and `#!`
+//! headers, signal-set and wait-status arithmetic, the text of the vDSO image, the paths under
+//! `/proc` that name processes. Refuses: memory of the guest, system calls, unsafe code: everything here runs
+//! in a host test.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod bpf;
+pub mod elf;
+pub mod errno;
+pub mod proc_path;
+pub mod script;
+pub mod signal;
+pub mod table;
+pub mod vdso;
+pub mod wait;
+
+pub use errno::Errno;
+pub use table::nr;

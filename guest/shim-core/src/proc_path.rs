@@ -1,0 +1,111 @@
+//! Paths below `/proc` that name a process.
+//!
+//! The host's `/proc` knows host PIDs; guests name processes of the fabric. The shim rewrites the
+//! number and answers what the host would answer wrongly (`exe` is the shim there, `self` a host PID).
+
+/// What a path below `/proc` means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProcPath<'a> {
+    /// `/proc/self` or `/proc/thread-self` itself (a symbolic link whose text is a PID).
+    SelfLink {
+        /// It was `thread-self`.
+        of_thread: bool,
+    },
+    /// `exe` of the caller: the program, not the shim.
+    OwnExe,
+    /// `/proc/<pid>` and what follows, `rest` being empty or beginning with `/`.
+    Process {
+        /// The PID of the fabric.
+        pid: u32,
+        /// The remainder.
+        rest: &'a [u8],
+    },
+}
+
+/// Reads a path; `None` if it is outside `/proc` or names no process.
+#[must_use]
+pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
+    let below = path.strip_prefix(b"/proc/")?;
+    let below = &below[below.iter().position(|&b| b != b'/').unwrap_or(below.len())..];
+    let end = below.iter().position(|&b| b == b'/').unwrap_or(below.len());
+    let (name, rest) = below.split_at(end);
+    let of_thread = name == b"thread-self";
+    if of_thread || name == b"self" {
+        return match rest {
+            b"" => Some(ProcPath::SelfLink { of_thread }),
+            b"/exe" => Some(ProcPath::OwnExe),
+            _ => None,
+        };
+    }
+    let pid = number(name)?;
+    if pid == own_pid && rest == b"/exe" {
+        Some(ProcPath::OwnExe)
+    } else {
+        Some(ProcPath::Process { pid, rest })
+    }
+}
+
+/// Reads a decimal number without sign or leading zero, below 2^30.
+#[must_use]
+pub fn number(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || text.len() > 10 || (text[0] == b'0' && text.len() > 1) {
+        return None;
+    }
+    let value = text.iter().try_fold(0u64, |sum, &digit| {
+        digit.is_ascii_digit().then(|| sum * 10 + u64::from(digit - b'0'))
+    })?;
+    u32::try_from(value).ok().filter(|&pid| pid < 1 << 30)
+}
+
+/// Writes `value` in decimal at the start of `out`; returns the bytes used, or `None` if too few.
+pub fn write_number(value: u64, out: &mut [u8]) -> Option<usize> {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let text = &digits[at..];
+    out.get_mut(..text.len())?.copy_from_slice(text);
+    Some(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_processes_are_found() {
+        assert_eq!(parse(b"/proc/12/stat", 7), Some(ProcPath::Process { pid: 12, rest: b"/stat" }));
+        assert_eq!(parse(b"/proc//12", 7), Some(ProcPath::Process { pid: 12, rest: b"" }));
+        assert_eq!(parse(b"/proc/7/exe", 7), Some(ProcPath::OwnExe));
+        assert_eq!(parse(b"/proc/8/exe", 7), Some(ProcPath::Process { pid: 8, rest: b"/exe" }));
+        assert_eq!(parse(b"/proc/self/exe", 7), Some(ProcPath::OwnExe));
+        assert_eq!(parse(b"/proc/self", 7), Some(ProcPath::SelfLink { of_thread: false }));
+        assert_eq!(parse(b"/proc/self/fd/3", 7), None);
+    }
+
+    #[test]
+    fn other_paths_are_left_alone() {
+        for path in
+            [&b"/proc"[..], b"/proc/", b"/proc/cpuinfo", b"/proc/01", b"/proc/12x", b"/etc/12"]
+        {
+            assert_eq!(parse(path, 7), None);
+        }
+        assert_eq!(parse(b"/proc/4294967297/x", 7), None);
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        let mut out = [0; 4];
+        assert_eq!(write_number(0, &mut out), Some(1));
+        assert_eq!(write_number(9075, &mut out), Some(4));
+        assert_eq!(&out, b"9075");
+        assert_eq!(write_number(12345, &mut out), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! From the kernel's entry to the guest's first instruction.
+//!
+//! ```text
+//! OP_START: 0 -> a daemon, filter inherited        EOPNOTSUPP -> solo, filter inherited
+//!           ENOSYS -> no filter yet: socket at BOOT_FD ? install, hand over the listener, ask again
+//!                                                      : install, solo
+//! ```
+//! Solo: `shim PROGRAM ARGS...` executes PROGRAM as the guest would; an image after exec finds
+//! `[MARK, descriptor of the program, pad, path for AT_EXECFN]` before its arguments.
+
+use crate::arch::frame::{self, Context, Frame, Registers, Resumable};
+use crate::arch::switch;
+use crate::process::{EXE_PATH, EXEC_FN, PROCESS, SHIM_PATH, set_has_daemon};
+use crate::stack::InitialStack;
+use crate::thread::Thread;
+use crate::{calls, doorbell, filter, host, load, report, signal, stack};
+use core::sync::atomic::Ordering;
+use dunix_guest_abi::arena::ARENA_BYTES;
+use dunix_guest_abi::doorbell::{OP_START, PATH_BYTES, REMOTE_FD_WORDS, StartInfo};
+use dunix_guest_abi::{ABI_VERSION, layout};
+use dunix_shim_core::Errno;
+use dunix_shim_core::bpf::Bell;
+use dunix_shim_core::proc_path;
+use dunix_shim_core::signal::{SHIM_MASK, SigSet};
+
+/// First argument of an image that a solo shim executed.
+pub(crate) const MARK: &[u8] = b"\x7fdunix-solo\0";
+/// Arguments before the guest's own after a solo exec.
+pub(crate) const SOLO_ARGUMENTS: usize = 4;
+/// Exit status if the program cannot be started, as shells have it.
+const STATUS_NOT_FOUND: i32 = 127;
+
+/// Takes the first slot; returns the top of its stack.
+pub(crate) extern "C" fn first_stack() -> u64 {
+    match Thread::allocate(&PROCESS) {
+        Ok(thread) => {
+            let stack = thread.shim_stack();
+            stack.start + stack.bytes
+        }
+        Err(error) => {
+            report::fatal("no memory for the first thread", "errno", u64::from(error.get()))
+        }
+    }
+}
+
+/// Runs on the first slot's stack; `stack_pointer` is the kernel's initial one.
+pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
+    let mask = host::set_mask(SHIM_MASK);
+    let thread = Thread::current();
+    let _ = host::set_altstack(&thread.shim_stack());
+    thread.install_gs();
+    // SAFETY: the kernel's block, untouched so far.
+    let mut initial = unsafe { InitialStack::read(stack_pointer) };
+    let exe_fd = match start() {
+        Some(info) => start_with_daemon(thread, &info),
+        None => start_solo(thread, mask, &mut initial),
+    };
+    signal::action::inherit(&PROCESS);
+    if let Err(error) = signal::install() {
+        report::fatal("signal handlers", "errno", u64::from(error.get()));
+    }
+    let program = match load::program(exe_fd) {
+        Ok(program) => program,
+        Err(error) => report::fatal("cannot load the program", "errno", u64::from(error.get())),
+    };
+    host::close(exe_fd);
+    let stack_pointer = initial.finish(&program, EXEC_FN.get());
+    stack::name_process(EXEC_FN.get());
+    enter(thread, &program, stack_pointer, mask)
+}
+
+/// Finds the daemon or decides that there is none (`None`).
+fn start() -> Option<StartInfo> {
+    let mut info = StartInfo {
+        version: ABI_VERSION,
+        pid: 0,
+        slot: 0,
+        flags: 0,
+        exe_fd: -1,
+        arena_fd: -1,
+        remote_fds: [0; REMOTE_FD_WORDS],
+        exe_path: [0; PATH_BYTES],
+        exec_fn: [0; PATH_BYTES],
+    };
+    let bytes = size_of::<StartInfo>() as u64;
+    let mut answer = doorbell::ring(OP_START, [&raw mut info as u64, bytes, 0, 0]);
+    if answer == Err(Errno::ENOSYS) {
+        let has_daemon = filter::has_boot_socket();
+        let bell = if has_daemon { Bell::Notify } else { Bell::Solo };
+        match filter::install(bell) {
+            Err(error) => {
+                report::fatal("cannot install the filter", "errno", u64::from(error.get()))
+            }
+            Ok(_) if !has_daemon => return None,
+            Ok(listener) => {
+                if let Err(error) = filter::send_listener(listener) {
+                    report::fatal("cannot reach the daemon", "errno", u64::from(error.get()));
+                }
+            }
+        }
+        answer = doorbell::ring(OP_START, [&raw mut info as u64, bytes, 0, 0]);
+    }
+    match answer {
+        Ok(_) => Some(info),
+        Err(Errno::EOPNOTSUPP) => None,
+        Err(error) => {
+            report::fatal("the daemon refuses the start", "errno", u64::from(error.get()))
+        }
+    }
+}
+
+fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
+    set_has_daemon();
+    PROCESS.pid.store(info.pid, Ordering::Relaxed);
+    PROCESS.slot.store(info.slot, Ordering::Relaxed);
+    PROCESS.remote.set_words(&info.remote_fds);
+    thread.tid.set(info.pid);
+    EXE_PATH.set(until_zero(&info.exe_path));
+    EXEC_FN.set(until_zero(&info.exec_fn));
+    // SAFETY: the arena's place in the reserved range is free in a new image.
+    let mapped = unsafe {
+        host::mmap(
+            layout::ARENA_START,
+            ARENA_BYTES as u64,
+            host::PROT_READ,
+            host::MAP_SHARED | host::MAP_FIXED,
+            info.arena_fd,
+            0,
+        )
+    };
+    if let Err(error) = mapped {
+        report::fatal("cannot map the arena", "errno", u64::from(error.get()));
+    }
+    host::close(info.arena_fd);
+    info.exe_fd
+}
+
+fn start_solo(thread: &Thread, mask: SigSet, initial: &mut InitialStack) -> i32 {
+    let pid = host::getpid();
+    PROCESS.pid.store(pid, Ordering::Relaxed);
+    thread.tid.set(pid);
+    let mut buffer = [0u8; PATH_BYTES];
+    SHIM_PATH.set(host::readlink(b"/proc/self/exe\0", &mut buffer).unwrap_or(b""));
+    let is_after_exec = initial.argument(0) == Some(&MARK[..MARK.len() - 1]);
+    if !is_after_exec {
+        let Some(path) = initial.argument_address(1) else {
+            host::write_all(2, b"usage: dunix-shim PROGRAM [ARGUMENTS...]\n");
+            host::exit_group(STATUS_NOT_FOUND);
+        };
+        let (argv, envp) = (initial.argument_list(1), initial.environment_list());
+        let error = calls::exec::start_solo(thread, mask, path, argv, envp);
+        report::line("cannot execute the program", "errno", u64::from(error.get()));
+        host::exit_group(STATUS_NOT_FOUND);
+    }
+    let fd = initial.argument(1).and_then(proc_path::number).and_then(|n| i32::try_from(n).ok());
+    let Some(fd) = fd else { report::fatal("arguments of a solo image", "", 0) };
+    EXEC_FN.set(initial.argument(3).unwrap_or(b""));
+    let mut link = [0u8; 32];
+    link[..14].copy_from_slice(b"/proc/self/fd/");
+    let end =
+        14 + proc_path::write_number(u64::from(fd.unsigned_abs()), &mut link[14..31]).unwrap_or(0);
+    link[end] = 0;
+    EXE_PATH.set(host::readlink(&link[..=end], &mut buffer).unwrap_or(b""));
+    initial.drop_arguments(SOLO_ARGUMENTS);
+    fd
+}
+
+fn until_zero(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len())]
+}
+
+/// Enters the program by rt_sigreturn, so that registers, mask and stack change at one instant.
+fn enter(thread: &Thread, program: &load::Program, stack_pointer: u64, mask: SigSet) -> ! {
+    // SAFETY: plain integers.
+    let mut regs: Registers = unsafe { core::mem::zeroed() };
+    regs.rip = program.start;
+    regs.rsp = stack_pointer;
+    regs.eflags = switch::EFLAGS_INITIAL;
+    regs.selectors = switch::SELECTORS_INITIAL;
+    let context =
+        Context { flags: 6, link: 0, stack: thread.shim_stack(), regs, mask: mask.for_kernel() };
+    let info = frame::SigInfo { signal: 0, errno: 0, code: 0, pad: 0, fields: [0; 14] };
+    let resumable: *mut Resumable = thread.resumable.get();
+    // SAFETY: the first thread's own area; no extended state: the kernel starts a fresh one.
+    unsafe {
+        let kept: *mut Frame = &raw mut (*resumable).frame;
+        kept.write(Frame { restorer: 0, context, info });
+        switch::resume(kept)
+    }
+}

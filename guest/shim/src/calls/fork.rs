@@ -1,0 +1,299 @@
+//! clone(2), fork(2), vfork(2): new processes and threads.
+//!
+//! A child with its own memory goes on in the copied handler. One that shares memory starts on a
+//! slot of its own by resuming a copy of the parent's context. A vfork parent waits here, with all
+//! signals blocked as in the kernel, for the word that the kernel clears at the child's exec or exit.
+
+use crate::arch::frame::Context;
+use crate::arch::switch::{self, Clone};
+use crate::arch::syscall;
+use crate::doorbell::ring;
+use crate::guest::{self, GuestAddr};
+use crate::host;
+use crate::process::has_daemon;
+use crate::thread::Thread;
+use core::sync::atomic::Ordering;
+use dunix_guest_abi::doorbell::{
+    ChildInfo, OP_FORK_CHILD, OP_FORK_DONE, OP_FORK_PREPARE, OP_THREAD_DONE, OP_THREAD_PREPARE,
+    REMOTE_FD_WORDS,
+};
+use dunix_shim_core::{Errno, nr};
+
+/// Exit signal of fork(2).
+pub(crate) const SIGCHLD: u64 = 17;
+/// Flags of vfork(2).
+pub(crate) const VFORK_FLAGS: u64 = CLONE_VM | CLONE_VFORK | SIGCHLD;
+
+const CLONE_VM: u64 = 0x100;
+const CLONE_SIGHAND: u64 = 0x800;
+const CLONE_PTRACE: u64 = 0x2000;
+const CLONE_VFORK: u64 = 0x4000;
+const CLONE_PARENT: u64 = 0x8000;
+const CLONE_THREAD: u64 = 0x1_0000;
+const CLONE_PARENT_SETTID: u64 = 0x10_0000;
+const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
+const CLONE_CHILD_SETTID: u64 = 0x100_0000;
+const SETTID_FLAGS: u64 = CLONE_PARENT_SETTID | CLONE_CHILD_SETTID;
+
+/// clone(2)'s arguments.
+#[derive(Clone, Copy)]
+struct Wanted {
+    flags: u64,
+    stack: u64,
+    parent_tid: GuestAddr,
+    child_tid: GuestAddr,
+    tls: u64,
+}
+
+/// clone(2).
+pub(crate) fn clone(thread: &Thread, context: &mut Context, args: [u64; 6]) -> Result<u64, Errno> {
+    let wanted = Wanted {
+        flags: args[0] & !CLONE_PTRACE,
+        stack: args[1],
+        parent_tid: GuestAddr(args[2]),
+        child_tid: GuestAddr(args[3]),
+        tls: args[4],
+    };
+    if wanted.flags & CLONE_THREAD != 0 {
+        if wanted.flags & (CLONE_VM | CLONE_SIGHAND) != CLONE_VM | CLONE_SIGHAND {
+            return Err(Errno::EINVAL);
+        }
+        new_thread(thread, context, &wanted)
+    } else if wanted.flags & CLONE_VM != 0 {
+        sharing_child(thread, context, &wanted)
+    } else {
+        fork(thread, context, &wanted)
+    }
+}
+
+/// What the host is asked for: with a daemon, children are the keeper's and TIDs the fabric's.
+fn host_flags(flags: u64) -> u64 {
+    let flags = flags & !CLONE_VFORK;
+    if !has_daemon() {
+        flags
+    } else if flags & CLONE_THREAD != 0 {
+        flags & !SETTID_FLAGS
+    } else {
+        flags & !SETTID_FLAGS | CLONE_PARENT
+    }
+}
+
+/// A child with memory of its own.
+fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, Errno> {
+    let process = thread.process();
+    let pid = prepare(wanted)?;
+    // The child's offsets are shared from here on.
+    process.private.set_words(&[0; REMOTE_FD_WORDS]);
+    process.lock.acquire();
+    let args =
+        [host_flags(wanted.flags), 0, wanted.parent_tid.0, wanted.child_tid.0, wanted.tls, 0];
+    // SAFETY: the child gets a copy of this stack and goes on like the parent.
+    let result = unsafe { syscall(nr::CLONE, args) };
+    process.lock.release();
+    if result != 0 {
+        return finish_parent(wanted, pid, result);
+    }
+    thread.forget_others();
+    start_child(thread, wanted, pid);
+    if wanted.stack != 0 {
+        context.regs.rsp = wanted.stack;
+    }
+    Ok(0)
+}
+
+/// Asks the daemon for the child's PID; 0 when solo.
+fn prepare(wanted: &Wanted) -> Result<u32, Errno> {
+    if has_daemon() {
+        ring(OP_FORK_PREPARE, [wanted.flags, 0, 0, 0]).map(host::uint_arg)
+    } else {
+        Ok(0)
+    }
+}
+
+/// The parent's side after the host's clone.
+fn finish_parent(wanted: &Wanted, pid: u32, result: i64) -> Result<u64, Errno> {
+    let outcome = Errno::check(result);
+    if !has_daemon() {
+        return outcome;
+    }
+    let _ = ring(OP_FORK_DONE, [u64::from(pid), outcome.unwrap_or(0), 0, 0]);
+    outcome?;
+    if wanted.flags & CLONE_PARENT_SETTID != 0 {
+        let _ = guest::write(wanted.parent_tid, &pid);
+    }
+    Ok(u64::from(pid))
+}
+
+/// The child's side: its names, before any guest code.
+fn start_child(thread: &Thread, wanted: &Wanted, pid: u32) {
+    let process = thread.process();
+    if !has_daemon() {
+        let pid = host::getpid();
+        process.pid.store(pid, Ordering::Relaxed);
+        thread.tid.set(pid);
+        return;
+    }
+    let mut info = ChildInfo { slot: 0, flags: 0 };
+    let _ = ring(OP_FORK_CHILD, [u64::from(pid), &raw mut info as u64, 0, 0]);
+    process.slot.store(info.slot, Ordering::Relaxed);
+    process.pid.store(pid, Ordering::Relaxed);
+    thread.tid.set(pid);
+    // SAFETY: the child has one thread.
+    unsafe { *process.children_usage.get() = [0; 18] };
+    if wanted.flags & CLONE_CHILD_SETTID != 0 {
+        let _ = guest::write(wanted.child_tid, &pid);
+    }
+}
+
+/// What a thread or sharing child needs before its first guest instruction.
+fn prepare_context(child: &Thread, context: &Context, wanted: &Wanted) -> Result<(), Errno> {
+    // SAFETY: the slot is the child's, which does not run yet.
+    unsafe {
+        let kept = child.resumable.get();
+        context.copy_to(kept)?;
+        let context = &mut (*kept).frame.context;
+        context.set_result(0);
+        context.stack = child.shim_stack();
+        if wanted.stack != 0 {
+            context.regs.rsp = wanted.stack;
+        }
+    }
+    Ok(())
+}
+
+fn stack_top(child: &Thread) -> u64 {
+    let stack = child.shim_stack();
+    stack.start + stack.bytes
+}
+
+/// A process that shares memory: vfork(2) and posix_spawn(3).
+fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<u64, Errno> {
+    let child = Thread::allocate(parent.process())?;
+    if wanted.flags & CLONE_SIGHAND == 0 {
+        child.detach_process(parent.process());
+    }
+    child.is_vfork_child.set(true);
+    child.altstack.set(parent.altstack.get());
+    let pid = match prepare_context(child, context, wanted).and_then(|()| prepare(wanted)) {
+        Ok(pid) => pid,
+        Err(error) => {
+            child.free();
+            return Err(error);
+        }
+    };
+    child.tid.set(pid);
+    child.vfork_word.store(1, Ordering::Release);
+    parent.process().private.set_words(&[0; REMOTE_FD_WORDS]);
+    let clone = Clone {
+        flags: host_flags(wanted.flags & !SETTID_FLAGS) | CLONE_CHILD_CLEARTID,
+        parent_tid: 0,
+        child_tid: child.vfork_word.as_ptr() as u64,
+        tls: wanted.tls,
+    };
+    let start = SharedStart { thread: child, wanted: *wanted };
+    // SAFETY: the child's stack is unused; `start` lives until the child has read it, because the
+    // parent waits below (without CLONE_VFORK: for the mark that the child sets).
+    let result = unsafe {
+        switch::clone_onto(&clone, stack_top(child), sharing_child_main, &raw const start as u64)
+    };
+    if result < 0 {
+        child.free();
+        return finish_parent(wanted, pid, result);
+    }
+    let result = finish_parent(wanted, pid, result);
+    let until = if wanted.flags & CLONE_VFORK != 0 { 0 } else { 2 };
+    loop {
+        let word = child.vfork_word.load(Ordering::Acquire);
+        if word == until || word == 0 {
+            break;
+        }
+        host::futex_wait(&child.vfork_word, word);
+    }
+    // Without CLONE_VFORK the slot stays taken: nobody can tell when the child has left it.
+    if wanted.flags & CLONE_VFORK != 0 {
+        child.free();
+    }
+    result
+}
+
+struct SharedStart {
+    thread: *const Thread,
+    wanted: Wanted,
+}
+
+extern "C" fn sharing_child_main(start: u64) -> ! {
+    // SAFETY: the parent keeps it alive until the word below changes.
+    let start = unsafe { &*(start as *const SharedStart) };
+    // SAFETY: the slot that the parent allocated for this thread.
+    let thread = unsafe { &*start.thread };
+    thread.install_gs();
+    start_child(thread, &start.wanted, thread.tid.get());
+    if start.wanted.flags & CLONE_VFORK == 0 {
+        thread.vfork_word.store(2, Ordering::Release);
+        wake(&thread.vfork_word);
+    }
+    // SAFETY: prepared by the parent.
+    unsafe { switch::resume(&raw const (*thread.resumable.get()).frame) }
+}
+
+fn wake(word: &core::sync::atomic::AtomicU32) {
+    // SAFETY: wakes waiters of a live word.
+    let _ = unsafe {
+        host::call(nr::FUTEX, [word.as_ptr() as u64, 1, u64::from(u32::MAX >> 1), 0, 0, 0])
+    };
+}
+
+/// A thread of the same process.
+fn new_thread(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<u64, Errno> {
+    let child = Thread::allocate(parent.process())?;
+    let tid = match prepare_context(child, context, wanted).and_then(|()| prepare_thread()) {
+        Ok(tid) => tid,
+        Err(error) => {
+            child.free();
+            return Err(error);
+        }
+    };
+    child.tid.set(tid);
+    if has_daemon() {
+        if wanted.flags & CLONE_PARENT_SETTID != 0 {
+            let _ = guest::write(wanted.parent_tid, &tid);
+        }
+        if wanted.flags & CLONE_CHILD_SETTID != 0 {
+            let _ = guest::write(wanted.child_tid, &tid);
+        }
+    }
+    let clone = Clone {
+        flags: host_flags(wanted.flags),
+        parent_tid: wanted.parent_tid.0,
+        child_tid: wanted.child_tid.0,
+        tls: wanted.tls,
+    };
+    // SAFETY: the child's stack is unused, and its slot is its own until it exits.
+    let result = unsafe {
+        switch::clone_onto(&clone, stack_top(child), thread_main, &raw const *child as u64)
+    };
+    let outcome = Errno::check(result);
+    if outcome.is_err() {
+        child.free();
+    }
+    if !has_daemon() {
+        return outcome;
+    }
+    let _ = ring(OP_THREAD_DONE, [u64::from(tid), outcome.unwrap_or(0), 0, 0]);
+    outcome.map(|_| u64::from(tid))
+}
+
+fn prepare_thread() -> Result<u32, Errno> {
+    if has_daemon() { ring(OP_THREAD_PREPARE, [0; 4]).map(host::uint_arg) } else { Ok(0) }
+}
+
+extern "C" fn thread_main(thread: u64) -> ! {
+    // SAFETY: the slot that the parent allocated for this thread.
+    let thread = unsafe { &*(thread as *const Thread) };
+    thread.install_gs();
+    if !has_daemon() {
+        thread.tid.set(host::gettid());
+    }
+    // SAFETY: prepared by the parent.
+    unsafe { switch::resume(&raw const (*thread.resumable.get()).frame) }
+}

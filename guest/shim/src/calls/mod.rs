@@ -1,0 +1,114 @@
+//! Trapped system calls: one file per subject, one place that chooses.
+//!
+//! What is not named here is passed on: issued unchanged in the guest's own context.
+
+pub(crate) mod exec;
+mod exit;
+mod fork;
+mod path;
+
+use crate::arch::frame::Context;
+use crate::arch::gadget;
+use crate::signal::{action, deliver, mask, restore};
+use crate::thread::Thread;
+use dunix_shim_core::signal::SigSet;
+use dunix_shim_core::{Errno, nr};
+
+/// How a trapped call ends.
+pub(crate) enum Answer {
+    /// The guest sees this result; [`gadget::NOT_BEGUN`] makes the call anew after the handler.
+    Return(i64),
+    /// The call is issued unchanged from the stub.
+    PassOn,
+    /// A signal came while the shim waited for the daemon: signal(7) decides.
+    Interrupted,
+    /// The call ran under this mask, and signals that it let in are noted.
+    UnderMask(i64, SigSet),
+}
+
+impl From<Result<u64, Errno>> for Answer {
+    fn from(result: Result<u64, Errno>) -> Answer {
+        Answer::Return(match result {
+            Ok(value) => value.cast_signed(),
+            Err(error) => error.as_result(),
+        })
+    }
+}
+
+/// Handles the call that trapped in `context`.
+pub(crate) fn handle(thread: &Thread, context: &mut Context) {
+    let (number, args) = context.call();
+    match dispatch(thread, context, number, args) {
+        Answer::PassOn => pass_on(thread, context),
+        Answer::Return(gadget::NOT_BEGUN) => context.rewind_call(),
+        Answer::Return(result) => context.set_result(result),
+        Answer::Interrupted if deliver::restarts(thread) => context.rewind_call(),
+        Answer::Interrupted => context.set_result(deliver::INTERRUPTED),
+        Answer::UnderMask(result, mask) => {
+            context.set_result(result);
+            context.mask = mask;
+        }
+    }
+    deliver::finish(thread, context);
+    if let Some(original) = thread.saved_mask.take() {
+        context.mask = original;
+    }
+}
+
+/// Lets the guest's context go on in the stub.
+fn pass_on(thread: &Thread, context: &mut Context) {
+    thread.pass_return.set(context.regs.rip);
+    context.regs.rip = gadget::pass_stub();
+}
+
+/// Issues a call with the guest's signals accepted, and changed arguments.
+///
+/// # Safety
+/// As for a plain system call.
+pub(crate) unsafe fn blocking(context: &Context, nr: u64, args: [u64; 6]) -> Answer {
+    let request = gadget::Request { mask: context.mask, nr, args };
+    // SAFETY: forwarded from the caller.
+    Answer::Return(unsafe { gadget::interruptible(&request) })
+}
+
+fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6]) -> Answer {
+    match number {
+        nr::RT_SIGACTION => action::rt_sigaction(thread, args).into(),
+        nr::RT_SIGPROCMASK => mask::rt_sigprocmask(context, args).into(),
+        nr::RT_SIGRETURN => {
+            restore::rt_sigreturn(thread, context);
+            Answer::Return(Errno::EFAULT.as_result())
+        }
+        nr::SIGALTSTACK => action::sigaltstack(thread, context, args).into(),
+        nr::RT_SIGSUSPEND => mask::rt_sigsuspend(thread, context, args),
+        nr::PPOLL => mask::with_mask_argument(thread, context, number, args, 3),
+        nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 => {
+            mask::with_mask_argument(thread, context, number, args, 4)
+        }
+        nr::PSELECT6 => mask::pselect6(thread, context, args),
+        nr::RT_SIGTIMEDWAIT => mask::rt_sigtimedwait(context, args),
+        nr::SIGNALFD | nr::SIGNALFD4 => mask::signalfd(number, args).into(),
+        nr::CLONE => fork::clone(thread, context, args).into(),
+        nr::FORK => fork::clone(thread, context, [fork::SIGCHLD, 0, 0, 0, 0, 0]).into(),
+        nr::VFORK => fork::clone(thread, context, [fork::VFORK_FLAGS, 0, 0, 0, 0, 0]).into(),
+        nr::EXECVE => exec::execve(thread, context, args),
+        nr::EXECVEAT => exec::execveat(thread, context, args),
+        nr::EXIT => exit::exit(thread, args[0]),
+        nr::EXIT_GROUP => exit::exit_group(thread, args[0]),
+        nr::GETPID => Answer::Return(i64::from(thread.process().pid())),
+        nr::GETTID => Answer::Return(i64::from(thread.tid.get())),
+        nr::PTRACE => Answer::Return(Errno::EPERM.as_result()),
+        nr::ARCH_PRCTL => arch_prctl(args),
+        _ => path::try_handle(thread, context, number, args).unwrap_or(Answer::PassOn),
+    }
+}
+
+/// GS belongs to the shim.
+fn arch_prctl(args: [u64; 6]) -> Answer {
+    const ARCH_SET_GS: u64 = 0x1001;
+    const ARCH_GET_GS: u64 = 0x1004;
+    match args[0] {
+        ARCH_SET_GS | ARCH_GET_GS => Answer::Return(Errno::EPERM.as_result()),
+        _ => Answer::PassOn,
+    }
+}

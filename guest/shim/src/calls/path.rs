@@ -1,0 +1,169 @@
+//! Calls that take a path: `/proc/self/exe` and the processes below `/proc`.
+
+use super::{Answer, blocking};
+use crate::arch::frame::Context;
+use crate::doorbell::ring;
+use crate::guest::{self, GuestAddr};
+use crate::host;
+use crate::process::{EXE_PATH, has_daemon};
+use crate::thread::Thread;
+use dunix_guest_abi::doorbell::{OP_TO_HOST, PATH_BYTES};
+use dunix_shim_core::proc_path::{self, ProcPath};
+use dunix_shim_core::{Errno, nr};
+
+const O_NOFOLLOW: u64 = 0o400_000;
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+
+/// A path of the shim's, zero-terminated.
+pub(crate) struct Path {
+    bytes: [u8; PATH_BYTES],
+    len: usize,
+}
+
+impl Path {
+    fn join(parts: &[&[u8]]) -> Result<Path, Errno> {
+        let mut path = Path { bytes: [0; PATH_BYTES], len: 0 };
+        for part in parts {
+            let end = path.len + part.len();
+            if end >= PATH_BYTES {
+                return Err(Errno::ENAMETOOLONG);
+            }
+            path.bytes[path.len..end].copy_from_slice(part);
+            path.len = end;
+        }
+        Ok(path)
+    }
+
+    /// The path with its zero.
+    pub(crate) fn with_zero(&self) -> &[u8] {
+        &self.bytes[..=self.len]
+    }
+
+    fn address(&self) -> u64 {
+        self.bytes.as_ptr() as u64
+    }
+}
+
+/// What the path means to the host.
+enum Meaning {
+    /// What it says.
+    Plain,
+    /// Another path.
+    Other(Path),
+    /// `exe` of the caller, as a link.
+    OwnExe,
+    /// `/proc/self` as a link.
+    SelfLink { of_thread: bool },
+}
+
+/// Which argument is the path, and whether a final link is followed.
+fn path_argument(number: u64, args: [u64; 6]) -> Option<(usize, bool)> {
+    Some(match number {
+        nr::OPEN | nr::CREAT => (0, args[1] & O_NOFOLLOW == 0 || number == nr::CREAT),
+        nr::STAT | nr::ACCESS | nr::CHDIR | nr::TRUNCATE => (0, true),
+        nr::LSTAT | nr::READLINK => (0, false),
+        nr::OPENAT => (1, args[2] & O_NOFOLLOW == 0),
+        nr::OPENAT2 => (1, true),
+        nr::NEWFSTATAT => (1, args[3] & AT_SYMLINK_NOFOLLOW == 0),
+        nr::STATX => (1, args[2] & AT_SYMLINK_NOFOLLOW == 0),
+        nr::READLINKAT => (1, false),
+        nr::FACCESSAT => (1, true),
+        nr::FACCESSAT2 => (1, args[3] & AT_SYMLINK_NOFOLLOW == 0),
+        _ => return None,
+    })
+}
+
+/// Handles a call if it takes a path that needs care.
+pub(crate) fn try_handle(
+    thread: &Thread,
+    context: &Context,
+    number: u64,
+    args: [u64; 6],
+) -> Option<Answer> {
+    let (at, is_followed) = path_argument(number, args)?;
+    let mut buffer = [0u8; 64];
+    // Most paths are not below /proc: a look at the first bytes tells.
+    match guest::read::<[u8; 6]>(GuestAddr(args[at])) {
+        Ok(start) if start == *b"/proc/" => {}
+        _ => return None,
+    }
+    let path = guest::read_str(GuestAddr(args[at]), &mut buffer).ok()?;
+    let (result, args) = match meaning(thread, path, is_followed) {
+        Err(error) => return Some(Answer::from(Err(error))),
+        Ok(Meaning::Plain) => return None,
+        Ok(Meaning::OwnExe) if is_readlink(number) => (EXE_PATH.get(), args),
+        Ok(Meaning::OwnExe) => return None,
+        Ok(Meaning::SelfLink { of_thread }) if is_readlink(number) => {
+            return Some(self_link(thread, of_thread, args, at));
+        }
+        Ok(Meaning::SelfLink { .. }) => return None,
+        Ok(Meaning::Other(other)) => {
+            let mut args = args;
+            args[at] = other.address();
+            // SAFETY: the guest's own call with a path in the shim's memory.
+            return Some(unsafe { blocking(context, number, args) });
+        }
+    };
+    Some(Answer::from(give_text(result, args, at)))
+}
+
+fn is_readlink(number: u64) -> bool {
+    number == nr::READLINK || number == nr::READLINKAT
+}
+
+/// Copies a link's text to the buffer that follows the path argument, as readlink(2) does.
+fn give_text(text: &[u8], args: [u64; 6], at: usize) -> Result<u64, Errno> {
+    let room = host::int_arg(args[at + 2]);
+    if room <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    let text = &text[..text.len().min(room.unsigned_abs() as usize)];
+    guest::write_bytes(GuestAddr(args[at + 1]), text)?;
+    Ok(text.len() as u64)
+}
+
+fn self_link(thread: &Thread, of_thread: bool, args: [u64; 6], at: usize) -> Answer {
+    let mut digits = [0u8; 12];
+    let pid = u64::from(thread.process().pid());
+    let used = proc_path::write_number(pid, &mut digits).unwrap_or(0);
+    let text = if of_thread {
+        let mut tid_digits = [0u8; 12];
+        let tid = u64::from(thread.tid.get());
+        let tid_used = proc_path::write_number(tid, &mut tid_digits).unwrap_or(0);
+        Path::join(&[&digits[..used], b"/task/", &tid_digits[..tid_used]])
+    } else {
+        Path::join(&[&digits[..used]])
+    };
+    Answer::from(text.and_then(|text| give_text(&text.bytes[..text.len], args, at)))
+}
+
+fn meaning(thread: &Thread, path: &[u8], is_followed: bool) -> Result<Meaning, Errno> {
+    match proc_path::parse(path, thread.process().pid()) {
+        None => Ok(Meaning::Plain),
+        Some(ProcPath::OwnExe) if is_followed => Path::join(&[EXE_PATH.get()]).map(Meaning::Other),
+        Some(ProcPath::OwnExe) => Ok(Meaning::OwnExe),
+        Some(ProcPath::SelfLink { of_thread }) => Ok(Meaning::SelfLink { of_thread }),
+        Some(ProcPath::Process { .. }) if !has_daemon() => Ok(Meaning::Plain),
+        Some(ProcPath::Process { pid, rest }) => {
+            // A process elsewhere is not in this node's /proc.
+            let host = ring(OP_TO_HOST, [u64::from(pid), 0, 0, 0]).map_err(|_| Errno::ENOENT)?;
+            let mut digits = [0u8; 12];
+            let used = proc_path::write_number(host, &mut digits).unwrap_or(0);
+            Path::join(&[b"/proc/", &digits[..used], rest]).map(Meaning::Other)
+        }
+    }
+}
+
+/// Reads a path for execve: `/proc/self/exe` becomes the program's own path.
+///
+/// # Errors
+/// `EFAULT`, `ENAMETOOLONG`.
+pub(crate) fn for_exec(thread: &Thread, address: GuestAddr) -> Result<Path, Errno> {
+    let mut path = Path { bytes: [0; PATH_BYTES], len: 0 };
+    path.len = guest::read_str(address, &mut path.bytes)?.len();
+    path.bytes[path.len..].fill(0);
+    match meaning(thread, &path.bytes[..path.len], true)? {
+        Meaning::Other(other) => Ok(other),
+        _ => Ok(path),
+    }
+}

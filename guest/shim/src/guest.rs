@@ -1,0 +1,135 @@
+//! Guest memory, which may be absent, wrong or hostile: every access is an allegation until copied.
+//!
+//! Refuses: addresses in the reserved range, so that a stray pointer of the guest cannot make the
+//! shim change itself.
+
+use crate::arch::copy;
+use core::mem::MaybeUninit;
+use dunix_guest_abi::layout;
+use dunix_shim_core::Errno;
+
+/// An address that the guest gave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GuestAddr(pub(crate) u64);
+
+impl GuestAddr {
+    pub(crate) const fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The address `bytes` further on.
+    pub(crate) const fn plus(self, bytes: u64) -> GuestAddr {
+        GuestAddr(self.0.wrapping_add(bytes))
+    }
+
+    fn check(self, bytes: usize) -> Result<(), Errno> {
+        let end = self.0.checked_add(bytes as u64).ok_or(Errno::EFAULT)?;
+        if self.0 < layout::END && end > layout::BASE { Err(Errno::EFAULT) } else { Ok(()) }
+    }
+}
+
+/// Copies bytes from the guest.
+///
+/// # Errors
+/// `EFAULT`.
+pub(crate) fn read_bytes(from: GuestAddr, to: &mut [u8]) -> Result<(), Errno> {
+    match read_some(from, to)? {
+        read if read == to.len() => Ok(()),
+        _ => Err(Errno::EFAULT),
+    }
+}
+
+/// Copies as many bytes as are there; returns how many.
+fn read_some(from: GuestAddr, to: &mut [u8]) -> Result<usize, Errno> {
+    from.check(to.len())?;
+    // SAFETY: `to` is the shim's; faults on the guest's side end the copy.
+    Ok(to.len() - unsafe { copy::copy(to.as_mut_ptr(), from.0 as *const u8, to.len()) })
+}
+
+/// Copies bytes to the guest.
+///
+/// # Errors
+/// `EFAULT`.
+pub(crate) fn write_bytes(to: GuestAddr, from: &[u8]) -> Result<(), Errno> {
+    to.check(from.len())?;
+    // SAFETY: `from` is the shim's; faults on the guest's side end the copy.
+    match unsafe { copy::copy(to.0 as *mut u8, from.as_ptr(), from.len()) } {
+        0 => Ok(()),
+        _ => Err(Errno::EFAULT),
+    }
+}
+
+/// Plain data that may be copied byte by byte.
+///
+/// # Safety
+/// Every bit pattern is a value, and the type has no padding that matters.
+pub(crate) unsafe trait Plain: Copy {}
+// SAFETY: integers.
+unsafe impl Plain for u8 {}
+// SAFETY: integers.
+unsafe impl Plain for u32 {}
+// SAFETY: integers.
+unsafe impl Plain for i32 {}
+// SAFETY: integers.
+unsafe impl Plain for u64 {}
+// SAFETY: an array of plain data.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+// SAFETY: integers only.
+unsafe impl Plain for crate::arch::frame::AltStack {}
+// SAFETY: integers only.
+unsafe impl Plain for crate::arch::frame::SigInfo {}
+// SAFETY: integers only.
+unsafe impl Plain for crate::arch::frame::Context {}
+// SAFETY: integers only.
+unsafe impl Plain for crate::arch::frame::Frame {}
+// SAFETY: one integer.
+unsafe impl Plain for dunix_shim_core::signal::SigSet {}
+// SAFETY: integers only.
+unsafe impl Plain for crate::process::Action {}
+
+/// Reads a value.
+///
+/// # Errors
+/// `EFAULT`.
+pub(crate) fn read<T: Plain>(from: GuestAddr) -> Result<T, Errno> {
+    let mut value = MaybeUninit::<T>::uninit();
+    from.check(size_of::<T>())?;
+    // SAFETY: the destination is ours and large enough; faults end the copy.
+    let missing =
+        unsafe { copy::copy(value.as_mut_ptr().cast(), from.0 as *const u8, size_of::<T>()) };
+    // SAFETY: all bytes were copied, and every bit pattern of plain data is a value.
+    if missing == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Errno::EFAULT) }
+}
+
+/// Writes a value.
+///
+/// # Errors
+/// `EFAULT`.
+pub(crate) fn write<T: Plain>(to: GuestAddr, value: &T) -> Result<(), Errno> {
+    // SAFETY: plain data may be seen as bytes.
+    let bytes = unsafe { core::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) };
+    write_bytes(to, bytes)
+}
+
+/// Reads a zero-terminated string, without the zero.
+///
+/// # Errors
+/// `EFAULT`; `ENAMETOOLONG` if it and its zero do not fit into `buffer`.
+pub(crate) fn read_str(from: GuestAddr, buffer: &mut [u8]) -> Result<&[u8], Errno> {
+    let mut have = 0;
+    while have < buffer.len() {
+        // Never reads past a page that may be the last one mapped.
+        let at = from.plus(have as u64);
+        let page_rest = 4096 - (at.0 % 4096) as usize;
+        let want = page_rest.min(buffer.len() - have).min(256);
+        let got = read_some(at, &mut buffer[have..have + want])?;
+        if let Some(zero) = buffer[have..have + got].iter().position(|&b| b == 0) {
+            return Ok(&buffer[..have + zero]);
+        }
+        if got < want {
+            return Err(Errno::EFAULT);
+        }
+        have += got;
+    }
+    Err(Errno::ENAMETOOLONG)
+}

@@ -1,0 +1,210 @@
+//! What all threads of a process share: signal actions, identity, which descriptors are special.
+//!
+//! A child that shares its parent's memory (vfork) gets a [`Process`] of its own, in its thread's
+//! slot, so that what it changes before exec stays its own.
+
+use crate::host;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use dunix_guest_abi::doorbell::{PATH_BYTES, REMOTE_FD_WORDS};
+use dunix_shim_core::signal::{SIGNAL_MAX, SigSet};
+
+/// A guest's `struct sigaction`, as the kernel's interface has it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Action {
+    pub(crate) handler: u64,
+    pub(crate) flags: u64,
+    pub(crate) restorer: u64,
+    pub(crate) mask: SigSet,
+}
+
+impl Action {
+    pub(crate) const DEFAULT: Action =
+        Action { handler: host::SIG_DFL, flags: 0, restorer: 0, mask: SigSet::EMPTY };
+}
+
+/// A lock for a handful of instructions. Holders run with signals blocked and never wait.
+pub(crate) struct Lock(AtomicU32);
+
+impl Lock {
+    pub(crate) const fn new() -> Lock {
+        Lock(AtomicU32::new(0))
+    }
+
+    pub(crate) fn acquire(&self) {
+        while self.0.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            host::yield_now();
+        }
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+/// One bit for each of the descriptors 0..1024.
+pub(crate) struct Descriptors([AtomicU64; REMOTE_FD_WORDS]);
+
+impl Descriptors {
+    pub(crate) const fn new() -> Descriptors {
+        Descriptors([const { AtomicU64::new(0) }; REMOTE_FD_WORDS])
+    }
+
+    fn word(&self, fd: i32) -> Option<(&AtomicU64, u64)> {
+        let fd = usize::try_from(fd).ok()?;
+        Some((self.0.get(fd / 64)?, 1 << (fd % 64)))
+    }
+
+    pub(crate) fn has(&self, fd: i32) -> bool {
+        self.word(fd).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    pub(crate) fn insert(&self, fd: i32) {
+        if let Some((word, bit)) = self.word(fd) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes `fd` and tells whether it was there.
+    pub(crate) fn remove(&self, fd: i32) -> bool {
+        self.has(fd)
+            && self
+                .word(fd)
+                .is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::Relaxed) & bit != 0)
+    }
+
+    pub(crate) fn words(&self) -> [u64; REMOTE_FD_WORDS] {
+        core::array::from_fn(|index| self.0[index].load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_words(&self, words: &[u64; REMOTE_FD_WORDS]) {
+        for (word, value) in self.0.iter().zip(words) {
+            word.store(*value, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+    }
+}
+
+/// The state of one guest process.
+pub(crate) struct Process {
+    /// PID of the fabric (of the host when solo).
+    pub(crate) pid: AtomicU32,
+    /// Index of the process's slot in the arena.
+    pub(crate) slot: AtomicU32,
+    /// Guards `actions`; held across fork, so that the child finds it free.
+    pub(crate) lock: Lock,
+    actions: UnsafeCell<[Action; SIGNAL_MAX as usize + 1]>,
+    /// Descriptors whose offset or queue lives at another node.
+    pub(crate) remote: Descriptors,
+    /// Descriptors opened since the last fork: their offset is shared with nobody.
+    pub(crate) private: Descriptors,
+    /// `struct rusage` of waited-for children, summed by the shim (with a daemon).
+    pub(crate) children_usage: UnsafeCell<[u64; 18]>,
+}
+
+// SAFETY: `actions` and `children_usage` are used under `lock` only; the rest is atomic.
+unsafe impl Sync for Process {}
+
+impl Process {
+    pub(crate) const fn new() -> Process {
+        Process {
+            pid: AtomicU32::new(0),
+            slot: AtomicU32::new(0),
+            lock: Lock::new(),
+            actions: UnsafeCell::new([Action::DEFAULT; SIGNAL_MAX as usize + 1]),
+            remote: Descriptors::new(),
+            private: Descriptors::new(),
+            children_usage: UnsafeCell::new([0; 18]),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Runs `change` on a signal's action under the lock.
+    pub(crate) fn with_action<R>(&self, signal: u32, change: impl FnOnce(&mut Action) -> R) -> R {
+        self.lock.acquire();
+        // SAFETY: the lock is held, and `change` runs to its end before it is released.
+        let result = change(unsafe {
+            &mut (&mut *self.actions.get())[(signal & 127).min(SIGNAL_MAX) as usize]
+        });
+        self.lock.release();
+        result
+    }
+
+    pub(crate) fn action(&self, signal: u32) -> Action {
+        self.with_action(signal, |action| *action)
+    }
+
+    /// Makes `self` a copy of `parent` for a child that shares its memory.
+    pub(crate) fn copy_from(&self, parent: &Process) {
+        for signal in 1..=SIGNAL_MAX {
+            let action = parent.action(signal);
+            self.with_action(signal, |own| *own = action);
+        }
+        self.slot.store(parent.slot.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.remote.set_words(&parent.remote.words());
+        self.private.set_words(&[0; REMOTE_FD_WORDS]);
+    }
+}
+
+/// A path that is set once at start, before there are threads.
+pub(crate) struct PathCell {
+    bytes: UnsafeCell<[u8; PATH_BYTES]>,
+    len: AtomicU32,
+}
+
+// SAFETY: written once, at start, by the only thread.
+unsafe impl Sync for PathCell {}
+
+impl PathCell {
+    const fn new() -> PathCell {
+        PathCell { bytes: UnsafeCell::new([0; PATH_BYTES]), len: AtomicU32::new(0) }
+    }
+
+    /// Keeps the path; too long ones are cut (the kernel never makes them).
+    pub(crate) fn set(&self, path: &[u8]) {
+        let len = path.len().min(PATH_BYTES - 1);
+        // SAFETY: only called at start, by the only thread.
+        let bytes = unsafe { &mut *self.bytes.get() };
+        bytes[..len].copy_from_slice(&path[..len]);
+        bytes[len] = 0;
+        self.len.store(u32::try_from(len).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The path without its zero.
+    pub(crate) fn get(&self) -> &[u8] {
+        &self.with_zero()[..self.len.load(Ordering::Relaxed) as usize]
+    }
+
+    /// The path with its zero.
+    pub(crate) fn with_zero(&self) -> &[u8] {
+        // SAFETY: written only at start.
+        let bytes: &[u8; PATH_BYTES] = unsafe { &*self.bytes.get() };
+        &bytes[..=self.len.load(Ordering::Relaxed) as usize]
+    }
+}
+
+/// The process of the first thread.
+pub(crate) static PROCESS: Process = Process::new();
+/// `/proc/self/exe` as the guest sees it.
+pub(crate) static EXE_PATH: PathCell = PathCell::new();
+/// The path that the program was started by (`AT_EXECFN`).
+pub(crate) static EXEC_FN: PathCell = PathCell::new();
+/// The shim's own path, for exec without a daemon.
+pub(crate) static SHIM_PATH: PathCell = PathCell::new();
+static HAS_DAEMON: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a daemon answers the doorbell; if not, the shim runs solo.
+pub(crate) fn has_daemon() -> bool {
+    HAS_DAEMON.load(Ordering::Relaxed) != 0
+}
+
+pub(crate) fn set_has_daemon() {
+    HAS_DAEMON.store(1, Ordering::Relaxed);
+}

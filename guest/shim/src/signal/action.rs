@@ -1,0 +1,115 @@
+//! rt_sigaction(2) and sigaltstack(2).
+
+use super::{ALWAYS_CAUGHT, kernel_action};
+use crate::arch::frame::{AltStack, Context, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK};
+use crate::guest::{self, GuestAddr};
+use crate::host::{self, KernelAction};
+use crate::process::Action;
+use crate::thread::Thread;
+use dunix_shim_core::Errno;
+use dunix_shim_core::signal::{SIGKILL, SIGNAL_MAX, SIGSTOP, UNMASKABLE};
+
+/// Least bytes of an alternate stack.
+const MINSIGSTKSZ: u64 = 2048;
+
+/// Tells the kernel how to treat a signal, given the guest's action.
+pub(crate) fn install(number: u32, action: &Action) {
+    let is_plain = action.handler <= host::SIG_IGN;
+    if is_plain && ALWAYS_CAUGHT.contains(&number) {
+        return;
+    }
+    let kernel = if is_plain {
+        KernelAction {
+            handler: action.handler,
+            flags: action.flags & super::SA_CHILD_BITS,
+            restorer: 0,
+            mask: dunix_shim_core::signal::SigSet::EMPTY,
+        }
+    } else {
+        kernel_action(action.flags)
+    };
+    let _ = host::set_action(number, &kernel);
+}
+
+/// rt_sigaction(2).
+pub(crate) fn rt_sigaction(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
+    let number = u32::try_from(args[0]).map_err(|_| Errno::EINVAL)?;
+    let (new, old) = (GuestAddr(args[1]), GuestAddr(args[2]));
+    if args[3] != 8 || number == 0 || number > SIGNAL_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let new = if new.is_null() { None } else { Some(guest::read::<Action>(new)?) };
+    if new.is_some() && (number == SIGKILL || number == SIGSTOP) {
+        return Err(Errno::EINVAL);
+    }
+    let previous = thread.process().with_action(number, |action| {
+        let previous = *action;
+        if let Some(new) = new {
+            let is_same = new.handler == previous.handler
+                && new.flags == previous.flags
+                && new.restorer == previous.restorer;
+            *action = Action { mask: new.mask.without(UNMASKABLE), ..new };
+            if !is_same {
+                install(number, action);
+            }
+        }
+        previous
+    });
+    if !old.is_null() {
+        guest::write(old, &previous)?;
+    }
+    Ok(0)
+}
+
+/// Reads from the kernel which signals are ignored: an exec keeps that.
+pub(crate) fn inherit(process: &crate::process::Process) {
+    for number in 1..=SIGNAL_MAX {
+        if let Ok(kernel) = host::get_action(number)
+            && kernel.handler == host::SIG_IGN
+        {
+            process.with_action(number, |action| action.handler = host::SIG_IGN);
+        }
+    }
+}
+
+/// sigaltstack(2), for the guest's own stack; the kernel's is the shim's.
+pub(crate) fn sigaltstack(
+    thread: &Thread,
+    context: &Context,
+    args: [u64; 6],
+) -> Result<u64, Errno> {
+    let old = thread.altstack.get();
+    let is_on = old.holds(context.regs.rsp);
+    if args[0] != 0 {
+        let new: AltStack = guest::read(GuestAddr(args[0]))?;
+        if is_on {
+            return Err(Errno::EPERM);
+        }
+        thread.altstack.set(checked(new)?);
+    }
+    if args[1] != 0 {
+        let mut shown = old;
+        if is_on {
+            shown.flags |= SS_ONSTACK;
+        }
+        guest::write(GuestAddr(args[1]), &shown)?;
+    }
+    Ok(0)
+}
+
+fn checked(stack: AltStack) -> Result<AltStack, Errno> {
+    let autodisarm = stack.flags & SS_AUTODISARM;
+    match stack.flags & !SS_AUTODISARM {
+        SS_DISABLE => Ok(AltStack::new(0, SS_DISABLE | autodisarm, 0)),
+        0 | SS_ONSTACK if stack.bytes < MINSIGSTKSZ => Err(Errno::ENOMEM),
+        0 | SS_ONSTACK => Ok(AltStack::new(stack.start, autodisarm, stack.bytes)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// What returning from a handler does to the guest's alternate stack.
+pub(crate) fn restore_altstack(thread: &Thread, stack: AltStack) {
+    if let Ok(stack) = checked(stack) {
+        thread.altstack.set(stack);
+    }
+}

@@ -1,0 +1,148 @@
+//! Signals: the one handler that the kernel knows, and what happens from there.
+//!
+//! ```text
+//! entry --SIGSYS of the filter--> calls::handle
+//!       --fault in a copy-------> fixup
+//!       --in the gadget---------> noted; the call ends; deliver::finish delivers
+//!       --in guest code---------> deliver::to_guest
+//! ```
+
+pub(crate) mod action;
+pub(crate) mod deliver;
+pub(crate) mod mask;
+pub(crate) mod restore;
+
+use crate::arch::frame::{Context, SigInfo};
+use crate::arch::gadget::{self, Place};
+use crate::arch::{copy, switch};
+use crate::host::{self, KernelAction};
+use crate::thread::Thread;
+use dunix_shim_core::signal::{SHIM_MASK, SIGBUS, SIGSEGV, SIGSYS};
+use dunix_shim_core::{Errno, nr};
+
+/// `SA_SIGINFO`.
+pub(crate) const SA_SIGINFO: u64 = 4;
+/// `SA_ONSTACK`.
+pub(crate) const SA_ONSTACK: u64 = 0x0800_0000;
+/// `SA_RESTART`.
+pub(crate) const SA_RESTART: u64 = 0x1000_0000;
+/// `SA_NODEFER`.
+pub(crate) const SA_NODEFER: u64 = 0x4000_0000;
+/// `SA_RESETHAND`.
+pub(crate) const SA_RESETHAND: u64 = 0x8000_0000;
+/// `SA_RESTORER`.
+pub(crate) const SA_RESTORER: u64 = 0x0400_0000;
+/// `SA_NOCLDSTOP | SA_NOCLDWAIT`.
+pub(crate) const SA_CHILD_BITS: u64 = 3;
+
+/// `si_code` of a SIGSYS that the filter raised.
+const SYS_SECCOMP: i32 = 1;
+
+/// Signals that always enter the shim, whatever the guest has set.
+pub(crate) const ALWAYS_CAUGHT: [u32; 3] = [SIGSYS, SIGSEGV, SIGBUS];
+
+/// The action that makes the kernel enter the shim; `guest_flags` that change its behaviour stay.
+pub(crate) fn kernel_action(guest_flags: u64) -> KernelAction {
+    KernelAction {
+        handler: entry as *const () as u64,
+        flags: SA_SIGINFO
+            | SA_ONSTACK
+            | SA_NODEFER
+            | SA_RESTORER
+            | guest_flags & (SA_RESTART | SA_CHILD_BITS),
+        restorer: switch::restorer(),
+        mask: SHIM_MASK,
+    }
+}
+
+/// Installs what every process needs before guest code runs.
+pub(crate) fn install() -> Result<(), Errno> {
+    for signal in ALWAYS_CAUGHT {
+        host::set_action(signal, &kernel_action(0))?;
+    }
+    Ok(())
+}
+
+/// Where every caught signal arrives, on the shim's stack.
+extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
+    let thread = Thread::current();
+    // SAFETY: the kernel made both for this handler, on this stack.
+    let (info, context) = unsafe { (&mut *info, &mut *context) };
+    if signal.unsigned_abs() == SIGSYS && info.code == SYS_SECCOMP {
+        crate::calls::handle(thread, context);
+        return;
+    }
+    if let Some(go_on) = copy::fixup(context.regs.rip).filter(|_| is_fault(info)) {
+        context.regs.rip = go_on;
+        return;
+    }
+    restore_code(info);
+    match gadget::place(context.regs.rip) {
+        Place::Guest => deliver::to_guest(thread, context, info),
+        Place::PassBefore => {
+            leave_stub_before(thread, context);
+            deliver::to_guest(thread, context, info);
+        }
+        Place::PassAfter => {
+            context.regs.rip = thread.pass_return.get();
+            deliver::to_guest(thread, context, info);
+        }
+        Place::GadgetBefore => {
+            let result =
+                if was_restart(context) { Errno::EINTR.as_result() } else { gadget::NOT_BEGUN };
+            end_gadget(thread, context, info, result);
+        }
+        Place::GadgetResult => {
+            end_gadget(thread, context, info, context.regs.rax.cast_signed());
+        }
+        Place::GadgetKept => {
+            end_gadget(thread, context, info, context.regs.r12.cast_signed());
+        }
+        Place::Shim if is_fault(info) => die_of_fault(signal, context),
+        Place::Shim => thread.note(*info),
+    }
+}
+
+/// Whether the processor raised it here and now, rather than a sender.
+pub(crate) fn is_fault(info: &SigInfo) -> bool {
+    info.code > 0 && matches!(info.signal.unsigned_abs(), SIGSEGV | SIGBUS | 4 | 5 | 8)
+}
+
+/// The kernel wants to go on with a call whose rest it keeps itself (poll, nanosleep after a stop).
+fn was_restart(context: &Context) -> bool {
+    context.regs.rax == nr::RESTART_SYSCALL
+}
+
+/// Lets a context in the stub, before its call, look as if it were on the guest's own call.
+fn leave_stub_before(thread: &Thread, context: &mut Context) {
+    context.regs.rip = thread.pass_return.get();
+    if was_restart(context) {
+        context.set_result(Errno::EINTR.as_result());
+    } else {
+        context.rewind_call();
+    }
+}
+
+fn end_gadget(thread: &Thread, context: &mut Context, info: &SigInfo, result: i64) {
+    thread.note(*info);
+    context.regs.r12 = result.cast_unsigned();
+    context.regs.rip = gadget::shut();
+    context.mask = SHIM_MASK;
+}
+
+/// Shows the real `si_code` of a signal that the daemon sent for somebody.
+pub(crate) fn restore_code(info: &mut SigInfo) {
+    if let Some(real) = dunix_guest_abi::signal::decode(info.code) {
+        info.code = real;
+    }
+}
+
+fn die_of_fault(signal: i32, context: &Context) -> ! {
+    crate::report::line("signal", "address", context.regs.cr2);
+    crate::report::line(
+        "signal",
+        "instruction - text",
+        context.regs.rip - dunix_guest_abi::layout::TEXT_START,
+    );
+    crate::report::fatal("fault in the shim", "signal", u64::from(signal.unsigned_abs()))
+}

@@ -1,0 +1,236 @@
+//! Per-thread state and stacks: fixed-size slots from `THREADS_START` on.
+//!
+//! ```text
+//! slot:  guard (unmapped) | shim stack, grows down | Thread
+//! ```
+//! A handler finds its thread from its stack pointer, so nothing depends on registers that the
+//! guest can change. At most [`SLOTS`] threads a process; more fail with `EAGAIN`.
+
+use crate::arch::frame::{AltStack, Resumable, SigInfo};
+use crate::arch::gadget::PASS_RETURN_OFFSET;
+use crate::host;
+use crate::process::Process;
+use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use dunix_guest_abi::layout;
+use dunix_shim_core::{Errno, nr};
+
+/// Bytes of a slot; a power of two.
+const SLOT_BYTES: u64 = 128 * 1024;
+const GUARD_BYTES: u64 = 4096;
+/// Room for [`Thread`] at the slot's end.
+const THREAD_BYTES: u64 = 32 * 1024;
+/// Most threads of a process.
+pub(crate) const SLOTS: usize = 8192;
+/// Signals noted while the shim runs: one from the gadget, and forced ones sent by others.
+const PENDING_MAX: usize = 8;
+
+/// The state of one thread.
+#[repr(C)]
+pub(crate) struct Thread {
+    this: Cell<u64>,
+    /// Where the pass-on stub goes back to; read through GS.
+    pub(crate) pass_return: Cell<u64>,
+    process: Cell<*const Process>,
+    /// TID of the fabric (of the host when solo).
+    pub(crate) tid: Cell<u32>,
+    /// Not zero while a child that shares memory has neither ended nor executed; the kernel clears it.
+    pub(crate) vfork_word: AtomicU32,
+    /// The guest's alternate signal stack.
+    pub(crate) altstack: Cell<AltStack>,
+    /// The mask to restore if a call ran under a mask of its own.
+    pub(crate) saved_mask: Cell<Option<dunix_shim_core::signal::SigSet>>,
+    pending: UnsafeCell<[Option<SigInfo>; PENDING_MAX]>,
+    /// The guest's robust list and the length it gave.
+    pub(crate) robust: Cell<(u64, u64)>,
+    /// A mapping that outlives an exec by a child that shares memory: start and bytes.
+    pub(crate) scratch: Cell<(u64, u64)>,
+    /// The thread is the child of a vfork: its process's state is its own.
+    pub(crate) is_vfork_child: Cell<bool>,
+    /// A context to resume: a new thread's first, or that of a guest's rt_sigreturn.
+    pub(crate) resumable: UnsafeCell<Resumable>,
+    own_process: UnsafeCell<Process>,
+}
+
+const _: () = assert!(size_of::<Thread>() as u64 <= THREAD_BYTES);
+const _: () = assert!(core::mem::offset_of!(Thread, pass_return) == PASS_RETURN_OFFSET);
+
+static USED: [AtomicU64; SLOTS / 64] = [const { AtomicU64::new(0) }; SLOTS / 64];
+static MAPPED: [AtomicU64; SLOTS / 64] = [const { AtomicU64::new(0) }; SLOTS / 64];
+
+const fn slot_start(index: usize) -> u64 {
+    layout::THREADS_START + index as u64 * SLOT_BYTES
+}
+
+impl Thread {
+    /// The thread whose shim stack the caller runs on.
+    pub(crate) fn current() -> &'static Thread {
+        let marker = 0u8;
+        let slot = (&raw const marker as u64) & !(SLOT_BYTES - 1);
+        // SAFETY: handlers and new threads run on the stack of a slot that holds a live `Thread`.
+        unsafe { &*((slot + SLOT_BYTES - THREAD_BYTES) as *const Thread) }
+    }
+
+    /// Takes a free slot and prepares it for a thread of `process`.
+    ///
+    /// # Errors
+    /// `EAGAIN` if all slots are taken, `ENOMEM`.
+    pub(crate) fn allocate(process: &Process) -> Result<&'static Thread, Errno> {
+        let index = take_slot().ok_or(Errno::EAGAIN)?;
+        if let Err(error) = map_slot(index) {
+            free_slot(index);
+            return Err(error);
+        }
+        let address = slot_start(index) + SLOT_BYTES - THREAD_BYTES;
+        // SAFETY: the slot is mapped and ours alone; stale or zero bytes are set below before use.
+        let thread = unsafe { &*(address as *const Thread) };
+        thread.this.set(address);
+        thread.process.set(process);
+        thread.vfork_word.store(0, Ordering::Relaxed);
+        thread.altstack.set(AltStack::NONE);
+        thread.saved_mask.set(None);
+        thread.robust.set((0, 0));
+        thread.scratch.set((0, 0));
+        thread.is_vfork_child.set(false);
+        // SAFETY: ours alone.
+        unsafe { thread.pending.get().write([None; PENDING_MAX]) };
+        Ok(thread)
+    }
+
+    fn index(&self) -> usize {
+        ((self.this.get() - layout::THREADS_START) / SLOT_BYTES) as usize
+    }
+
+    /// The process that this thread belongs to.
+    pub(crate) fn process(&self) -> &'static Process {
+        // SAFETY: a thread's process outlives it: it is static, or in the slot of a vfork child
+        // that the parent frees only when the child no longer uses this memory.
+        unsafe { &*self.process.get() }
+    }
+
+    /// Gives a vfork child a process state of its own, copied from `parent`'s.
+    pub(crate) fn detach_process(&self, parent: &Process) {
+        // SAFETY: the slot is ours alone until the child starts.
+        unsafe { self.own_process.get().write(Process::new()) };
+        // SAFETY: just written.
+        let own = unsafe { &*self.own_process.get() };
+        own.copy_from(parent);
+        self.process.set(own);
+        self.is_vfork_child.set(true);
+    }
+
+    /// The shim's stack of this thread.
+    pub(crate) fn shim_stack(&self) -> AltStack {
+        let start = slot_start(self.index()) + GUARD_BYTES;
+        AltStack::new(start, 0, SLOT_BYTES - GUARD_BYTES - THREAD_BYTES)
+    }
+
+    /// Makes the GS base lead here, for the pass-on stub.
+    pub(crate) fn install_gs(&self) {
+        const ARCH_SET_GS: u64 = 0x1001;
+        let args = [ARCH_SET_GS, self.this.get(), 0, 0, 0, 0];
+        // SAFETY: the shim itself does not use GS; the guest is refused its use.
+        let _ = unsafe { host::call(nr::ARCH_PRCTL, args) };
+    }
+
+    /// Notes a signal for delivery at the end of the current call; drops it if there is no room
+    /// (the kernel, too, keeps only one of each kind).
+    pub(crate) fn note(&self, info: SigInfo) {
+        // SAFETY: only the thread itself, and nested handlers run to their end.
+        let pending = unsafe { &mut *self.pending.get() };
+        if let Some(free) = pending.iter_mut().find(|entry| entry.is_none()) {
+            *free = Some(info);
+        }
+    }
+
+    /// The noted signal that comes first.
+    pub(crate) fn first_noted(&self) -> Option<SigInfo> {
+        // SAFETY: as for `note`.
+        unsafe { (*self.pending.get())[0] }
+    }
+
+    /// Takes the noted signals in the order of their arrival.
+    pub(crate) fn take_noted(&self) -> [Option<SigInfo>; PENDING_MAX] {
+        // SAFETY: as for `note`.
+        unsafe { core::mem::replace(&mut *self.pending.get(), [None; PENDING_MAX]) }
+    }
+
+    /// Frees the slot of a thread that never started or no longer runs.
+    pub(crate) fn free(&self) {
+        self.free_scratch();
+        free_slot(self.index());
+    }
+
+    pub(crate) fn free_scratch(&self) {
+        let (start, bytes) = self.scratch.replace((0, 0));
+        if bytes > 0 {
+            // SAFETY: mapped by the exec that this thread tried, and unused since.
+            unsafe { host::munmap(start, bytes) };
+        }
+    }
+
+    /// Ends the calling thread and frees its slot.
+    pub(crate) fn exit(&self, status: u64) -> ! {
+        let index = self.index();
+        let keep = !(1u64 << (index % 64));
+        // SAFETY: the mask keeps all other slots; the shim runs with signals blocked.
+        unsafe { crate::arch::switch::release_and_exit(&USED[index / 64], keep, status) }
+    }
+
+    /// In the child of a fork: all other threads are gone.
+    pub(crate) fn forget_others(&self) {
+        for word in &USED {
+            word.store(0, Ordering::Relaxed);
+        }
+        let index = self.index();
+        USED[index / 64].store(1 << (index % 64), Ordering::Relaxed);
+    }
+
+    /// Calls `visit` for every live thread of this address space.
+    pub(crate) fn for_each(mut visit: impl FnMut(&Thread)) {
+        for (word_index, word) in USED.iter().enumerate() {
+            let mut bits = word.load(Ordering::Relaxed);
+            while bits != 0 {
+                let index = word_index * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let address = slot_start(index) + SLOT_BYTES - THREAD_BYTES;
+                // SAFETY: a used slot is mapped and holds a `Thread`.
+                visit(unsafe { &*(address as *const Thread) });
+            }
+        }
+    }
+}
+
+fn take_slot() -> Option<usize> {
+    for (word_index, word) in USED.iter().enumerate() {
+        let mut bits = word.load(Ordering::Relaxed);
+        while bits != u64::MAX {
+            let bit = (!bits).trailing_zeros();
+            match word.compare_exchange(bits, bits | 1 << bit, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(word_index * 64 + bit as usize),
+                Err(now) => bits = now,
+            }
+        }
+    }
+    None
+}
+
+fn free_slot(index: usize) {
+    USED[index / 64].fetch_and(!(1 << (index % 64)), Ordering::AcqRel);
+}
+
+fn map_slot(index: usize) -> Result<(), Errno> {
+    let (word, bit) = (&MAPPED[index / 64], 1u64 << (index % 64));
+    if word.load(Ordering::Relaxed) & bit != 0 {
+        return Ok(());
+    }
+    let flags = host::MAP_PRIVATE | host::MAP_ANONYMOUS | host::MAP_FIXED | host::MAP_NORESERVE;
+    let prot = host::PROT_READ | host::PROT_WRITE;
+    // SAFETY: the slot is reserved for us and was never mapped.
+    unsafe {
+        host::mmap(slot_start(index) + GUARD_BYTES, SLOT_BYTES - GUARD_BYTES, prot, flags, -1, 0)
+    }?;
+    word.fetch_or(bit, Ordering::Relaxed);
+    Ok(())
+}
