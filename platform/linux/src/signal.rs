@@ -88,6 +88,24 @@ pub fn child_signals() -> Result<std::os::fd::OwnedFd> {
     descriptor(1 << (libc::SIGCHLD - 1))
 }
 
+/// Blocks SIGHUP, SIGINT, SIGQUIT and SIGTERM in the calling thread, and those that it starts, and
+/// returns a non-blocking descriptor that shows them (see [`take_signal`]).
+pub fn termination_signals() -> Result<std::os::fd::OwnedFd> {
+    let ending = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+    descriptor(ending.into_iter().map(|signal| 1 << (signal - 1)).sum())
+}
+
+/// Takes the next signal from a descriptor that shows signals; `None` if there is none now.
+pub fn take_signal(signals: std::os::fd::BorrowedFd<'_>) -> Result<Option<i32>> {
+    // struct signalfd_siginfo: 128 bytes, the signal's number first.
+    let mut info = [0_u8; 128];
+    match rustix::io::read(signals, &mut info) {
+        Ok(_) => Ok(Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))),
+        Err(crate::Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Sets the calling thread's signal mask and returns a non-blocking descriptor that shows the
 /// signals of `mask`, bit `n - 1` for signal `n`.
 pub(crate) fn descriptor(mask: u64) -> Result<std::os::fd::OwnedFd> {

@@ -3,7 +3,6 @@
 use crate::error::LabError;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 pub use dunix_admin_api::Root;
@@ -45,8 +44,6 @@ pub struct LabConfig {
     pub root: Root,
     /// The arguments with which process 1 of a node is started; the program is the caller's own.
     pub node_arguments: Vec<OsString>,
-    /// The shim that is copied into each node as `/shim`, if any.
-    pub shim: Option<PathBuf>,
     /// How long the nodes may take until all are ready.
     pub ready_within: Duration,
 }
@@ -62,7 +59,6 @@ impl LabConfig {
             spread: false,
             root: Root::Cow,
             node_arguments: vec!["node".into()],
-            shim: None,
             ready_within: Duration::from_secs(20),
         }
     }

@@ -37,15 +37,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// What an installer is told. The descriptors beside it are, in this order, those that the node's
-/// program has from `DESCRIPTOR_ADMIN` on, then the shim if there is one.
+/// program has from `DESCRIPTOR_ADMIN` on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) lab: String,
     pub(crate) node: u32,
     /// The first host id of the node.
     pub(crate) id_first: u32,
-    /// The last of the descriptors is the shim.
-    pub(crate) has_shim: bool,
     /// The host's directory for what guests write; only at the node that serves the tree.
     pub(crate) upper: Option<PathBuf>,
     pub(crate) arguments: Vec<OsString>,
@@ -70,8 +68,7 @@ pub(crate) fn run(owner: &Packets) -> io::Result<()> {
     }
 }
 
-fn install(plan: Plan, mut descriptors: Vec<OwnedFd>) -> Result<(i32, OwnedFd), LabError> {
-    let shim = if plan.has_shim { descriptors.pop() } else { None };
+fn install(plan: Plan, descriptors: Vec<OwnedFd>) -> Result<(i32, OwnedFd), LabError> {
     let programs = node_root::own_files().map_err(LabError::step("find the own program"))?;
     let host = plan.upper.as_ref().map(|upper| HostMounts::take(upper)).transpose()?;
     let namespaces = Namespaces::USER
@@ -94,7 +91,7 @@ fn install(plan: Plan, mut descriptors: Vec<OwnedFd>) -> Result<(i32, OwnedFd), 
     move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
         .map_err(io::Error::from)
         .map_err(LabError::step("join the mounts"))?;
-    node_root::prepare(&plan, &programs, shim, host)?;
+    node_root::prepare(&plan, &programs, host)?;
     Ok((pid.as_raw_nonzero().get(), network))
 }
 

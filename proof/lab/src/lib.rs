@@ -15,7 +15,7 @@
 //!   parent, the owner watches all of them, the janitor watches the owner. If all of them are killed
 //!   at once, the next lab cleans up ([`sweep`]).
 //! - Nothing is shared between nodes, nor between a node and the owner: no descriptor, mount, file
-//!   (a node runs copies of the programs) or namespace. What a node gets from its owner is a
+//!   (a node runs a copy of the program) or namespace. What a node gets from its owner is a
 //!   listening socket, a pipe with its configuration, the lifeline, doors to its own cgroup, its log.
 
 mod config;

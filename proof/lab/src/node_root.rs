@@ -1,7 +1,7 @@
 //! A node's private root: a file system in memory with copies of the programs, devices, mount points.
 //!
 //! ```text
-//! /dunix /shim         copies, so that no two nodes map one inode
+//! /dunix               a copy, with its libraries, so that no two nodes map one inode
 //! /dev /dev/pts        the usual devices, fuse and userfaultfd for all, terminals of the node's own
 //! /proc /sys           of the node's namespaces; /sys read-only
 //! /run /tmp            empty
@@ -97,7 +97,6 @@ fn loader_link(files: &[(PathBuf, File)]) -> Option<(PathBuf, File)> {
 pub(crate) fn prepare(
     plan: &Plan,
     programs: &[(PathBuf, File)],
-    shim: Option<OwnedFd>,
     host: Option<HostMounts>,
 ) -> Result<(), LabError> {
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
@@ -115,9 +114,6 @@ pub(crate) fn prepare(
     make_devices(plan, root)?;
     for (path, file) in programs {
         copy_program(&inside(root, path), file)?;
-    }
-    if let Some(shim) = shim {
-        copy_program(&inside(root, Path::new("/shim")), &File::from(shim))?;
     }
     host.map_or(Ok(()), |host| attach_host(root, &host))
 }

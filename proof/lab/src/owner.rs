@@ -291,14 +291,10 @@ impl Parts {
         let mut descriptors: Vec<OwnedFd> =
             vec![admin.into(), configuration.into(), lifeline_end.into()];
         descriptors.extend(doors);
-        if let Some(shim) = &config.shim {
-            descriptors.push(File::open(shim).map_err(LabError::state(shim))?.into());
-        }
         let plan = Plan {
             lab: config.name.clone(),
             node,
             id_first: id_first(node),
-            has_shim: config.shim.is_some(),
             upper,
             arguments: config.node_arguments.clone(),
         };
