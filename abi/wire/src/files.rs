@@ -235,7 +235,8 @@ pub enum FileRequest {
     Read { ino: Ino, offset: u64, size: u32 },
     /// [`FileReply::Written`]. The payload is the data. `append`: at the end, whatever `offset`
     /// says. `from_cache`: dirty pages of a mapping, which the writer's kernel holds locked.
-    Write { ino: Ino, offset: u64, append: bool, from_cache: bool },
+    /// `unprivileged`: set-id bits go, the writer lacks CAP_FSETID.
+    Write { ino: Ino, offset: u64, append: bool, from_cache: bool, unprivileged: bool },
     /// [`FileReply::Done`].
     Fsync { ino: Ino, data_only: bool },
     /// [`FileReply::Done`]. `mode` as in fallocate(2).
@@ -407,6 +408,7 @@ mod tests {
             offset: 3,
             append: false,
             from_cache: true,
+            unprivileged: false,
         });
         let body = pack(&call, b"data");
         let (back, at) = unpack::<FileCall>(&body).expect("our own encoding");

@@ -1,7 +1,8 @@
 //! Which node may have cached what, and whom a change has to reach first.
 //!
-//! A node holds pages of an inode from its first open until they are recalled; attributes and names
-//! from the answer that carried a lease. A change computes the recalls and takes the holdings back at
+//! A node holds pages of an inode from its first cached open until they are recalled, and may map what
+//! it has open for reading and writing; it holds attributes and names from the answer that carried a
+//! lease. A change computes the recalls and takes the holdings back at
 //! once: what a node is granted later shows the change already.
 //!
 //! Owns: the table of holdings. Refuses: waiting; the driver waits for the acknowledgements.
@@ -77,10 +78,7 @@ impl Holders {
                 holding.cached_opens += 1;
                 holding.pages = true;
             }
-            Access::Direct => {
-                holding.direct_opens += 1;
-                holding.pages = true;
-            }
+            Access::Direct => holding.direct_opens += 1,
             Access::Blind => {}
         }
         self.prune(ino, node);
@@ -123,17 +121,22 @@ impl Holders {
         let mut changed = Changed::default();
         let Some(nodes) = self.inodes.get_mut(&ino) else { return changed };
         nodes.retain(|&node, holding| {
-            if node != by && (holding.pages || holding.attr) {
-                changed.recalls.push((node, Recall::Pages(ino)));
-            } else if node == by && from_cache && holding.attr {
-                changed.recalls.push((node, Recall::Attr(ino)));
-            } else if node == by && !from_cache {
-                changed.drop_own = holding.pages;
+            if node == by && !from_cache {
+                // A kernel drops the pages that it writes past before it does so; another open may
+                // have brought back what was there then. Of the attributes it knows.
+                changed.drop_own = holding.pages || holding.direct_opens > 1;
+            } else {
+                let maps = holding.pages || holding.direct_opens > 0;
+                if node != by && maps {
+                    changed.recalls.push((node, Recall::Pages(ino)));
+                } else if holding.attr {
+                    changed.recalls.push((node, Recall::Attr(ino)));
+                }
+                holding.attr = false;
             }
-            holding.attr = false;
             if node != by || !from_cache {
-                // What is open may be cached or mapped again at any time.
-                holding.pages = holding.cached_opens + holding.direct_opens > 0;
+                // What is open may be cached again at any time.
+                holding.pages = holding.cached_opens > 0;
             }
             !holding.is_empty()
         });
@@ -201,8 +204,7 @@ impl Holders {
             assert!(!nodes.is_empty(), "an inode without holdings");
             for holding in nodes.values() {
                 assert!(!holding.is_empty(), "an empty holding");
-                let opens = holding.cached_opens + holding.direct_opens;
-                assert!(opens == 0 || holding.pages, "open, but without pages");
+                assert!(holding.cached_opens == 0 || holding.pages, "open, but without pages");
             }
         }
         let known: BTreeSet<NodeId> = self.bumps.keys().copied().collect();
@@ -257,9 +259,11 @@ mod tests {
     #[test]
     fn a_writer_drops_its_own_pages_but_not_those_that_it_writes_back() {
         let mut holders = Holders::default();
-        holders.opened(F, A, Access::Direct);
+        holders.opened(F, A, Access::Cached);
         assert!(holders.changed_data(F, A, false).drop_own);
         assert!(!holders.changed_data(F, A, true).drop_own);
+        holders.opened(F, B, Access::Direct);
+        assert!(!holders.changed_data(F, B, false).drop_own, "the kernel does it by itself");
     }
 
     #[test]

@@ -255,6 +255,12 @@ impl Tree {
         Ok(())
     }
 
+    /// Says whether anybody has the file open.
+    #[must_use]
+    pub fn is_open(&self, ino: Ino) -> bool {
+        self.node(ino).is_ok_and(|node| node.opens > 0)
+    }
+
     /// Notes the end of an open. Returns whether the inode's data are gone with it.
     pub fn closed(&mut self, ino: Ino) -> bool {
         let Ok(node) = self.node_mut(ino) else { return false };

@@ -1,0 +1,121 @@
+//! The way back of one answer.
+
+use crate::convert;
+use dunix_wire::files::{Errno, FileReply};
+use fuser::{
+    FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+};
+
+const NAME_BYTES_MAX: u32 = 255;
+const GENERATION: Generation = Generation(0);
+
+/// Answers one request of the kernel; dropped, it answers EIO.
+#[must_use]
+pub struct Reply {
+    pub(crate) form: Form,
+    pub(crate) names_can_be_recalled: bool,
+}
+
+pub(crate) enum Form {
+    Attr(ReplyAttr),
+    Create(ReplyCreate),
+    Data(ReplyData),
+    Directory(ReplyDirectory),
+    Empty(ReplyEmpty),
+    Entry(ReplyEntry),
+    Lseek(ReplyLseek),
+    Open(ReplyOpen),
+    Statfs(ReplyStatfs),
+    Write(ReplyWrite),
+    Xattr(ReplyXattr, u32),
+}
+
+impl Reply {
+    /// Gives the answer; an answer to another question is EIO.
+    pub fn send(self, answer: Result<FileReply, Errno>, payload: &[u8]) {
+        match answer {
+            Ok(answer) => self.succeed(answer, payload),
+            Err(errno) => self.fail(errno),
+        }
+    }
+
+    fn succeed(self, answer: FileReply, payload: &[u8]) {
+        let names = self.names_can_be_recalled;
+        match (self.form, answer) {
+            (Form::Attr(reply), FileReply::Attr(attr, lease)) => {
+                reply.attr(&convert::lives(lease, names).0, &convert::attr(&attr));
+            }
+            (Form::Entry(reply), FileReply::Entry(attr, lease)) => {
+                let (attr_life, name_life) = convert::lives(lease, names);
+                let attr = convert::attr(&attr);
+                reply.entry_with_ttls(&attr_life, &name_life, &attr, GENERATION);
+            }
+            (Form::Create(reply), FileReply::Created { attr, lease, handle, cached }) => {
+                let (attr_life, name_life) = convert::lives(lease, names);
+                let (attr, flags) = (convert::attr(&attr), convert::open_flags(cached));
+                let life = attr_life.min(name_life);
+                reply.created(&life, &attr, GENERATION, FileHandle(handle), flags);
+            }
+            (Form::Open(reply), FileReply::Opened { handle, cached }) => {
+                reply.opened(FileHandle(handle), convert::open_flags(cached));
+            }
+            (Form::Data(reply), FileReply::Bytes) => reply.data(payload),
+            (Form::Write(reply), FileReply::Written(bytes)) => reply.written(bytes),
+            (Form::Lseek(reply), FileReply::Offset(offset)) => {
+                reply.offset(i64::try_from(offset).unwrap_or(i64::MAX));
+            }
+            (Form::Empty(reply), FileReply::Done) => reply.ok(),
+            (Form::Xattr(reply, size), FileReply::Bytes) => send_xattr(reply, size, payload),
+            (Form::Directory(mut reply), FileReply::Entries(entries)) => {
+                use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+                for entry in entries {
+                    let (ino, kind) = (fuser::INodeNo(entry.ino.0), convert::kind(entry.kind));
+                    let name = OsStr::from_bytes(&entry.name.0);
+                    if reply.add(ino, entry.cookie, kind, name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            (Form::Statfs(reply), FileReply::Statfs(sizes)) => reply.statfs(
+                sizes.blocks,
+                sizes.blocks_free,
+                sizes.blocks_available,
+                sizes.files,
+                sizes.files_free,
+                sizes.block_bytes,
+                NAME_BYTES_MAX,
+                sizes.block_bytes,
+            ),
+            // The form is dropped, which is EIO.
+            (_, _) => {}
+        }
+    }
+
+    fn fail(self, errno: Errno) {
+        let errno = convert::errno(errno);
+        match self.form {
+            Form::Attr(reply) => reply.error(errno),
+            Form::Create(reply) => reply.error(errno),
+            Form::Data(reply) => reply.error(errno),
+            Form::Directory(reply) => reply.error(errno),
+            Form::Empty(reply) => reply.error(errno),
+            Form::Entry(reply) => reply.error(errno),
+            Form::Lseek(reply) => reply.error(errno),
+            Form::Open(reply) => reply.error(errno),
+            Form::Statfs(reply) => reply.error(errno),
+            Form::Write(reply) => reply.error(errno),
+            Form::Xattr(reply, _) => reply.error(errno),
+        }
+    }
+}
+
+/// A size of 0 asks for the value's size (getxattr(2)).
+fn send_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
+    match u32::try_from(value.len()) {
+        Ok(bytes) if size == 0 => reply.size(bytes),
+        Ok(bytes) if bytes <= size => reply.data(value),
+        _ => reply.error(convert::errno(Errno::ERANGE)),
+    }
+}

@@ -1,0 +1,137 @@
+//! The connection's life, and what the kernel can do.
+
+use crate::{Volume, mount::MAX_READ_BYTES, serve::Server};
+use dunix_ids::Ino;
+use fuser::{Config, INodeNo, InitFlags, KernelConfig, Notifier, SessionACL};
+use rustix::fd::OwnedFd;
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
+
+/// How many requests of readahead and of asynchronous I/O the kernel may have pending.
+const BACKGROUND_MAX: u16 = 64;
+/// Code of `FUSE_NOTIFY_INC_EPOCH` (linux/fuse.h 7.44), which `fuser` does not know.
+const NOTIFY_INC_EPOCH: i32 = 8;
+/// Since 7.44 a listing may fill the caller's buffer; before it was one page.
+const LONG_LISTINGS_MINOR: u32 = 44;
+
+/// What this kernel offers beyond Linux 6.1.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Features {
+    /// Files that are not cached can be mapped shared (`FUSE_DIRECT_IO_ALLOW_MMAP`, 6.6). Without it such
+    /// a mapping of a file that is open for writing is ENODEV.
+    pub map_uncached: bool,
+    /// All names can be recalled (`FUSE_NOTIFY_INC_EPOCH`, 6.16). Without it no name is cached.
+    pub recall_names: bool,
+    /// How much of a directory the kernel takes at once.
+    pub listing_bytes: u32,
+}
+
+/// Makes the kernel forget. Cheap to clone.
+#[derive(Clone)]
+pub struct Caches {
+    notifier: Notifier,
+    device: Arc<OwnedFd>,
+}
+
+impl Caches {
+    /// Drops pages and attributes of an inode; dirty pages are written first. May block until requests
+    /// about this inode that the kernel waits for are answered.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn drop_pages(&self, ino: Ino) -> io::Result<()> {
+        self.notifier.inval_inode(INodeNo(ino.0), 0, 0)
+    }
+
+    /// Drops attributes of an inode. Does not block.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn drop_attr(&self, ino: Ino) -> io::Result<()> {
+        self.notifier.inval_inode(INodeNo(ino.0), -1, 0)
+    }
+
+    /// Drops all names. Does not block.
+    ///
+    /// # Errors
+    /// The connection is gone, or the kernel cannot (EINVAL).
+    pub fn drop_names(&self) -> io::Result<()> {
+        let mut message = [0_u8; 16];
+        message[..4].copy_from_slice(&16_u32.to_ne_bytes());
+        message[4..8].copy_from_slice(&NOTIFY_INC_EPOCH.to_ne_bytes());
+        rustix::io::write(&self.device, &message)?;
+        Ok(())
+    }
+}
+
+/// A connection that is being served. It ends when the mount goes; dropping this does not end it.
+pub struct Session {
+    caches: Caches,
+    features: Arc<OnceLock<Features>>,
+    background: fuser::BackgroundSession,
+}
+
+impl Session {
+    /// Serves the mount behind an open `/dev/fuse`; blocks until the kernel has greeted.
+    ///
+    /// # Errors
+    /// The descriptor is not that of a fresh mount, or no threads can be made.
+    pub fn start(device: OwnedFd, volume: Arc<dyn Volume>, threads: usize) -> io::Result<Session> {
+        let notify = Arc::new(device.try_clone()?);
+        let features = Arc::new(OnceLock::new());
+        let server = Server { volume, features: Arc::clone(&features) };
+        let mut config = Config::default();
+        config.acl = SessionACL::All;
+        config.n_threads = Some(threads);
+        let session = fuser::Session::from_fd(server, device, SessionACL::All, config)?;
+        let caches = Caches { notifier: session.notifier(), device: notify };
+        let background = session.spawn()?;
+        Ok(Session { caches, features, background })
+    }
+
+    /// Returns what makes the kernel forget.
+    #[must_use]
+    pub fn caches(&self) -> Caches {
+        self.caches.clone()
+    }
+
+    /// Returns what the kernel offers.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features.get().copied().unwrap_or_default()
+    }
+
+    /// Waits until the mount is gone.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn join(self) -> io::Result<()> {
+        self.background.join()
+    }
+}
+
+/// Greets the kernel: asks for what we use of its offers.
+pub(crate) fn ask_kernel(config: &mut KernelConfig) -> Features {
+    let wanted = [
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        InitFlags::FUSE_CACHE_SYMLINKS,
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    ];
+    for flag in wanted {
+        // Each is a gain, none a need; what is missing shows in the features.
+        let _ = config.add_capabilities(flag);
+    }
+    // Both values are within the library's limits.
+    let _ = config.set_max_write(MAX_READ_BYTES);
+    let _ = config.set_max_background(BACKGROUND_MAX);
+    let modern = config.kernel_abi().1 >= LONG_LISTINGS_MINOR;
+    Features {
+        map_uncached: config.capabilities().contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
+        recall_names: modern,
+        listing_bytes: if modern { 32 << 10 } else { 4 << 10 },
+    }
+}
