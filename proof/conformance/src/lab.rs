@@ -1,0 +1,178 @@
+//! A lab for the tests, and a folder that native runs and the fabric both see.
+
+use crate::{Outcome, run_within};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long one command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// A running lab; dropped, it is taken down.
+pub struct Lab {
+    pub name: String,
+    process: Child,
+}
+
+/// The binary under test, beside the test's own.
+fn binary() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("DUNIX_BINARY") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe().map_err(|error| error.to_string())?;
+    let path = test.ancestors().nth(2).map(|folder| folder.join("dunix"));
+    path.filter(|path| path.exists())
+        .ok_or_else(|| "no dunix binary: build the workspace first".to_owned())
+}
+
+impl Lab {
+    /// Starts a lab and waits until every node is up.
+    pub fn start(nodes: usize) -> Result<Lab, String> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test{}-{serial}", std::process::id());
+        let mut command = Command::new(binary()?);
+        command.args(["lab", "--nodes", &nodes.to_string(), "--name", &name]);
+        command.stdin(Stdio::null()).process_group(0);
+        let process = command.spawn().map_err(|error| error.to_string())?;
+        let mut lab = Lab { name, process };
+        let deadline = Instant::now() + START_LIMIT;
+        while lab.nodes_up() != nodes {
+            if let Ok(Some(status)) = lab.process.try_wait() {
+                return Err(format!("the lab ended at its start: {status}"));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the lab is not up after {} s", START_LIMIT.as_secs()));
+            }
+            thread::sleep(POLL_PAUSE);
+        }
+        Ok(lab)
+    }
+
+    /// The command line, with this lab chosen.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        // The binary was there when the lab was started.
+        let mut command = Command::new(binary().unwrap_or_default());
+        command.args(["--fabric", &self.name]).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of dunix to its end.
+    pub fn dunix(&self, arguments: &[&str]) -> Result<Outcome, String> {
+        run_within(&mut self.command(arguments), COMMAND_LIMIT)
+    }
+
+    /// Runs a script in the fabric.
+    pub fn script(
+        &self,
+        placement: &str,
+        scratch: &Scratch,
+        script: &str,
+    ) -> Result<Outcome, String> {
+        let folder = scratch.inside.to_string_lossy();
+        let mut arguments = vec!["run", "--cwd", &folder, "--env", "LC_ALL=C"];
+        arguments.extend(placement.split_whitespace());
+        arguments.extend(["--", "bash", "-c", script]);
+        self.dunix(&arguments)
+    }
+
+    /// `dunix nodes --json` or `dunix ps --json`.
+    pub fn list(&self, what: &str) -> Result<Vec<Value>, String> {
+        let outcome = self.dunix(&[what, "--json"])?;
+        if outcome.status != 0 {
+            return Err(format!("dunix {what}: {outcome}"));
+        }
+        serde_json::from_str(&outcome.stdout).map_err(|error| format!("dunix {what}: {error}"))
+    }
+
+    fn nodes_up(&self) -> usize {
+        let nodes = self.list("nodes").unwrap_or_default();
+        nodes.iter().filter(|node| node["state"] == "up").count()
+    }
+
+    /// The process that holds the lab.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let deadline = Instant::now() + STOP_LIMIT;
+        while Instant::now() < deadline {
+            match self.process.try_wait() {
+                Ok(None) => thread::sleep(POLL_PAUSE),
+                _ => return,
+            }
+        }
+        eprintln!("lab {} did not end: killed", self.name);
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Two folders with the same content: one for native runs, one whose copy the fabric changes.
+pub struct Scratch {
+    root: PathBuf,
+    pub native: PathBuf,
+    pub inside: PathBuf,
+}
+
+impl Scratch {
+    /// Makes fresh folders that anyone may read.
+    pub fn new() -> Result<Scratch, String> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let root = PathBuf::from(format!("/var/tmp/dunix-test-{}-{serial}", std::process::id()));
+        let scratch = Scratch { native: root.join("native"), inside: root.join("fabric"), root };
+        for folder in [&scratch.root, &scratch.native, &scratch.inside] {
+            fs::create_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            open_to_all(folder)?;
+        }
+        Ok(scratch)
+    }
+
+    /// Puts an executable file into both folders.
+    pub fn add_program(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
+        for folder in [&self.native, &self.inside] {
+            let path = folder.join(name);
+            fs::write(&path, bytes).map_err(|error| error.to_string())?;
+            open_to_all(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a script on the host.
+    pub fn script(&self, script: &str) -> Result<Outcome, String> {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).current_dir(&self.native).env("LC_ALL", "C");
+        run_within(command.stdin(Stdio::null()), COMMAND_LIMIT)
+    }
+}
+
+fn open_to_all(path: &Path) -> Result<(), String> {
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path, mode).map_err(|error| error.to_string())
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.root) {
+            eprintln!("{}: {error}", self.root.display());
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Scenarios by subject.
+
+pub(crate) mod commands;
+pub(crate) mod faults;
+pub(crate) mod scripts;
+pub(crate) mod terminals;

@@ -1,0 +1,115 @@
+//! Scripts that must do in the fabric exactly what they do on the host: same output, same status.
+//!
+//! Each runs three times: natively, on one node, and with every program on the next node in turn.
+
+use dunix_conformance::{Lab, Scenario, Scratch, Verdict};
+
+macro_rules! scripts {
+    ($($(#[doc = $why:literal])+ $name:ident = $script:literal;)+) => {
+        pub(crate) const SCENARIOS: &[Scenario] = &[$(Scenario::new(stringify!($name), $name)),+];
+        $($(#[doc = $why])+ fn $name(lab: &Lab) -> Verdict { same_everywhere(lab, $script) })+
+    };
+}
+
+fn same_everywhere(lab: &Lab, script: &str) -> Verdict {
+    let expected = Scratch::new()?.script(script)?;
+    if expected.stdout.is_empty() {
+        return Err(format!("the script shows nothing on the host: {expected}"));
+    }
+    for placement in ["--local", "--spread"] {
+        let found = lab.script(placement, &Scratch::new()?, script)?;
+        if !found.agrees_with(&expected) {
+            return Err(format!("{placement}: {found}; on the host: {expected}"));
+        }
+    }
+    Ok(())
+}
+
+scripts! {
+    /// exit(3), wait(2): the low eight bits.
+    exit_status_of_children = "sh -c 'exit 7'; echo $?; sh -c 'exit 300'; echo $?; /bin/false; echo $?";
+    /// wait(2): a signal as the end.
+    death_by_signal = "sh -c 'kill -KILL $$'; echo $?; sh -c 'kill -TERM $$'; echo $?";
+    /// execve(2): ENOENT and EACCES show as 127 and 126.
+    programs_that_cannot_run = "no-such-program 2>&-; echo $?; /etc/passwd 2>&-; echo $?; /etc 2>&-; echo $?";
+    /// execve(2): interpreter scripts, with one argument.
+    interpreter_scripts = "printf '#!/bin/sh -e\necho script $0 $1; false; echo no\n' > s; chmod +x s; ./s x; echo $?";
+    /// execve(2): a script of an interpreter that is missing.
+    missing_interpreter = "printf '#!/no/such\n' > s; chmod +x s; ./s 2>&-; echo $?";
+    /// pipe(7): all bytes, then end of file.
+    pipeline_counts = "head -c 3000000 /dev/zero | tr '\\0' x | cat | wc -c";
+    /// pipe(7): bytes in order.
+    pipeline_order = "seq 200000 | cat | sha256sum";
+    /// pipe(7): a writer whose reader left gets SIGPIPE, at once.
+    writer_without_reader = "yes | head -1; echo ${PIPESTATUS[*]}";
+    /// pipe(7): the same through several stages.
+    writer_without_reader_far = "yes | cat | cat | head -2; echo ${PIPESTATUS[*]}";
+    /// read(2): one pipe, several readers one after the other: nobody takes more than it reads.
+    loop_keeps_its_input = "seq 6 | while read line; do /bin/echo got $line; done";
+    /// The same with a program inside that does not read.
+    loop_with_programs = "seq 4 | while read line; do /bin/true; sh -c 'echo $0' $line; done";
+    /// read(2): what one reader left is there for the next.
+    readers_in_turn = "seq 6 | { read a; read b; echo $a $b; cat; }";
+    /// lseek(2), fork(2): the offset of an open file is shared by all who inherited it.
+    shared_offset_read = "seq 5 > f; (head -1; echo then; cat) < f";
+    /// The same for writers: nobody writes over another.
+    shared_offset_write = "(/bin/echo a; /bin/echo b; sh -c 'echo c'; /bin/echo d) > f; cat f";
+    /// Two writers at once through one open file description.
+    shared_offset_concurrent = "(for w in 1 2; do bash -c 'for i in {1..200}; do echo line $0 $i; done' $w & done; wait) > f; sort f | sha256sum; wc -l < f";
+    /// open(2), O_APPEND: no write is lost or torn, whoever writes.
+    concurrent_append = "for w in 1 2 3 4; do bash -c 'for i in {1..150}; do echo line $0 $i; done' $w >> f & done; wait; sort f | sha256sum; wc -l < f";
+    /// wait(2): what a child wrote before its exit is there after wait.
+    written_before_exit = "for i in 1 2 3 4 5; do sh -c \"echo $i > f$i; exit $i\"; echo $? $(cat f$i); done";
+    /// execve(2): the environment passes unchanged.
+    environment_is_kept = "export A='x y' B=$'two\\nlines' C=; printenv A; printenv B; printenv C; printenv D; echo $?";
+    /// execve(2): an empty environment stays empty.
+    environment_can_be_empty = "env -i $(command -v env) | wc -l; env -i A=1 $(command -v env)";
+    /// execve(2): long arguments.
+    long_arguments = "x=$(head -c 100000 /dev/zero | tr '\\0' y); sh -c 'echo ${#1}' sh $x; sh -c 'echo $#' sh $(seq 5000)";
+    /// execve(2): the working directory is kept.
+    directory_is_kept = "mkdir -p d/e; cd d/e; /bin/pwd | sed 's/.*\\(d.e\\)$/\\1/'; cd /usr/bin; /bin/pwd; sh -c 'cd ..; /bin/pwd'";
+    /// umask(2): kept over execve.
+    umask_is_kept = "umask 027; sh -c umask; /usr/bin/touch f; stat -c %a f";
+    /// getrlimit(2): kept over execve.
+    limits_are_kept = "ulimit -n 77; ulimit -Sc 0; sh -c 'ulimit -n; ulimit -c'; sh -c 'ulimit -n 50; sh -c \"ulimit -n\"'";
+    /// nice(2): kept over execve.
+    nice_is_kept = "nice -n 5 nice; nice -n 5 sh -c 'nice -n 3 nice'";
+    /// execve(2), signal(7): ignored signals stay ignored.
+    ignored_signals_stay = "trap '' USR1; sh -c 'kill -USR1 $$; echo survived'; sh -c 'sh -c \"kill -USR1 \\$\\$; echo too\"'";
+    /// execve(2), signal(7): handlers become the default.
+    handlers_do_not_stay = "trap 'echo no' USR1; sh -c 'kill -USR1 $$; echo no'; echo $?";
+    /// execve(2), signal(7): the mask of blocked signals is kept.
+    blocked_signals_stay = "env --block-signal=USR1 sh -c 'kill -USR1 $$; echo survived'; echo $?";
+    /// kill(2), wait(2): to and from other nodes.
+    kill_and_wait = "sleep 100 & kill -TERM $!; wait $!; echo $?; sleep 100 & kill -KILL $!; wait $!; echo $?";
+    /// kill(2): signal 0 and a process that is gone.
+    kill_of_the_gone = "sleep 0 & p=$!; wait $p; kill -0 $p 2>&-; echo $?";
+    /// kill(2): SIGSTOP and SIGCONT, seen by nobody but the stopped.
+    stop_and_continue = "sh -c 'sleep 0.3; exit 4' & kill -STOP $!; kill -CONT $!; wait $!; echo $?";
+    /// trap and kill between shells on different nodes.
+    handlers_are_called = "sh -c 'trap \"echo caught; exit 9\" USR1; echo ready > r; while :; do sleep 0.05; done' & p=$!; while ! test -s r; do sleep 0.05; done; kill -USR1 $p; wait $p; echo $?";
+    /// wait(2): every child's own status, in any order.
+    many_children = "for i in $(seq 20); do sh -c \"exit $i\" & p=\"$p $!\"; done; for x in $p; do wait $x; printf '%s ' $?; done; echo";
+    /// getppid(2): the parent is the parent, wherever it is.
+    parents_are_seen = "test $(sh -c 'echo $PPID') = $$ && echo same; sh -c 'sh -c \"test \\$PPID = $$ && echo same\"; :'";
+    /// PIDs are unique while their processes live.
+    pids_are_unique = "for i in 1 2 3 4 5 6; do sleep 0.3 & echo $!; done | sort -u | wc -l; wait";
+    /// Command substitution: pipe, fork, exec, wait.
+    substitution = "x=$(echo a; sh -c 'echo b'; echo $(echo c | cat)); echo \"$x\"";
+    /// A pipeline's status with pipefail.
+    pipefail = "set -o pipefail; sh -c 'exit 3' | cat; echo $?; true | sh -c 'cat; exit 5'; echo $?";
+    /// dup2(2): redirections of higher descriptors.
+    descriptors_are_kept = "exec 7> f; sh -c 'echo seven >&7; echo more >&7'; exec 7>&-; cat f; sh -c 'echo x >&7' 2>&-; echo $?";
+    /// unlink(2): an open file lives on.
+    unlinked_files_live_on = "exec 5<> f; echo kept >&5; rm f; sh -c 'echo more >&5'; test -e f; echo $?; cat <(sh -c 'cat /dev/null') /dev/null; echo end";
+    /// rename(2), link(2), symlink(2) seen from everywhere at once.
+    names_change_at_once = "echo 1 > a; mv a b; cat b; ln b c; ln -s c d; sh -c 'echo 2 >> d'; cat b; stat -c %h b; readlink d";
+    /// stat(2): the same file is the same everywhere.
+    identity_of_files = "echo > f; a=$(stat -c %d:%i f); b=$(sh -c 'stat -c %d:%i f'); test $a = $b && echo same";
+    /// System files and devices.
+    devices = "echo x > /dev/null; head -c 5 /dev/zero | od -An -tx1; head -c 9 /dev/urandom | wc -c; sh -c 'cat < /dev/null' | wc -c";
+    /// A make-like tree of processes.
+    trees_of_processes = "f() { if [ $1 -gt 0 ]; then sh -c 'exit 0'; f $(($1 - 1)) & f $(($1 - 1)) & wait; fi; echo $1; }; f 3 | sort | uniq -c";
+    /// flock(2) excludes across nodes.
+    locks_exclude = "echo 0 > n; for w in 1 2 3; do bash -c 'for i in {1..10}; do exec 9> lock; flock 9; x=$(cat n); echo $((x + 1)) > n; exec 9>&-; done' & done; wait; cat n";
+}
