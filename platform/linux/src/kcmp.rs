@@ -11,3 +11,16 @@ pub fn same_description(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> Result<bool> {
     let order = check(unsafe { libc::syscall(libc::SYS_kcmp, own, own, 0_i64, a, b) })?;
     Ok(order == 0)
 }
+
+/// Tells whether two descriptors, each given as process and number, are one open file description.
+///
+/// # Errors
+/// `EPERM` without the right to trace both processes, `EBADF` or `ESRCH` if one is gone, `ENOSYS`
+/// if the kernel lacks kcmp.
+pub fn same_description_of(a: (u32, i32), b: (u32, i32)) -> Result<bool> {
+    let [pid_a, fd_a] = [i64::from(a.0), i64::from(a.1)];
+    let [pid_b, fd_b] = [i64::from(b.0), i64::from(b.1)];
+    // SAFETY: kcmp takes plain numbers only; 0 is KCMP_FILE.
+    let order = check(unsafe { libc::syscall(libc::SYS_kcmp, pid_a, pid_b, 0_i64, fd_a, fd_b) })?;
+    Ok(order == 0)
+}
