@@ -71,6 +71,9 @@ pub trait Extension: Send + Sync + 'static {
     /// A call whose operation this driver does not know. Must not block; the answer may be given
     /// later, from anywhere.
     fn handle_call(&self, call: DoorbellCall);
+    /// A root that is about to start leads a session that this terminal (of the
+    /// [`RunSpec`](crate::RunSpec)) controls.
+    fn handle_root(&self, _pid: Pid, _terminal: ObjectId) {}
     /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
     /// The process's controlling terminal was taken away.

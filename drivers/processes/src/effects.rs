@@ -27,7 +27,11 @@ impl Node {
                 }
             }
             Effect::Gone { pid } => self.forget(pid),
-            Effect::TerminalLost { pid } => self.extension.handle_terminal_lost(pid),
+            Effect::Regrouped { pid } => self.refresh_flags(pid),
+            Effect::TerminalLost { pid } => {
+                self.refresh_flags(pid);
+                self.extension.handle_terminal_lost(pid);
+            }
             Effect::HangUp { session, terminal } => {
                 self.extension.handle_hang_up(session, terminal);
             }

@@ -24,6 +24,7 @@ mod remote;
 mod run;
 mod server;
 mod slots;
+mod terminal;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{
@@ -32,6 +33,7 @@ pub use config::{
 pub use launch::LaunchError;
 pub use node::RootEnd;
 pub use run::{RunError, RunHandle, RunSpec};
+pub use terminal::{Job, TerminalState};
 
 use dunix_keeper::protocol::{Request, say};
 use dunix_linux::Errno;

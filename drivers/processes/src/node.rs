@@ -9,7 +9,8 @@ use crate::config::{Extension, Policy};
 use crate::launch::Launching;
 use crate::remote::{Homes, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
-use dunix_ids::{NodeId, Pid};
+use crate::terminal::TerminalState;
+use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_keeper::protocol::ChildChange;
 use dunix_proc_table::{Effect, HostTarget, ProcTable, Token};
 use dunix_transport::Mesh;
@@ -54,6 +55,8 @@ pub(crate) struct Node {
 pub(crate) struct State {
     pub(crate) table: ProcTable,
     pub(crate) locals: BTreeMap<Pid, Local>,
+    /// The controlling terminals whose home is this node.
+    pub(crate) terminals: BTreeMap<ObjectId, TerminalState>,
     pub(crate) slots: SlotPool,
     /// Host PIDs that a forking parent has named for its child, until the child rings.
     pub(crate) claims: BTreeMap<u32, Pid>,
@@ -191,6 +194,7 @@ impl State {
         State {
             table,
             locals: BTreeMap::new(),
+            terminals: BTreeMap::new(),
             slots: SlotPool::new(),
             claims: BTreeMap::new(),
             launches: BTreeMap::new(),

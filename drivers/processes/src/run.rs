@@ -53,7 +53,8 @@ impl Node {
         let credentials = Credentials { uid: run.uid, euid: run.uid, suid: run.uid };
         let name = run.program.rsplit(|&b| b == b'/').next().unwrap_or(&[]);
         let comm = String::from_utf8_lossy(name).chars().take(15).collect();
-        let root = RootSpec { credentials, terminal: run.terminal, comm };
+        let terminal = run.terminal;
+        let root = RootSpec { credentials, terminal, comm };
         let (sender, end) = oneshot::channel();
         let pid = self
             .with(|state, now| {
@@ -62,6 +63,9 @@ impl Node {
                 Ok(pid)
             })
             .map_err(|errno| RunError::Table(crate::call::errno_of(errno)))?;
+        if let Some(terminal) = terminal {
+            self.extension.handle_root(pid, terminal);
+        }
         let (descriptors, numbers) = run.descriptors.into_iter().unzip();
         let path_variable = run.envp.iter().find_map(|v| v.strip_prefix(b"PATH="));
         let search = path_variable.unwrap_or(b"/usr/local/bin:/usr/bin:/bin").to_vec();
@@ -82,6 +86,9 @@ impl Node {
         let launch = Launch { pid, origin: Origin::Root, spec, descriptors, remote };
         if let Err(error) = self.launch(launch).await {
             self.with(|state, _| state.roots.remove(&pid));
+            if let Some(terminal) = terminal {
+                self.extension.handle_hang_up(pid, terminal);
+            }
             return Err(error.into());
         }
         Ok(RunHandle { pid, end })

@@ -41,6 +41,9 @@ pub enum Effect {
     /// The process is no longer on this node (ended and reaped, or moved): drop its slot, host
     /// numbers and descriptions. For a zombie this comes before the reaping.
     Gone { pid: Pid },
+    /// A process here changed its group, and perhaps its session (the slot's flags change). Comes
+    /// before the answer to whoever asked for it.
+    Regrouped { pid: Pid },
     /// Its controlling terminal was taken from a process here (the slot's flags change).
     TerminalLost { pid: Pid },
     /// The leader of a session has ended: the terminal's home hangs up, sends SIGHUP and SIGCONT

@@ -1,6 +1,6 @@
 //! Process groups, the members' side: setpgid, and news to the group's home.
 
-use crate::{ProcTable, Token, operation::Then};
+use crate::{Effect, ProcTable, Token, operation::Then};
 use core::time::Duration;
 use dunix_ids::Pid;
 use dunix_wire::processes::{Answer, Errno, ProcMessage, ProcessBody, table::ChildChange};
@@ -106,6 +106,7 @@ impl ProcTable {
         let (old, version) = (process.pgid, process.version);
         process.pgid = pgid;
         process.sid = session.unwrap_or(process.sid);
+        self.effects.push_back(Effect::Regrouped { pid });
         // First in, then out: the session must not seem to have ended in between.
         self.announce_member(pid, false);
         if old != pgid {

@@ -22,6 +22,9 @@ impl Node {
         let result = call
             .caller()
             .and_then(|caller| self.with(|state, now| state.prepare(now, caller.pid, exit_signal)));
+        if let Ok(pid) = result {
+            self.refresh_flags(pid);
+        }
         call.conclude(result.map(|pid| i64::from(pid.get())));
     }
 
