@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod beacon;
 pub mod files;
 pub mod frame;
+pub mod load;
 pub mod names;
 pub mod processes;
 

@@ -1,0 +1,1 @@
+//! Measures this node's load, exchanges it, and decides where programs are placed.
