@@ -166,7 +166,9 @@ impl Lab {
     }
 
     /// Ends the lab and removes everything. Returns why it had ended before, if it had.
-    pub fn shutdown(self) -> Option<LabEnd> {
+    pub fn shutdown(mut self) -> Option<LabEnd> {
+        // If the watch is taking the lab apart just now, it has its say first.
+        self.watch.stop();
         self.watch.ended()
     }
 }

@@ -8,8 +8,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Command, Stdio};
 
 fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    kill_process(pid, Signal::KILL).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 /// Kills the process that `choose` picks, and expects the end of the lab without being asked, and
@@ -87,7 +91,8 @@ fn what_a_massacre_leaves_the_next_lab_removes() {
     let rig = Rig::start("massacre", 2);
     let traces = rig.traces();
     let helpers = ["__lab-janitor", "__lab-switch"].map(|role| rig.helper(role));
-    // The janitor first: it must not clean.
+    // All at one time: the owner must not notice the end of the others, nor the janitor the owner's.
+    signal(rig.owner_pid(), Signal::STOP);
     helpers.into_iter().for_each(kill);
     kill(rig.owner_pid());
     drop(rig);
