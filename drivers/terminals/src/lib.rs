@@ -19,7 +19,6 @@ mod anchor;
 mod anchors;
 mod line;
 mod protocol;
-mod pump;
 mod shared;
 
 use crate::line::{Devpts, Side};
@@ -37,8 +36,7 @@ pub use anchors::AnchorProgram;
 pub use dunix_job_control::{
     Access, Caller, Operation, Refusal, Request, TerminalId, Verdict, View,
 };
-pub use pump::HostSide;
-pub use rustix::termios::Winsize;
+pub use rustix::termios::{Winsize, tcsetwinsize};
 
 /// `ioctl` request: make this terminal the caller's controlling terminal.
 pub const TIOCSCTTY: u64 = 0x540E;
@@ -171,21 +169,18 @@ impl Terminals {
         self.shared.access(caller, access)
     }
 
-    /// Makes a new terminal in this devpts with `slave` as its user side, for a program outside
-    /// the fabric: `dunix run`. `owner` is the slave's user and group on this node. Dropping the
-    /// host side hangs the terminal up.
+    /// Makes a new terminal in this devpts for a user outside the fabric (`dunix run`): the
+    /// non-blocking master, whose closing hangs the terminal up, and the slave, which `owner` (user
+    /// and group on this node) owns if the host allows it.
     ///
     /// # Errors
-    /// What the host reports. Must run within a tokio runtime.
+    /// What the host reports.
     pub fn open(
         &self,
         size: Winsize,
         owner: Option<(u32, u32)>,
-    ) -> Result<(HostSide, OwnedFd), Errno> {
-        let (master, slave) = self.shared.devpts.new_pair(size, owner)?;
-        let host =
-            HostSide::new(master).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-        Ok((host, slave))
+    ) -> Result<(OwnedFd, OwnedFd), Errno> {
+        self.shared.devpts.new_pair(size, owner)
     }
 
     /// Makes the terminal of `slave` the controlling terminal of a new session, as its leader's

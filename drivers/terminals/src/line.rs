@@ -66,8 +66,10 @@ impl Devpts {
         unlockpt(&master)?;
         let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, peer)?;
-        if let Some((uid, gid)) = owner {
-            fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        if let Some((uid, gid)) = owner
+            && let Err(error) = fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        {
+            tracing::warn!(uid, gid, %error, "a new terminal keeps the daemon for owner");
         }
         tcsetwinsize(&master, size)?;
         Ok((master, slave))

@@ -3,9 +3,10 @@
 
 use dunix_ids::Pid;
 use dunix_terminals::{
-    Access, AnchorProgram, Caller, Fabric, HostSide, Operation, TIOCGPGRP, TIOCGSID, TIOCNOTTY,
-    TIOCSCTTY, TIOCSPGRP, TerminalCall, Terminals, TerminalsConfig, Verdict, View, Winsize,
+    Access, AnchorProgram, Caller, Fabric, Operation, TIOCGPGRP, TIOCGSID, TIOCNOTTY, TIOCSCTTY,
+    TIOCSPGRP, TerminalCall, Terminals, TerminalsConfig, Verdict, View, Winsize, tcsetwinsize,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -71,7 +72,7 @@ impl Rig {
     }
 
     /// A new terminal that controls session 100.
-    fn open(&self) -> (HostSide, OwnedFd) {
+    fn open(&self) -> (OwnedFd, OwnedFd) {
         let (host, slave) = self.terminals.open(size(80), None).unwrap();
         self.terminals.attach(member(100, 100), &slave).unwrap();
         self.expect(Seen::View(100, Some((100, false))));
@@ -94,29 +95,43 @@ fn size(columns: u16) -> Winsize {
     Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
+fn type_at(host: &OwnedFd, keys: &[u8]) {
+    assert_eq!(rustix::io::write(host, keys).unwrap(), keys.len());
+}
+
+/// Reads at the (non-blocking) master; 0 at the end, which Linux reports as EIO.
+fn read_at(host: &OwnedFd, buffer: &mut [u8]) -> usize {
+    let mut ready = [PollFd::new(host, PollFlags::IN)];
+    assert_eq!(poll(&mut ready, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap(), 1);
+    match rustix::io::read(host, buffer) {
+        Err(Errno::IO) => 0,
+        other => other.unwrap(),
+    }
+}
+
 fn member(pid: u32, group: u32) -> Caller {
     let number = |raw| Pid::new(raw).unwrap();
     Caller { pid: number(pid), group: number(group), session: number(pid / 100 * 100) }
 }
 
-#[tokio::test]
-async fn keys_and_window_changes_signal_the_foreground_group() {
+#[test]
+fn keys_and_window_changes_signal_the_foreground_group() {
     let rig = Rig::start();
     let (host, slave) = rig.open();
     for (key, signal) in [(b"\x03", SIGINT), (b"\x1a", SIGTSTP), (b"\x1c", SIGQUIT)] {
-        host.write_all(key).await.unwrap();
+        type_at(&host, key);
         rig.expect(Seen::Group(100, signal));
     }
     assert_eq!(rig.control(member(100, 100), &slave, TIOCSPGRP, 120), Ok(0));
     rig.expect(Seen::View(100, Some((120, false))));
-    host.resize(size(132)).unwrap();
+    tcsetwinsize(&host, size(132)).unwrap();
     rig.expect(Seen::Group(120, SIGWINCH));
-    host.write_all(b"\x03").await.unwrap();
+    type_at(&host, b"\x03");
     rig.expect(Seen::Group(120, SIGINT));
 }
 
-#[tokio::test]
-async fn the_calls_answer_as_tty_ioctl_says() {
+#[test]
+fn the_calls_answer_as_tty_ioctl_says() {
     let rig = Rig::start();
     let (_host, slave) = rig.open();
     let (shell, stranger) = (member(100, 100), member(200, 200));
@@ -137,8 +152,8 @@ async fn the_calls_answer_as_tty_ioctl_says() {
 }
 
 /// As python's pty and tmux do: a guest's own pair, controlled from its slave, asked at its master.
-#[tokio::test]
-async fn a_guests_own_pair_gets_an_anchor() {
+#[test]
+fn a_guests_own_pair_gets_an_anchor() {
     let rig = Rig::start();
     let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
     let master = rustix::pty::openpt(flags).unwrap();
@@ -154,8 +169,8 @@ async fn a_guests_own_pair_gets_an_anchor() {
     rig.expect(Seen::Group(200, SIGINT));
 }
 
-#[tokio::test]
-async fn closing_the_master_hangs_up() {
+#[test]
+fn closing_the_master_hangs_up() {
     let rig = Rig::start();
     let (host, slave) = rig.open();
     rig.control(member(100, 100), &slave, TIOCSPGRP, 120).unwrap();
@@ -169,8 +184,8 @@ async fn closing_the_master_hangs_up() {
     rig.expect(Seen::Group(120, SIGCONT));
 }
 
-#[tokio::test]
-async fn the_leaders_exit_frees_the_terminal_for_the_next_session() {
+#[test]
+fn the_leaders_exit_frees_the_terminal_for_the_next_session() {
     let rig = Rig::start();
     let (host, slave) = rig.open();
     rig.terminals.leader_exited(Pid::new(100).unwrap());
@@ -178,13 +193,13 @@ async fn the_leaders_exit_frees_the_terminal_for_the_next_session() {
     rig.expect(Seen::Group(100, SIGHUP));
     rig.terminals.attach(member(200, 200), &slave).unwrap();
     rig.expect(Seen::View(200, Some((200, false))));
-    host.write_all(b"\x03").await.unwrap();
+    type_at(&host, b"\x03");
     rig.expect(Seen::Group(200, SIGINT));
 }
 
 /// The number of a closed pair is given to the next at once, before the hang-up is reported.
-#[tokio::test]
-async fn a_number_used_again_is_a_new_terminal() {
+#[test]
+fn a_number_used_again_is_a_new_terminal() {
     let rig = Rig::start();
     for round in 0..50 {
         let leader = member(100 + 100 * round, 100 + 100 * round);
@@ -197,31 +212,31 @@ async fn a_number_used_again_is_a_new_terminal() {
     assert_eq!(hang_ups.take(50).count(), 50);
 }
 
-#[tokio::test]
-async fn the_master_sees_the_end_when_the_last_user_closes() {
+#[test]
+fn the_master_sees_the_end_when_the_last_user_closes() {
     let rig = Rig::start();
     let (host, slave) = rig.open();
     rustix::io::write(&slave, b"bye").unwrap();
     drop(slave);
     let mut buffer = [0; 16];
-    assert_eq!(host.read(&mut buffer).await.unwrap(), 3);
-    assert_eq!(host.read(&mut buffer).await.unwrap(), 0, "the anchor must not hold it open");
+    assert_eq!(read_at(&host, &mut buffer), 3);
+    assert_eq!(read_at(&host, &mut buffer), 0, "the anchor must not hold it open");
 }
 
-#[tokio::test]
-async fn the_controlling_terminal_can_be_opened_by_its_session_only() {
+#[test]
+fn the_controlling_terminal_can_be_opened_by_its_session_only() {
     let rig = Rig::start();
     let (host, _slave) = rig.open();
     let tty = rig.terminals.open_controlling(member(130, 130), OFlags::WRONLY).unwrap();
     rustix::io::write(&tty, b"tty").unwrap();
     let mut buffer = [0; 16];
-    assert_eq!(host.read(&mut buffer).await.unwrap(), 3);
+    assert_eq!(read_at(&host, &mut buffer), 3);
     let stranger = rig.terminals.open_controlling(member(200, 200), OFlags::RDWR);
     assert_eq!(stranger.unwrap_err(), Errno::NXIO);
 }
 
-#[tokio::test]
-async fn background_use_stops_the_group() {
+#[test]
+fn background_use_stops_the_group() {
     let rig = Rig::start();
     let (_host, slave) = rig.open();
     let job = member(131, 130);
@@ -266,25 +281,22 @@ fn anchors_are_replaced_and_end_with_the_driver() {
         assert!(status.unwrap().success());
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let rig = Rig::start();
-        let (host, _slave) = rig.open();
-        for anchor in anchors() {
-            rustix::process::kill_process(anchor, rustix::process::Signal::KILL).unwrap();
-        }
-        type_until_seen(&rig, &host).await;
-        assert!(!anchors().is_empty());
-        drop(rig);
-        assert_eq!(anchors(), []);
-    });
+    let rig = Rig::start();
+    let (host, _slave) = rig.open();
+    for anchor in anchors() {
+        rustix::process::kill_process(anchor, rustix::process::Signal::KILL).unwrap();
+    }
+    type_until_seen(&rig, &host);
+    assert!(!anchors().is_empty());
+    drop(rig);
+    assert_eq!(anchors(), []);
 }
 
 /// A key typed between an anchor's death and its replacement is lost, as one typed while no
 /// process group is in the foreground.
-async fn type_until_seen(rig: &Rig, host: &HostSide) {
+fn type_until_seen(rig: &Rig, host: &OwnedFd) {
     for _ in 0..100 {
-        host.write_all(b"\x03").await.unwrap();
+        type_at(host, b"\x03");
         if let Ok(seen) = rig.seen.recv_timeout(PATIENCE / 100) {
             assert_eq!(seen, Seen::Group(100, SIGINT));
             return;
