@@ -1,1 +1,225 @@
 //! Measures this node's load, exchanges it, and decides where programs are placed.
+//!
+//! Owns: sampling ([`Sampler`]), the window of what is known of others, reservations, the spread's
+//! cursor. The policy is the `placement` machine's.
+//!
+//! ```text
+//! Sampler --fresh--> own entry --+--> window --1/s, one peer at random--> peers
+//!                                +--> probe from a peer: entry + reservation
+//! place(wish): policy -> here | there | ask two, reserve at both, release the loser
+//! ```
+
+mod place;
+mod reservations;
+mod sample;
+mod window;
+
+pub use dunix_placement::{NodeLoad, Reason, Wish};
+pub use place::{PlaceError, Placed};
+pub use sample::SampleConfig;
+
+use bytes::Bytes;
+use dunix_ids::NodeId;
+use dunix_placement::Weights;
+use dunix_transport::{Handler, Mesh, MeshStream, PeerEvent, Responder};
+use dunix_wire::{
+    Topic,
+    load::{LoadEntry, LoadMessage, Probe, Probed},
+};
+use reservations::Reservations;
+use sample::Sampler;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::{Duration, Instant},
+};
+use window::Window;
+
+/// Time between two windows sent.
+const EXCHANGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The load of this node and what it knows of others. Cheap to clone.
+#[derive(Clone)]
+pub struct Load {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    mesh: Mesh,
+    weights: Weights,
+    state: Mutex<State>,
+}
+
+struct State {
+    sampler: Sampler,
+    window: Window,
+    reservations: Reservations,
+    /// Programs spread so far.
+    cursor: u64,
+    random: Random,
+}
+
+impl Load {
+    /// Begins to measure and to exchange; needs a tokio runtime. Ends when the last clone is dropped.
+    #[must_use]
+    pub fn start(mesh: Mesh, config: SampleConfig) -> Load {
+        let state = State {
+            sampler: Sampler::new(config),
+            window: Window::default(),
+            reservations: Reservations::default(),
+            cursor: 0,
+            random: Random::new(),
+        };
+        let shared = Shared { mesh, weights: Weights::DEFAULT, state: Mutex::new(state) };
+        let shared = Arc::new(shared);
+        let handler = LoadHandler { shared: Arc::downgrade(&shared) };
+        shared.mesh.register(Topic::Load, Arc::new(handler));
+        tokio::spawn(exchange(Arc::downgrade(&shared)));
+        Load { shared }
+    }
+
+    /// Returns this node's load now, reservations included.
+    #[must_use]
+    pub fn own(&self) -> LoadEntry {
+        self.shared.own_entry()
+    }
+
+    /// Returns what is known of the peers that are up, with the age of each entry.
+    #[must_use]
+    pub fn peers_load(&self) -> Vec<LoadEntry> {
+        self.shared.lock().window.entries(Instant::now())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
+    }
+
+    fn own_entry(&self) -> LoadEntry {
+        let mut state = self.lock();
+        state.own_entry(self.mesh.node(), Instant::now())
+    }
+
+    fn handle_message(&self, message: LoadMessage) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        match message {
+            LoadMessage::Window(entries) => {
+                let own = self.mesh.node();
+                for entry in entries {
+                    if entry.node != own {
+                        state.window.learn(entry, now);
+                    }
+                }
+            }
+            LoadMessage::Release(reservation) => state.reservations.release(reservation),
+        }
+    }
+
+    fn probe(&self) -> Probed {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let load = state.own_entry(self.mesh.node(), now);
+        Probed { load, reservation: state.reservations.add(now) }
+    }
+
+    /// Sends the window to one peer at random.
+    fn exchange(&self) {
+        let peers = self.mesh.peers();
+        let mut state = self.lock();
+        let now = Instant::now();
+        let own = state.own_entry(self.mesh.node(), now);
+        let entries = state.window.best(own, now);
+        let Some(peer) = state.random.one_of(&peers) else { return };
+        let peer = peer.node;
+        drop(state);
+        // A peer that cannot be reached just now needs no window.
+        let _ = self.mesh.send(peer, Topic::Load, LoadMessage::Window(entries).encode());
+    }
+}
+
+impl State {
+    fn own_entry(&mut self, own: NodeId, now: Instant) -> LoadEntry {
+        let sample = self.sampler.fresh(now);
+        let reserved = self.reservations.count(now).saturating_mul(100);
+        LoadEntry {
+            node: own,
+            runnable_centi: sample.runnable_centi.saturating_add(reserved),
+            cpus_centi: sample.cpus_centi,
+            pressure: sample.pressure,
+            memory_free_mib: sample.memory_free_mib,
+            age_ms: 0,
+        }
+    }
+}
+
+async fn exchange(shared: Weak<Shared>) {
+    let mut ticks = tokio::time::interval(EXCHANGE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.exchange();
+    }
+}
+
+struct LoadHandler {
+    shared: Weak<Shared>,
+}
+
+impl Handler for LoadHandler {
+    fn handle_message(&self, from: NodeId, body: Bytes) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        match LoadMessage::try_decode(&body) {
+            Some(message) => shared.handle_message(message),
+            None => tracing::warn!(%from, "a malformed load message"),
+        }
+    }
+
+    fn handle_call(&self, from: NodeId, body: Bytes, reply: Responder) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        match Probe::try_decode(&body) {
+            Some(Probe) => reply.send(shared.probe().encode()),
+            None => tracing::warn!(%from, "a malformed probe"),
+        }
+    }
+
+    fn handle_stream(&self, _from: NodeId, _header: Bytes, _stream: MeshStream) {}
+
+    fn handle_peer(&self, event: &PeerEvent) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        match event {
+            // So that both know each other before the first tick.
+            PeerEvent::Up(peer) => {
+                let own = shared.own_entry();
+                let window = LoadMessage::Window(vec![own]).encode();
+                let _ = shared.mesh.send(peer.node, Topic::Load, window);
+            }
+            PeerEvent::Down(node) => shared.lock().window.forget(*node),
+        }
+    }
+}
+
+/// A small generator for choices that need no secrecy (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn new() -> Random {
+        let mut bytes = [0; 8];
+        // Without randomness every node makes the same choices: worse placement, nothing else.
+        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+        Random(u64::from_le_bytes(bytes) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn one_of<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+        let index = self.next().checked_rem(from.len() as u64)?;
+        from.get(usize::try_from(index).ok()?)
+    }
+}

@@ -59,14 +59,14 @@ impl Greeter {
         node: NodeId,
         endpoint: Endpoint,
         link: u64,
-    ) -> Result<[LaneMade; 3], ConnectError> {
+    ) -> Result<Vec<LaneMade>, ConnectError> {
         let dialled = async {
             let [a, b, c] = Lane::ALL.map(|lane| self.dial_lane(node, endpoint, link, lane));
             tokio::try_join!(a, b, c)
         };
         let (a, b, c) =
             timeout(HANDSHAKE_TIME_MAX, dialled).await.map_err(|_| ConnectError::Slow)??;
-        Ok([a, b, c])
+        Ok(vec![a, b, c])
     }
 
     async fn dial_lane(

@@ -45,9 +45,19 @@ const ANSWER_INTERVAL: Duration = Duration::from_millis(50);
 
 enum News {
     Heard(Heard),
-    Accepted(LaneMade),
-    Dialled { node: NodeId, endpoint: Endpoint, lanes: Result<[LaneMade; 3], ConnectError> },
-    Ended { node: NodeId, link: u64, lane: Lane, error: LaneError },
+    Accepted(Box<LaneMade>),
+    Dialled {
+        node: NodeId,
+        endpoint: Endpoint,
+        link: u64,
+        lanes: Result<Vec<LaneMade>, ConnectError>,
+    },
+    Ended {
+        node: NodeId,
+        link: u64,
+        lane: Lane,
+        error: LaneError,
+    },
 }
 
 /// Checks the configuration, opens the sockets and starts the task.
@@ -143,14 +153,11 @@ impl Members {
                 }
                 self.step(Input::Beacon { node, endpoint });
             }
-            News::Accepted(lane) => self.handle_accepted(lane),
-            News::Dialled { node, endpoint, lanes: Ok(lanes) } => {
-                let _ = endpoint;
-                let link = lanes[0].link;
-                let made = Made { dialled: true, lanes: lanes.into() };
-                self.handle_made(node, link, made);
+            News::Accepted(lane) => self.handle_accepted(*lane),
+            News::Dialled { node, link, lanes: Ok(lanes), .. } => {
+                self.handle_made(node, link, Made { dialled: true, lanes });
             }
-            News::Dialled { node, endpoint, lanes: Err(error) } => {
+            News::Dialled { node, endpoint, lanes: Err(error), .. } => {
                 tracing::warn!(peer = %node, address = %endpoint.address, "no link: {error}");
                 self.step(Input::DialFailed { node, endpoint });
             }
@@ -203,8 +210,9 @@ impl Members {
     fn dial(&mut self, node: NodeId, endpoint: Endpoint) {
         let (greeter, sender) = (self.greeter.clone(), self.sender.clone());
         self.tasks.spawn(async move {
-            let lanes = greeter.dial(node, endpoint, random()).await;
-            let _ = sender.send(News::Dialled { node, endpoint, lanes }).await;
+            let link = random();
+            let lanes = greeter.dial(node, endpoint, link).await;
+            let _ = sender.send(News::Dialled { node, endpoint, link, lanes }).await;
         });
     }
 
@@ -322,7 +330,7 @@ async fn listen(listener: TcpListener, greeter: Arc<Greeter>, sender: mpsc::Send
 async fn accept(greeter: &Greeter, sender: &mpsc::Sender<News>, tcp: TcpStream, from: SocketAddr) {
     match greeter.accept(tcp, from).await {
         Ok(lane) => {
-            let _ = sender.send(News::Accepted(lane)).await;
+            let _ = sender.send(News::Accepted(Box::new(lane))).await;
         }
         Err(error) => tracing::warn!(address = %from.ip(), "a connection is refused: {error}"),
     }

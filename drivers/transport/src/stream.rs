@@ -478,10 +478,10 @@ impl Cell {
         state.halves -= 1;
         let last = state.halves == 0;
         drop(state);
-        if let (true, Way::Lane { table, .. }) = (last, &self.way) {
-            if let Some(table) = table.upgrade() {
-                table.remove(self.id);
-            }
+        if let (true, Way::Lane { table, .. }) = (last, &self.way)
+            && let Some(table) = table.upgrade()
+        {
+            table.remove(self.id);
         }
     }
 }

@@ -1,0 +1,139 @@
+//! Carries a placement decision out: asks, reserves, releases.
+
+use crate::{Load, NodeLoad, Reason, Wish};
+use dunix_ids::NodeId;
+use dunix_placement::{Placement, PlacementInput, place, settle};
+use dunix_wire::{
+    Topic,
+    load::{LoadEntry, LoadMessage, Probe, Probed},
+};
+use std::time::{Duration, Instant};
+
+/// A peer that does not answer a probe within this time is not chosen.
+const PROBE_TIME_MAX: Duration = Duration::from_millis(100);
+
+/// Where a program is to run, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed {
+    pub node: NodeId,
+    /// Its text is what `dunix explain` shows.
+    pub why: Reason,
+}
+
+/// Why a program can run nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlaceError {
+    /// The node that was asked for is not up.
+    NotUp(NodeId),
+}
+
+impl std::fmt::Display for PlaceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PlaceError::NotUp(node) => write!(f, "node {node} is not up"),
+        }
+    }
+}
+
+impl std::error::Error for PlaceError {}
+
+impl Load {
+    /// Decides where a program is to run, asking two peers if this node has no room; a place is
+    /// reserved for it there for a moment.
+    ///
+    /// # Errors
+    /// A node was asked for that is not up.
+    pub async fn place(&self, wish: Wish) -> Result<Placed, PlaceError> {
+        let peers = self.peers();
+        let input = self.input(wish, &peers);
+        match place(&input) {
+            Placement::On { node, why } => Ok(self.placed(node, why)),
+            Placement::Nowhere(node) => Err(PlaceError::NotUp(node)),
+            Placement::Ask([a, b]) if a == b => {
+                let answer = self.probe(a).await;
+                Ok(self.settle(&input, &[(a, answer)]))
+            }
+            Placement::Ask([a, b]) => {
+                let answers = tokio::join!(self.probe(a), self.probe(b));
+                Ok(self.settle(&input, &[(a, answers.0), (b, answers.1)]))
+            }
+        }
+    }
+
+    /// Decides without asking anyone, from the window's possibly old entries: for callers that
+    /// cannot wait. Nothing is reserved at the other node.
+    ///
+    /// # Errors
+    /// As [`Load::place`].
+    pub fn place_now(&self, wish: Wish) -> Result<Placed, PlaceError> {
+        let peers = self.peers();
+        let input = self.input(wish, &peers);
+        match place(&input) {
+            Placement::On { node, why } => Ok(self.placed(node, why)),
+            Placement::Nowhere(node) => Err(PlaceError::NotUp(node)),
+            Placement::Ask(asked) => {
+                let known = self.peers_load();
+                let answer = |node| known.iter().find(|entry| entry.node == node).map(node_load);
+                let (node, why) = settle(&input, &asked.map(|node| (node, answer(node))));
+                Ok(self.placed(node, why))
+            }
+        }
+    }
+
+    fn peers(&self) -> Vec<NodeId> {
+        self.shared.mesh.peers().into_iter().map(|peer| peer.node).collect()
+    }
+
+    fn input<'a>(&self, wish: Wish, peers: &'a [NodeId]) -> PlacementInput<'a> {
+        let own = self.shared.mesh.node();
+        let mut state = self.shared.lock();
+        let own_load = node_load(&state.own_entry(own, Instant::now()));
+        let cursor = state.cursor;
+        if wish == Wish::Spread {
+            state.cursor += 1;
+        }
+        let (random, weights) = (state.random.next(), self.shared.weights);
+        PlacementInput { own, own_load, peers, wish, random, cursor, weights }
+    }
+
+    /// A program that stays counts at once, not only when it is first seen to run.
+    fn placed(&self, node: NodeId, why: Reason) -> Placed {
+        if node == self.shared.mesh.node() {
+            self.shared.lock().reservations.add_brief(Instant::now());
+        }
+        Placed { node, why }
+    }
+
+    async fn probe(&self, node: NodeId) -> Option<Probed> {
+        let mesh = &self.shared.mesh;
+        let answer = mesh.call(node, Topic::Load, Probe.encode(), PROBE_TIME_MAX).await.ok()?;
+        let probed = Probed::try_decode(&answer);
+        if probed.is_none() {
+            tracing::warn!(%node, "a malformed answer to a probe");
+        }
+        probed
+    }
+
+    fn settle(&self, input: &PlacementInput<'_>, answers: &[(NodeId, Option<Probed>)]) -> Placed {
+        let loads: Vec<_> = answers
+            .iter()
+            .map(|(node, probed)| (*node, probed.map(|probed| node_load(&probed.load))))
+            .collect();
+        let (chosen, why) = settle(input, &loads);
+        for (node, probed) in answers {
+            let (true, Some(probed)) = (*node != chosen, probed) else { continue };
+            let release = LoadMessage::Release(probed.reservation).encode();
+            // If it does not arrive, the reservation runs out by itself.
+            let _ = self.shared.mesh.send(*node, Topic::Load, release);
+        }
+        self.placed(chosen, why)
+    }
+}
+
+fn node_load(entry: &LoadEntry) -> NodeLoad {
+    NodeLoad {
+        runnable_centi: entry.runnable_centi,
+        cpus_centi: entry.cpus_centi,
+        memory_free_mib: entry.memory_free_mib,
+    }
+}
