@@ -95,9 +95,8 @@ fn what_a_massacre_leaves_the_next_lab_removes() {
     signal(rig.owner_pid(), Signal::STOP);
     helpers.into_iter().for_each(kill);
     kill(rig.owner_pid());
-    drop(rig);
     let left = traces.paths();
-    let mut next = Rig::start("next", 1);
+    let mut next = Rig::start_after(rig, "next", 1);
     traces.assert_gone();
     next.close_input();
     assert!(next.owner.wait().unwrap().success());

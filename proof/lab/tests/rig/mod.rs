@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The kinds of namespaces that a node has for itself.
@@ -33,11 +34,30 @@ pub(crate) struct Rig {
     pub(crate) keepers: Vec<u32>,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    alone: Option<Alone>,
 }
+
+type Alone = MutexGuard<'static, ()>;
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Rig {
     /// Starts a lab whose name no other test uses.
+    ///
+    /// One lab a time: the numbers of namespaces, which tests compare, are used again.
     pub(crate) fn start(test: &str, nodes: u32) -> Rig {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::start_alone(alone, test, nodes)
+    }
+
+    /// Starts a lab when the previous one's owner has ended.
+    pub(crate) fn start_after(mut previous: Rig, test: &str, nodes: u32) -> Rig {
+        previous.owner.wait().unwrap();
+        let alone = previous.alone.take().unwrap();
+        Self::start_alone(alone, test, nodes)
+    }
+
+    fn start_alone(alone: Alone, test: &str, nodes: u32) -> Rig {
         let name = format!("{test}-{}", std::process::id());
         let mut owner = Command::new(env!("CARGO_BIN_EXE_lab-placeholder"))
             .args(["lab", &name, &nodes.to_string()])
@@ -47,7 +67,8 @@ impl Rig {
             .unwrap();
         let input = owner.stdin.take();
         let output = BufReader::new(owner.stdout.take().unwrap());
-        let mut rig = Rig { name, owner, keepers: Vec::new(), input, output };
+        let alone = Some(alone);
+        let mut rig = Rig { name, owner, keepers: Vec::new(), input, output, alone };
         loop {
             let line = rig.line();
             match line.split(' ').collect::<Vec<_>>()[..] {
@@ -131,7 +152,8 @@ impl Rig {
             namespaces.remove(&namespace(std::process::id(), kind).unwrap());
         }
         assert!(namespaces.len() >= self.keepers.len() * KINDS.len());
-        Traces { name: self.name.clone(), processes, namespaces }
+        let others = all_processes().into_iter().filter(|pid| !processes.contains(pid)).collect();
+        Traces { name: self.name.clone(), processes, others, namespaces }
     }
 }
 
@@ -147,6 +169,9 @@ impl Drop for Rig {
 pub(crate) struct Traces {
     name: String,
     pub(crate) processes: Vec<u32>,
+    /// Processes that ran beside it. The kernel uses a namespace's number again, so one that came
+    /// later and has such a number says nothing.
+    others: Vec<u32>,
     namespaces: BTreeSet<String>,
 }
 
@@ -167,7 +192,7 @@ impl Traces {
     fn left(&self) -> Vec<String> {
         let alive = self.processes.iter().filter(|pid| is_alive(**pid));
         let mut left: Vec<String> = alive.map(|pid| format!("process {pid}")).collect();
-        for pid in all_processes() {
+        for pid in self.processes.iter().chain(&self.others).copied() {
             let held = KINDS.iter().filter_map(|kind| namespace(pid, kind));
             let held = held.filter(|name| self.namespaces.contains(name));
             left.extend(held.map(|name| format!("{name} of process {pid}")));
