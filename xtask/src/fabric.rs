@@ -58,6 +58,16 @@ impl Fabric {
         }
     }
 
+    /// The lab's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process that holds the lab.
+    pub(crate) fn pid(&self) -> u32 {
+        self.lab.id()
+    }
+
     /// The command line, with this fabric chosen.
     pub(crate) fn dunix(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.dunix);

@@ -1,0 +1,66 @@
+//! CPU time of a whole lab, ended processes and daemons included, by the kernel's control groups.
+//!
+//! Version 2: the lab's own group. Version 1: a group of the `cpuacct` hierarchy, which labs do not
+//! use; the lab is started inside and everything that it starts inherits it.
+
+use crate::fabric::Fabric;
+use anyhow::{Context, Result};
+use std::{fs, path::Path, path::PathBuf};
+
+const CPUACCT: &str = "/sys/fs/cgroup/cpuacct";
+const UNIFIED: &str = "/sys/fs/cgroup";
+
+/// A running account.
+pub(super) enum Meter {
+    /// A folder with `cpuacct.usage`, in ns; removed when dropped.
+    Version1(PathBuf),
+    /// A folder with `cpu.stat`, in us.
+    Version2(PathBuf),
+}
+
+impl Meter {
+    /// Starts a lab under a meter. Keep the order: the lab must be gone before its meter.
+    pub(super) fn start(binaries: &Path, nodes: u32, more: &[&str]) -> Result<(Meter, Fabric)> {
+        let folder = PathBuf::from(format!("{CPUACCT}/dunix-bench-{}", std::process::id()));
+        if fs::create_dir(&folder).is_err() {
+            let fabric = Fabric::start(binaries, "bench", nodes, more)?;
+            let meter = Meter::Version2(format!("{UNIFIED}/dunix-{}", fabric.name()).into());
+            meter.seconds()?;
+            return Ok((meter, fabric));
+        }
+        let meter = Meter::Version1(folder.clone());
+        enter(&folder)?;
+        let fabric = Fabric::start(binaries, "bench", nodes, more);
+        enter(Path::new(CPUACCT))?;
+        Ok((meter, fabric?))
+    }
+
+    /// CPU seconds so far.
+    pub(super) fn seconds(&self) -> Result<f64> {
+        match self {
+            Meter::Version1(folder) => {
+                let text = fs::read_to_string(folder.join("cpuacct.usage"))?;
+                Ok(text.trim().parse::<f64>()? / 1e9)
+            }
+            Meter::Version2(folder) => {
+                let text = fs::read_to_string(folder.join("cpu.stat")).context("no CPU account")?;
+                let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+                Ok(line.context("cpu.stat")?.parse::<f64>()? / 1e6)
+            }
+        }
+    }
+}
+
+fn enter(folder: &Path) -> Result<()> {
+    Ok(fs::write(folder.join("cgroup.procs"), std::process::id().to_string())?)
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Meter::Version1(folder) = self
+            && let Err(error) = fs::remove_dir(&*folder)
+        {
+            eprintln!("xtask: {}: {error}", folder.display());
+        }
+    }
+}
