@@ -66,7 +66,8 @@ pub const OP_FROM_HOST: u64 = 18;
 /// `TIOCSPGRP`, `TIOCGSID`, `TIOCSCTTY`, `TIOCNOTTY`), `a3` = its argument by value (a PID of the
 /// fabric for `TIOCSPGRP`). Returns the PID for the reading ones, else 0, or an errno.
 pub const OP_TERMINAL: u64 = 19;
-/// Opens the controlling terminal (`/dev/tty`). `a1` = open flags. Returns a descriptor or `-ENXIO`.
+/// Opens the controlling terminal (`/dev/tty`). `a1` = open flags. Returns a descriptor, with
+/// [`OPENED_REMOTE`] added if the terminal lives at another node, or `-ENXIO`.
 pub const OP_OPEN_TERMINAL: u64 = 20;
 /// A background process touches its terminal: `a1` = SIGTTIN or SIGTTOU. The daemon signals the
 /// group and returns 0 (the shim then restarts the call), or `-EIO` if the group is orphaned.
@@ -89,6 +90,8 @@ pub const OP_REMOTE_CANCEL: u64 = 26;
 /// Descriptors changed hands: `a1` = fd, `a2` = new fd (dup of a remote descriptor) or -1 (closed).
 pub const OP_REMOTE_FD: u64 = 27;
 
+/// Added to [`OP_OPEN_TERMINAL`]'s answer: calls on the descriptor ring [`OP_REMOTE`].
+pub const OPENED_REMOTE: u64 = 1 << 32;
 /// [`OP_EXEC`]'s answer when the image went to another node.
 pub const EXEC_GONE: i64 = 1 << 40;
 /// Greatest bytes of a path, terminating zero included (`PATH_MAX`).
@@ -195,6 +198,7 @@ pub struct RemoteCall {
     pub nr: u32,
     /// The descriptor.
     pub fd: i32,
-    /// The call's further arguments, as the guest gave them.
+    /// The call's further arguments, as the guest gave them. For poll: nothing, the events asked for, the timeout in
+    /// milliseconds (negative: none); the result is the events found.
     pub args: [u64; 4],
 }

@@ -2,13 +2,25 @@
 //!
 //! What is not named here is passed on: issued unchanged in the guest's own context.
 
+mod descriptor;
 pub(crate) mod exec;
 mod exit;
 mod fork;
+mod ids;
+mod kill;
+mod other;
 mod path;
+mod poll;
+mod remote;
+mod robust;
+mod socket;
+mod terminal;
+mod wait;
 
 use crate::arch::frame::Context;
 use crate::arch::gadget;
+use crate::host;
+use crate::process::has_daemon;
 use crate::signal::{action, deliver, mask, restore};
 use crate::thread::Thread;
 use dunix_shim_core::signal::SigSet;
@@ -81,11 +93,16 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         }
         nr::SIGALTSTACK => action::sigaltstack(thread, context, args).into(),
         nr::RT_SIGSUSPEND => mask::rt_sigsuspend(thread, context, args),
-        nr::PPOLL => mask::with_mask_argument(thread, context, number, args, 3),
+        nr::POLL | nr::PPOLL | nr::SELECT | nr::PSELECT6
+            if has_daemon() && !thread.process().remote.is_empty() =>
+        {
+            poll::try_handle(thread, context, number, args)
+                .unwrap_or_else(|| wait_for_set(thread, context, number, args))
+        }
+        nr::PPOLL | nr::PSELECT6 => wait_for_set(thread, context, number, args),
         nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 => {
             mask::with_mask_argument(thread, context, number, args, 4)
         }
-        nr::PSELECT6 => mask::pselect6(thread, context, args),
         nr::RT_SIGTIMEDWAIT => mask::rt_sigtimedwait(context, args),
         nr::SIGNALFD | nr::SIGNALFD4 => mask::signalfd(number, args).into(),
         nr::CLONE => fork::clone(thread, context, args).into(),
@@ -99,7 +116,57 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         nr::GETTID => Answer::Return(i64::from(thread.tid.get())),
         nr::PTRACE => Answer::Return(Errno::EPERM.as_result()),
         nr::ARCH_PRCTL => arch_prctl(args),
-        _ => path::try_handle(thread, context, number, args).unwrap_or(Answer::PassOn),
+        _ => path::try_handle(thread, context, number, args)
+            .or_else(|| has_daemon().then(|| with_daemon(thread, context, number, args))?)
+            .unwrap_or(Answer::PassOn),
+    }
+}
+
+/// The calls that differ only if there is a fabric.
+fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Option<Answer> {
+    match number {
+        nr::READ | nr::READV | nr::WRITE | nr::WRITEV | nr::LSEEK => {
+            return transfer(thread, context, number, args);
+        }
+        nr::IOCTL => return Some(terminal::ioctl(thread, context, args)),
+        nr::SET_ROBUST_LIST => return Some(robust::set_robust_list(thread, args).into()),
+        _ if descriptor::is_open(number) => {
+            return Some(descriptor::opened(thread, context, number, args));
+        }
+        _ if remote::is_refused(thread, number, args) => {
+            return Some(Answer::Return(Errno::EINVAL.as_result()));
+        }
+        _ => {}
+    }
+    descriptor::try_handle(thread, number, args)
+        .or_else(|| ids::try_handle(thread, number, args))
+        .or_else(|| kill::try_handle(thread, number, args))
+        .or_else(|| wait::try_handle(thread, context, number, args))
+        .or_else(|| socket::try_handle(thread, context, number, args))
+        .or_else(|| other::try_handle(thread, number, args))
+}
+
+/// read(2), write(2) and their kin.
+fn transfer(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Option<Answer> {
+    let fd = host::int_arg(args[0]);
+    let stopped = match number {
+        nr::READ | nr::READV => terminal::stopped_read(thread, context, fd),
+        nr::WRITE | nr::WRITEV => terminal::stopped_write(thread, context, fd),
+        _ => None,
+    };
+    if stopped.is_some() {
+        return stopped;
+    }
+    let is_remote = thread.process().remote.has(fd);
+    is_remote.then(|| remote::execute(thread, context, number, fd, args))
+}
+
+/// poll(2), select(2) and kin on sets of local descriptors.
+fn wait_for_set(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Answer {
+    match number {
+        nr::PPOLL => mask::with_mask_argument(thread, context, number, args, 3),
+        nr::PSELECT6 => mask::pselect6(thread, context, args),
+        _ => Answer::PassOn,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Calls that take a path: `/proc/self/exe` and the processes below `/proc`.
 
-use super::{Answer, blocking};
+use super::{Answer, blocking, descriptor, terminal};
 use crate::arch::frame::Context;
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
@@ -82,12 +82,16 @@ pub(crate) fn try_handle(
 ) -> Option<Answer> {
     let (at, is_followed) = path_argument(number, args)?;
     let mut buffer = [0u8; 64];
-    // Most paths are not below /proc: a look at the first bytes tells.
+    // Most paths are neither below /proc nor the terminal: a look at the first bytes tells.
     match guest::read::<[u8; 6]>(GuestAddr(args[at])) {
         Ok(start) if start == *b"/proc/" => {}
+        Ok(start) if start == *b"/dev/t" && has_daemon() => {}
         _ => return None,
     }
     let path = guest::read_str(GuestAddr(args[at]), &mut buffer).ok()?;
+    if path == b"/dev/tty" && matches!(number, nr::OPEN | nr::OPENAT) {
+        return Some(terminal::open_controlling(thread, args[at + 1]).into());
+    }
     let (result, args) = match meaning(thread, path, is_followed) {
         Err(error) => return Some(Answer::from(Err(error))),
         Ok(Meaning::Plain) => return None,
@@ -100,6 +104,9 @@ pub(crate) fn try_handle(
         Ok(Meaning::Other(other)) => {
             let mut args = args;
             args[at] = other.address();
+            if descriptor::is_open(number) {
+                return Some(descriptor::opened(thread, context, number, args));
+            }
             // SAFETY: the guest's own call with a path in the shim's memory.
             return Some(unsafe { blocking(context, number, args) });
         }

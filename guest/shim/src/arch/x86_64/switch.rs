@@ -8,8 +8,6 @@ use core::sync::atomic::AtomicU64;
 pub(crate) const EFLAGS_INITIAL: u64 = 0x202;
 /// cs, gs, fs, ss of user code.
 pub(crate) const SELECTORS_INITIAL: u64 = 0x33 | 0x2b << 48;
-/// Bytes of the call instruction.
-pub(crate) const CALL_BYTES: u64 = 2;
 
 unsafe extern "C" {
     fn dunix_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64) -> i64;

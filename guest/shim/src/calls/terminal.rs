@@ -1,0 +1,126 @@
+//! Terminals: requests that name groups, and background reads and writes (POSIX.1 11.1.4).
+
+use super::{Answer, remote};
+use crate::arch::frame::Context;
+use crate::arch::gadget::NOT_BEGUN;
+use crate::doorbell::{ring, slot};
+use crate::guest::{self, GuestAddr};
+use crate::host;
+use crate::signal::SA_RESTART;
+use crate::signal::deliver;
+use crate::thread::Thread;
+use core::sync::atomic::Ordering;
+use dunix_guest_abi::arena::{SLOT_BACKGROUND, SLOT_HAS_TERMINAL, SLOT_TOSTOP};
+use dunix_guest_abi::doorbell::{OP_BACKGROUND, OP_OPEN_TERMINAL, OP_TERMINAL, OPENED_REMOTE};
+use dunix_shim_core::signal::{SIGTTIN, SIGTTOU};
+use dunix_shim_core::{Errno, nr};
+
+const TCSETS: u64 = 0x5402;
+const TCFLSH: u64 = 0x540b;
+const TIOCSCTTY: u64 = 0x540e;
+const TIOCGPGRP: u64 = 0x540f;
+const TIOCSPGRP: u64 = 0x5410;
+const TIOCNOTTY: u64 = 0x5422;
+const TIOCGSID: u64 = 0x5429;
+
+/// ioctl(2) with a terminal's request.
+pub(crate) fn ioctl(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
+    let request = u64::from(host::uint_arg(args[1]));
+    let fd = host::int_arg(args[0]);
+    match request {
+        TIOCGPGRP | TIOCGSID => {
+            let answer = ring(OP_TERMINAL, [host::fd_arg(fd), request, 0, 0]);
+            answer
+                .and_then(|id| guest::write(GuestAddr(args[2]), &host::uint_arg(id)))
+                .map(|()| 0)
+                .into()
+        }
+        TIOCSPGRP => {
+            let group = match guest::read::<u32>(GuestAddr(args[2])) {
+                Ok(group) => group,
+                Err(error) => return Answer::from(Err(error)),
+            };
+            if let Some(answer) = stopped_change(thread, context, fd) {
+                return answer;
+            }
+            ring(OP_TERMINAL, [host::fd_arg(fd), request, u64::from(group), 0]).into()
+        }
+        TIOCSCTTY | TIOCNOTTY => ring(OP_TERMINAL, [host::fd_arg(fd), request, args[2], 0]).into(),
+        _ => {
+            if (TCSETS..=TCFLSH).contains(&request)
+                && let Some(answer) = stopped_change(thread, context, fd)
+            {
+                return answer;
+            }
+            if thread.process().remote.has(fd) {
+                return remote::execute(thread, context, nr::IOCTL, fd, args);
+            }
+            Answer::PassOn
+        }
+    }
+}
+
+/// open(2) of `/dev/tty`.
+pub(crate) fn open_controlling(thread: &Thread, flags: u64) -> Result<u64, Errno> {
+    let answer = ring(OP_OPEN_TERMINAL, [flags, 0, 0, 0])?;
+    let fd = host::int_arg(answer);
+    if answer & OPENED_REMOTE != 0 {
+        thread.process().remote.insert(fd);
+    }
+    Ok(u64::from(fd.unsigned_abs()))
+}
+
+fn flags(thread: &Thread) -> u32 {
+    slot(thread.process()).flags.load(Ordering::Acquire)
+}
+
+fn is_background(flags: u32) -> bool {
+    flags & (SLOT_HAS_TERMINAL | SLOT_BACKGROUND) == SLOT_HAS_TERMINAL | SLOT_BACKGROUND
+}
+
+/// Whether `fd` is the caller's controlling terminal: only then does it have a session for him.
+fn is_controlling(fd: i32) -> bool {
+    ring(OP_TERMINAL, [host::fd_arg(fd), TIOCGSID, 0, 0]).is_ok()
+}
+
+/// What a read on `fd` must do first, if the caller is in the background of its terminal.
+pub(crate) fn stopped_read(thread: &Thread, context: &Context, fd: i32) -> Option<Answer> {
+    if !is_background(flags(thread)) || !is_controlling(fd) {
+        return None;
+    }
+    if is_deaf(thread, context, SIGTTIN) {
+        return Some(Answer::from(Err(Errno::EIO)));
+    }
+    Some(stop(thread, SIGTTIN))
+}
+
+/// The same for a write, which stops only with `TOSTOP`.
+pub(crate) fn stopped_write(thread: &Thread, context: &Context, fd: i32) -> Option<Answer> {
+    if flags(thread) & SLOT_TOSTOP == 0 {
+        return None;
+    }
+    stopped_change(thread, context, fd)
+}
+
+/// The same for a change of the terminal, which always stops.
+fn stopped_change(thread: &Thread, context: &Context, fd: i32) -> Option<Answer> {
+    if !is_background(flags(thread)) || is_deaf(thread, context, SIGTTOU) || !is_controlling(fd) {
+        return None;
+    }
+    Some(stop(thread, SIGTTOU))
+}
+
+/// Whether the signal is blocked or ignored.
+fn is_deaf(thread: &Thread, context: &Context, signal: u32) -> bool {
+    context.mask.has(signal) || thread.process().action(signal).handler == host::SIG_IGN
+}
+
+/// Lets the daemon signal the group. The call begins anew once the signal has had its effect.
+fn stop(thread: &Thread, signal: u32) -> Answer {
+    if let Err(error) = ring(OP_BACKGROUND, [u64::from(signal), 0, 0, 0]) {
+        return Answer::from(Err(error));
+    }
+    let action = thread.process().action(signal);
+    let is_cut_short = action.handler > host::SIG_IGN && action.flags & SA_RESTART == 0;
+    Answer::Return(if is_cut_short { deliver::INTERRUPTED } else { NOT_BEGUN })
+}

@@ -1,0 +1,160 @@
+//! wait4(2), waitid(2), and what waited-for children used (getrusage(2), times(2)).
+
+use super::Answer;
+use crate::arch::frame::Context;
+use crate::doorbell::ring_until_done;
+use crate::guest::{self, GuestAddr};
+use crate::host;
+use crate::thread::Thread;
+use dunix_guest_abi::doorbell::{OP_WAIT, WaitResult};
+use dunix_shim_core::wait::{
+    CLD_DUMPED, CLD_EXITED, Target, WCONTINUED, WEXITED, WLINUX, WNOHANG, WNOWAIT, WUNTRACED,
+    status_word,
+};
+use dunix_shim_core::{Errno, nr};
+
+const RUSAGE_CHILDREN: i32 = -1;
+/// `struct rusage`: user and system time take four words, then comes `ru_maxrss`.
+const RUSAGE_MAXRSS: usize = 4;
+const USEC_PER_SEC: u64 = 1_000_000;
+/// Ticks of times(2): `USER_HZ` is 100.
+const USEC_PER_TICK: u64 = 10_000;
+
+/// Handles a call about children.
+pub(crate) fn try_handle(
+    thread: &Thread,
+    context: &Context,
+    number: u64,
+    args: [u64; 6],
+) -> Option<Answer> {
+    match number {
+        nr::WAIT4 => Some(wait4(thread, context, args)),
+        nr::WAITID => Some(waitid(thread, context, args)),
+        nr::GETRUSAGE if host::int_arg(args[0]) == RUSAGE_CHILDREN => {
+            let usage = children_usage(thread);
+            Some(guest::write(GuestAddr(args[1]), &usage).map(|()| 0).into())
+        }
+        nr::TIMES => Some(times(thread, args)),
+        _ => None,
+    }
+}
+
+/// Waits; `Ok(None)` if no child is ready and the caller does not want to wait.
+fn wait(
+    thread: &Thread,
+    context: &Context,
+    target: (u64, u64),
+    options: u64,
+) -> Result<Option<WaitResult>, Answer> {
+    let mut found = WaitResult { pid: 0, uid: 0, code: 0, status: 0, rusage: [0; 18] };
+    let args = [target.0, target.1, options, &raw mut found as u64];
+    match ring_until_done(thread, context.mask, OP_WAIT, args) {
+        Ok(0) => Ok(None),
+        Ok(_) => {
+            let has_ended = (CLD_EXITED..=CLD_DUMPED).contains(&found.code);
+            if has_ended && options & WNOWAIT == 0 {
+                add_usage(thread, &found.rusage);
+            }
+            Ok(Some(found))
+        }
+        Err(Some(error)) => Err(Answer::from(Err(error))),
+        Err(None) => Err(Answer::Interrupted),
+    }
+}
+
+fn wait4(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
+    let options = u64::from(host::uint_arg(args[2]));
+    if options & !(WNOHANG | WUNTRACED | WCONTINUED | WLINUX) != 0 {
+        return Answer::from(Err(Errno::EINVAL));
+    }
+    let pid = host::int_arg(args[0]);
+    if pid == i32::MIN {
+        return Answer::from(Err(Errno::ESRCH));
+    }
+    let target = Target::of_wait4(pid).as_waitid();
+    let found = match wait(thread, context, target, options | WEXITED) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Answer::Return(0),
+        Err(answer) => return answer,
+    };
+    let (status, usage) = (GuestAddr(args[1]), GuestAddr(args[3]));
+    let mut written = Ok(());
+    if !status.is_null() {
+        written = guest::write(status, &status_word(found.code, found.status));
+    }
+    if !usage.is_null() && written.is_ok() {
+        written = guest::write(usage, &found.rusage);
+    }
+    written.map(|()| u64::from(found.pid)).into()
+}
+
+fn waitid(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
+    const P_PGID: u64 = 2;
+    const SIGCHLD: i32 = 17;
+    let options = u64::from(host::uint_arg(args[3]));
+    let states = WEXITED | WUNTRACED | WCONTINUED;
+    let known = states | WNOHANG | WNOWAIT | WLINUX;
+    let kind = u64::from(host::uint_arg(args[0]));
+    if options & states == 0 || options & !known != 0 || kind > P_PGID {
+        return Answer::from(Err(Errno::EINVAL));
+    }
+    let found = match wait(thread, context, (kind, u64::from(host::uint_arg(args[1]))), options) {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let mut info = [0i32; 7];
+    if let Some(found) = &found {
+        let (pid, uid) = (found.pid.cast_signed(), found.uid.cast_signed());
+        info = [SIGCHLD, 0, found.code, 0, pid, uid, found.status];
+    }
+    let mut written = Ok(());
+    if args[2] != 0 {
+        written = guest::write(GuestAddr(args[2]), &info);
+    }
+    if let Some(found) = found.filter(|_| args[4] != 0 && written.is_ok()) {
+        written = guest::write(GuestAddr(args[4]), &found.rusage);
+    }
+    written.map(|()| 0).into()
+}
+
+fn children_usage(thread: &Thread) -> [u64; 18] {
+    let process = thread.process();
+    process.lock.acquire();
+    // SAFETY: under the lock.
+    let usage = unsafe { *process.children_usage.get() };
+    process.lock.release();
+    usage
+}
+
+fn add_usage(thread: &Thread, more: &[u64; 18]) {
+    let process = thread.process();
+    process.lock.acquire();
+    // SAFETY: under the lock.
+    let sum = unsafe { &mut *process.children_usage.get() };
+    for (index, (sum, more)) in sum.iter_mut().zip(more).enumerate() {
+        *sum = if index == RUSAGE_MAXRSS { (*sum).max(*more) } else { sum.wrapping_add(*more) };
+    }
+    for seconds in [0, 2] {
+        sum[seconds] = sum[seconds].wrapping_add(sum[seconds + 1] / USEC_PER_SEC);
+        sum[seconds + 1] %= USEC_PER_SEC;
+    }
+    process.lock.release();
+}
+
+/// times(2): the kernel's own answer, with the fabric's children in the last two words.
+fn times(thread: &Thread, args: [u64; 6]) -> Answer {
+    let mut own = [0u64; 4];
+    // SAFETY: writes the structure.
+    let result = unsafe { host::call(nr::TIMES, [own.as_mut_ptr() as u64, 0, 0, 0, 0, 0]) };
+    let usage = children_usage(thread);
+    let ticks = |at: usize| {
+        usage[at].wrapping_mul(USEC_PER_SEC).wrapping_add(usage[at + 1]) / USEC_PER_TICK
+    };
+    (own[2], own[3]) = (ticks(0), ticks(2));
+    if args[0] != 0
+        && let Err(error) = guest::write(GuestAddr(args[0]), &own)
+    {
+        return Answer::from(Err(error));
+    }
+    result.into()
+}
