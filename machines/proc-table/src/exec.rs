@@ -85,6 +85,7 @@ impl ProcTable {
             parent: process.parent,
             children: process.children.keys().copied().collect(),
             version: process.version,
+            serials: process.serials,
         };
         if self.peers.is_buried(to) {
             return self.mourn(pid, &tombstone);
@@ -100,6 +101,7 @@ impl ProcTable {
         let message = match held {
             Held::Body(body) => ProcMessage::ToProcess { pid, hops: 1, body },
             Held::Group { pgid, serial, request } => {
+                self.tombstones.note_serial(pid, serial);
                 ProcMessage::SignalMembers { pgid, serial, request, hops: 1 }
             }
             Held::Stopped(_) | Held::Continued => return,

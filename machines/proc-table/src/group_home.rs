@@ -211,30 +211,16 @@ impl ProcTable {
         hops: u8,
     ) {
         let (mut delivered, denied) = self.signal_local_members(pgid, serial, &request);
-        // Once per serial: processes that moved to and fro must not send it round for ever.
-        if hops < HOPS_MAX && self.is_new_serial(serial) {
-            for node in self.tombstones.nodes_of_group(pgid) {
-                if self.is_live(node) {
-                    let hops = hops + 1;
-                    self.send(node, ProcMessage::SignalMembers { pgid, serial, request, hops });
-                    delivered += 1;
-                }
+        for node in self.tombstones.take_nodes_without(pgid, serial) {
+            if hops < HOPS_MAX && self.is_live(node) {
+                let hops = hops + 1;
+                self.send(node, ProcMessage::SignalMembers { pgid, serial, request, hops });
+                delivered += 1;
             }
         }
         if hops == 0 {
             self.send(from, ProcMessage::MembersSignalled { serial, delivered, denied });
         }
-    }
-
-    fn is_new_serial(&mut self, serial: SignalSerial) -> bool {
-        if self.serials_forwarded.contains(&serial) {
-            return false;
-        }
-        if self.serials_forwarded.len() >= limits::SERIALS_FORWARDED_MAX {
-            self.serials_forwarded.pop_front();
-        }
-        self.serials_forwarded.push_back(serial);
-        true
     }
 
     /// Signals the members here that have not had this serial; counts those that had as delivered.
@@ -269,8 +255,8 @@ impl ProcTable {
     ) -> Result<(), Errno> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
         if process.leaving.is_some() {
-            // Its record is packed already: the serial must go after it with the signal.
-            if process.held.len() < limits::HELD_MAX {
+            // Its record is packed already: a serial that it lacks must go after it.
+            if !process.serials.contains(&serial) && process.held.len() < limits::HELD_MAX {
                 process.held.push(Held::Group { pgid, serial, request: *request });
             }
             return Ok(());

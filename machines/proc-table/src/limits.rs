@@ -32,6 +32,3 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub const PIDS_LOW: u32 = 1024;
 /// Blocks that a new coordinator leaves out above the greatest that it knows of.
 pub const TAKEOVER_GAP: u32 = 64;
-/// Group signals that a node remembers to have sent on; an older one might be sent on again, at most
-/// as often as a message can be forwarded.
-pub const SERIALS_FORWARDED_MAX: usize = 1024;

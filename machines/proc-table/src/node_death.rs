@@ -110,8 +110,11 @@ impl ProcTable {
     pub fn handle_node_up(&mut self, now: Duration, node: NodeId) {
         self.begin(now);
         if node != self.config.node {
+            let is_new = !self.peers.by_node.contains_key(&node);
             self.peers.by_node.entry(node).or_insert(Peer::Live);
-            self.ask_coordinator_now();
+            if is_new && self.coordinator() == Some(node) {
+                self.ask_coordinator_now();
+            }
         }
         self.finish();
     }

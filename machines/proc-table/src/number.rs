@@ -45,8 +45,9 @@ pub(crate) struct Numbers {
     rests: VecDeque<(Duration, Pid)>,
     /// When the numbers of lost processes go free unless claimed.
     claims: VecDeque<(Duration, Pid)>,
-    /// `(group, member)` that left: older news of the membership is stale.
-    left: BTreeMap<(Pid, Pid), u64>,
+    /// `(group, member)` that left at a version: older news of the membership is stale. With the
+    /// time until which this is remembered.
+    left: BTreeMap<(Pid, Pid), (u64, Duration)>,
     left_ages: VecDeque<(Duration, (Pid, Pid))>,
 }
 
@@ -87,7 +88,7 @@ impl Numbers {
             && until <= now
         {
             self.left_ages.pop_front();
-            if !self.left_ages.iter().any(|(_, other)| *other == key) {
+            if self.left.get(&key).is_some_and(|(_, last)| *last == until) {
                 self.left.remove(&key);
             }
         }
@@ -95,14 +96,15 @@ impl Numbers {
 
     /// Notes that a member left at this version.
     pub(crate) fn remember_left(&mut self, now: Duration, pgid: Pid, pid: Pid, version: u64) {
-        let newest = self.left.entry((pgid, pid)).or_insert(version);
-        *newest = (*newest).max(version);
-        self.left_ages.push_back((now + limits::TOMBSTONE_LIFETIME, (pgid, pid)));
+        let until = now + limits::TOMBSTONE_LIFETIME;
+        let newest = self.left.entry((pgid, pid)).or_insert((version, until));
+        *newest = (newest.0.max(version), until);
+        self.left_ages.push_back((until, (pgid, pid)));
     }
 
     /// Whether news of this version about a member is older than its leaving.
     pub(crate) fn has_left(&self, pgid: Pid, pid: Pid, version: u64) -> bool {
-        self.left.get(&(pgid, pid)).is_some_and(|left| version <= *left)
+        self.left.get(&(pgid, pid)).is_some_and(|(left, _)| version <= *left)
     }
 
     /// Lets a number rest if nothing is left of it.

@@ -37,9 +37,8 @@ impl Operations {
         self.open.values().next().map(|operation| operation.until)
     }
 
-    #[cfg(test)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.open.is_empty()
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
     }
 }
 

@@ -177,13 +177,18 @@ impl Process {
 
     /// Notes a group signal; returns false if the process has had it.
     pub(crate) fn take_serial(&mut self, serial: SignalSerial) -> bool {
-        if self.serials.contains(&serial) {
-            return false;
-        }
-        if self.serials.len() >= record::SERIALS_MAX {
-            self.serials.remove(0);
-        }
-        self.serials.push(serial);
-        true
+        take_serial(&mut self.serials, serial)
     }
+}
+
+/// Notes a serial among the newest ones; returns false if it is there already.
+pub(crate) fn take_serial(serials: &mut Vec<SignalSerial>, serial: SignalSerial) -> bool {
+    if serials.contains(&serial) {
+        return false;
+    }
+    if serials.len() >= record::SERIALS_MAX {
+        serials.remove(0);
+    }
+    serials.push(serial);
+    true
 }

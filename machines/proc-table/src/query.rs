@@ -98,6 +98,25 @@ impl ProcTable {
         core::iter::once(pid).chain(process.threads.iter().copied()).collect()
     }
 
+    /// The members of a group and their nodes, zombies included, if this node is its home.
+    #[must_use]
+    pub fn group_members(&self, pgid: Pid) -> Option<Vec<(Pid, NodeId)>> {
+        let group = self.numbers.group(pgid)?;
+        Some(group.members.iter().map(|(pid, member)| (*pid, member.node)).collect())
+    }
+
+    /// The numbers that are in use as this node, their leaser or stand-in, sees it.
+    #[must_use]
+    pub fn numbers_in_use(&self) -> Vec<Pid> {
+        self.numbers.used.keys().copied().collect()
+    }
+
+    /// Operations without an answer so far.
+    #[must_use]
+    pub fn open_operations(&self) -> usize {
+        self.operations.len() + self.fans.len()
+    }
+
     /// What is on this node, zombies included, by PID. Arguments, times and memory are the driver's
     /// to fill in.
     #[must_use]

@@ -10,7 +10,7 @@ use crate::{
 use alloc::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
-use dunix_wire::processes::{ProcMessage, SignalSerial};
+use dunix_wire::processes::ProcMessage;
 
 /// A root that was launched here: where it runs now.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +40,6 @@ pub struct ProcTable {
     /// Group signals whose members are being counted, by serial.
     pub(crate) fans: BTreeMap<u64, Fan>,
     pub(crate) serial_next: u64,
-    /// Group signals that were sent after processes that had left, newest last.
-    pub(crate) serials_forwarded: VecDeque<SignalSerial>,
 }
 
 impl ProcTable {
@@ -64,7 +62,6 @@ impl ProcTable {
             operations: Operations::default(),
             fans: BTreeMap::new(),
             serial_next: 1,
-            serials_forwarded: VecDeque::new(),
         };
         table.found();
         table.finish();

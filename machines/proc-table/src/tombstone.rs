@@ -1,13 +1,14 @@
 //! Where processes went that were here: what still arrives for them is sent after them.
 
 use crate::limits::{TOMBSTONE_LIFETIME, TOMBSTONES_MAX};
+use crate::process::take_serial;
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
-use dunix_wire::processes::ParentLink;
+use dunix_wire::processes::{ParentLink, SignalSerial};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Tombstone {
@@ -18,6 +19,14 @@ pub(crate) struct Tombstone {
     pub(crate) children: Vec<Pid>,
     /// The version with which it left.
     pub(crate) version: u64,
+    /// Group signals that it had when it left, or that were sent after it.
+    pub(crate) serials: Vec<SignalSerial>,
+}
+
+impl Tombstone {
+    fn take_serial(&mut self, serial: SignalSerial) -> bool {
+        take_serial(&mut self.serials, serial)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,13 +59,29 @@ impl Tombstones {
         self.by_pid.remove(&pid);
     }
 
+    /// Notes that a group signal follows the process.
+    pub(crate) fn note_serial(&mut self, pid: Pid, serial: SignalSerial) {
+        if let Some((_, tombstone)) = self.by_pid.get_mut(&pid) {
+            tombstone.take_serial(serial);
+        }
+    }
+
     pub(crate) fn next_node(&self, pid: Pid) -> Option<NodeId> {
         self.by_pid.get(&pid).map(|(_, tombstone)| tombstone.to)
     }
 
-    /// The nodes that members of this group went to.
-    pub(crate) fn nodes_of_group(&self, pgid: Pid) -> BTreeSet<NodeId> {
-        self.by_pid.values().filter(|(_, t)| t.pgid == pgid).map(|(_, t)| t.to).collect()
+    /// The nodes that members of this group went to without this signal; they count as having it
+    /// from now on. So each departure sends each signal on at most once.
+    pub(crate) fn take_nodes_without(
+        &mut self,
+        pgid: Pid,
+        serial: SignalSerial,
+    ) -> BTreeSet<NodeId> {
+        self.by_pid
+            .values_mut()
+            .filter(|(_, tombstone)| tombstone.pgid == pgid)
+            .filter_map(|(_, tombstone)| tombstone.take_serial(serial).then_some(tombstone.to))
+            .collect()
     }
 
     /// The processes that were members of this group when they left.
