@@ -61,7 +61,7 @@ impl Load {
     }
 
     /// Decides without asking anyone, from the window's possibly old entries: for callers that
-    /// cannot wait. Nothing is reserved at the other node.
+    /// cannot wait. Nothing is reserved at the other node, only remembered here.
     ///
     /// # Errors
     /// As [`Load::place`].
@@ -96,11 +96,15 @@ impl Load {
         PlacementInput { own, own_load, peers, wish, random, cursor, weights }
     }
 
-    /// A program that stays counts at once, not only when it is first seen to run.
+    /// A program counts at once, not only when it is first seen to run.
     fn placed(&self, node: NodeId, why: Reason) -> Placed {
+        let mut state = self.shared.lock();
         if node == self.shared.mesh.node() {
-            self.shared.lock().reservations.add_brief(Instant::now());
+            state.reservations.add_brief(Instant::now());
+        } else {
+            state.window.charge(node);
         }
+        drop(state);
         Placed { node, why }
     }
 

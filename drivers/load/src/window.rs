@@ -35,6 +35,13 @@ impl Window {
         }
     }
 
+    /// Counts a program that was just placed on a node, until the node itself is heard again.
+    pub(crate) fn charge(&mut self, node: NodeId) {
+        if let Some((entry, _)) = self.entries.get_mut(&node) {
+            entry.runnable_centi = entry.runnable_centi.saturating_add(100);
+        }
+    }
+
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.entries.remove(&node);
     }

@@ -81,7 +81,10 @@ async fn programs_leave_a_busy_node_for_an_idle_one() {
     until("node 3 released", || loads[2].1.own().runnable_centi == 300).await;
     until("the reservation lapsed", || loads[1].1.own().runnable_centi == 0).await;
 
+    // What was placed there counts here as well, until node 2 is heard again.
+    until("node 2 idle", || load.peers_load()[0].runnable_centi == 0).await;
     assert_eq!(load.place_now(Wish::Best).expect("placed").node, NodeId(2));
+    assert_eq!(load.peers_load()[0].runnable_centi, 100);
     let nodes: Vec<u32> =
         (0..4).map(|_| load.place_now(Wish::Spread).expect("placed").node.0).collect();
     assert_eq!(nodes, [2, 3, 1, 2]);

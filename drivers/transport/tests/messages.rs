@@ -4,7 +4,7 @@ mod support;
 
 use dunix_ids::NodeId;
 use dunix_transport::MeshError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{PATIENCE, Seen, TOPIC, pair};
 
 #[tokio::test]
@@ -76,3 +76,42 @@ async fn calls_end_in_every_way() {
     drop(two);
     assert_eq!(under_way.await, Err(MeshError::Broken(NodeId(2))));
 }
+
+/// A sanity check of speed, not a benchmark: prints its figures, fails only far below them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_quick() {
+    const CALLS: usize = 20_000;
+    const AT_ONCE: usize = 64;
+    let (_segment, _ca, one, _two) = pair().await;
+    let mesh = one.mesh.clone();
+    let measured = one.runtime.as_ref().expect("running").spawn(async move {
+        let mut times = Vec::new();
+        for _ in 0..CALLS / 10 {
+            let start = Instant::now();
+            mesh.call(NodeId(2), TOPIC, vec![0; 64], PATIENCE).await.expect("answered");
+            times.push(start.elapsed());
+        }
+        times.sort();
+        let start = Instant::now();
+        let mut under_way = std::collections::VecDeque::new();
+        for _ in 0..CALLS {
+            if under_way.len() == AT_ONCE {
+                let call: Pending = under_way.pop_front().expect("not empty");
+                call.await.expect("answered");
+            }
+            let call: Pending = Box::pin(mesh.call(NodeId(2), TOPIC, vec![0; 64], PATIENCE));
+            under_way.push_back(call);
+        }
+        for call in under_way {
+            call.await.expect("answered");
+        }
+        (times, start.elapsed())
+    });
+    let (times, took) = measured.await.expect("no panic");
+    let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    let rate = CALLS as f64 / took.as_secs_f64();
+    println!("64 B there and back: p50 {half:?}, p99 {most:?}; {AT_ONCE} at once: {rate:.0}/s");
+    assert!(half < Duration::from_millis(20) && rate > 1000.0);
+}
+
+type Pending = std::pin::Pin<Box<dyn Future<Output = Result<bytes::Bytes, MeshError>> + Send>>;
