@@ -141,6 +141,8 @@ impl Terminals {
             TIOCGPGRP => Request::Foreground { master },
             TIOCGSID => Request::Session { master },
             TIOCSPGRP => {
+                // A shell does this after each job: time to see what the job has set.
+                self.shared.note_attributes(terminal, line::has_tostop(fd)?);
                 Request::SetForeground { group: call.argument, session: call.group_session }
             }
             _ => return Err(Errno::INVAL),

@@ -1,0 +1,219 @@
+//! Terminals and processes of the node, introduced to each other: the doorbell's calls about
+//! terminals, the terminals' signals, and terminals for `dunix run`.
+
+use anyhow::{Context, Result};
+use dunix_guest_abi::doorbell::{OP_OPEN_TERMINAL, OP_TERMINAL};
+use dunix_ids::{NodeId, ObjectId, Pid};
+use dunix_linux::Errno;
+use dunix_processes::{DoorbellCall, Processes, TerminalState};
+use dunix_terminals::{
+    AnchorProgram, Caller, Fabric, TIOCSPGRP, TerminalCall, Terminals, TerminalsConfig,
+    View, Winsize,
+};
+use rustix::fs::OFlags;
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// The devpts of the node's private root, which guests see too.
+const DEVPTS: &str = "/dev/pts";
+/// The group of terminals (`tty`), as guests number it.
+const TTY_GROUP: u32 = 5;
+
+/// The terminals whose home this node is.
+pub struct NodeTerminals {
+    terminals: Terminals,
+    jobs: Arc<Jobs>,
+    /// This node's number for the guests' user and group 0.
+    ids_base: u32,
+    /// Slaves of terminals that wait for the root of a `run`, by their object's serial.
+    awaiting: Mutex<BTreeMap<u64, OwnedFd>>,
+}
+
+/// A terminal for a program that is about to run.
+pub struct NewTerminal {
+    /// The user's side; closing it hangs up.
+    pub master: OwnedFd,
+    /// The program's standard descriptors.
+    pub slave: OwnedFd,
+    /// For [`RunSpec::terminal`](dunix_processes::RunSpec::terminal).
+    pub object: ObjectId,
+}
+
+impl NodeTerminals {
+    pub fn start(node: NodeId, processes: Processes, ids_base: u32) -> Result<Arc<NodeTerminals>> {
+        let jobs = Arc::new(Jobs { node, processes, objects: Mutex::default() });
+        let anchor = AnchorProgram {
+            program: "/proc/self/exe".into(),
+            arguments: vec!["terminal-anchor".into()],
+        };
+        let config = TerminalsConfig { devpts: DEVPTS.into(), anchor };
+        let terminals = Terminals::start(config, jobs.clone()).context("no terminals")?;
+        Ok(Arc::new(NodeTerminals { terminals, jobs, ids_base, awaiting: Mutex::default() }))
+    }
+
+    /// Answers a call if it is about terminals, else gives it back.
+    pub fn handle(self: &Arc<Self>, call: DoorbellCall) -> Option<DoorbellCall> {
+        match call.op() {
+            OP_TERMINAL => self.handle_ioctl(call),
+            OP_OPEN_TERMINAL => match self.open_controlling(&call) {
+                Ok(terminal) => call.answer_fd(terminal.as_fd()),
+                Err(errno) => call.refuse(errno),
+            },
+            _ => return Some(call),
+        }
+        None
+    }
+
+    fn handle_ioctl(self: &Arc<Self>, call: DoorbellCall) {
+        let group = u32::try_from(call.int_arg(3)).ok().and_then(Pid::new);
+        match group {
+            Some(group) if call.arg(2) == TIOCSPGRP => {
+                let terminals = Arc::clone(self);
+                self.jobs.processes.group_session(group, move |session| {
+                    let result = terminals.control(&call, session);
+                    call.conclude(result);
+                });
+            }
+            _ => {
+                let result = self.control(&call, None);
+                call.conclude(result);
+            }
+        }
+    }
+
+    fn control(&self, call: &DoorbellCall, group_session: Option<Pid>) -> Result<i64, Errno> {
+        let (caller, is_root) = self.caller(call)?;
+        let fd = call.take_fd(call.int_arg(1))?;
+        let request = TerminalCall {
+            request: call.arg(2),
+            argument: call.int_arg(3),
+            privileged: is_root,
+            group_session,
+        };
+        self.terminals.control(caller, fd.as_fd(), request).map(i64::from)
+    }
+
+    fn open_controlling(&self, call: &DoorbellCall) -> Result<OwnedFd, Errno> {
+        let (caller, _) = self.caller(call)?;
+        let flags = OFlags::from_bits_truncate(call.int_arg(1).cast_unsigned());
+        self.terminals.open_controlling(caller, flags)
+    }
+
+    fn caller(&self, call: &DoorbellCall) -> Result<(Caller, bool), Errno> {
+        let pid = call.caller()?.pid;
+        let job = self.jobs.processes.job(pid).ok_or(Errno::SRCH)?;
+        Ok((Caller { pid, group: job.group, session: job.session }, job.is_root))
+    }
+
+    /// Makes a terminal for a program of `dunix run` with the given user of the fabric.
+    pub fn open(&self, size: Winsize, uid: u32) -> Result<NewTerminal, Errno> {
+        let owner = (self.ids_base.saturating_add(uid), self.ids_base.saturating_add(TTY_GROUP));
+        let (master, slave) = self.terminals.open(size, Some(owner))?;
+        let object = self.jobs.objects().fresh(self.jobs.node);
+        lock(&self.awaiting).insert(object.serial, rustix::io::fcntl_dupfd_cloexec(&slave, 0)?);
+        Ok(NewTerminal { master, slave, object })
+    }
+
+    /// The program of an opened terminal is about to start as the leader of session `pid`.
+    pub fn handle_root(&self, pid: Pid, object: ObjectId) {
+        let Some(slave) = lock(&self.awaiting).remove(&object.serial) else { return };
+        self.jobs.objects().sessions.insert(pid, object);
+        let leader = Caller { pid, group: pid, session: pid };
+        if let Err(error) = self.terminals.attach(leader, &slave) {
+            // It runs all the same, without job control.
+            tracing::warn!(%pid, %error, "a program has a terminal that it does not control");
+            self.jobs.objects().sessions.remove(&pid);
+        }
+    }
+
+    /// The leader of a session has ended.
+    pub fn handle_hang_up(&self, session: Pid, terminal: ObjectId) {
+        if terminal.home == self.jobs.node {
+            lock(&self.awaiting).remove(&terminal.serial);
+            self.terminals.leader_exited(session);
+        }
+    }
+
+    /// A process has gone from this node. A leader that still has its terminal has only moved, or
+    /// [`NodeTerminals::handle_hang_up`] follows; one whose terminal was hung up before may leave a
+    /// foreground group that has to hear of it.
+    pub fn handle_gone(&self, pid: Pid) {
+        if self.terminals.view(pid).is_none() {
+            self.terminals.leader_exited(pid);
+        }
+    }
+}
+
+/// The processes as the terminals' driver sees them.
+struct Jobs {
+    node: NodeId,
+    processes: Processes,
+    objects: Mutex<Objects>,
+}
+
+/// The fabric's names of sessions' holds on terminals.
+#[derive(Default)]
+struct Objects {
+    last: u64,
+    /// One for each controlling terminal of this home.
+    sessions: BTreeMap<Pid, ObjectId>,
+}
+
+impl Objects {
+    fn fresh(&mut self, home: NodeId) -> ObjectId {
+        self.last += 1;
+        ObjectId { home, serial: self.last }
+    }
+
+    fn of_session(&mut self, home: NodeId, session: Pid) -> ObjectId {
+        if let Some(object) = self.sessions.get(&session) {
+            return *object;
+        }
+        let object = self.fresh(home);
+        self.sessions.insert(session, object);
+        object
+    }
+}
+
+impl Jobs {
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        lock(&self.objects)
+    }
+}
+
+impl Fabric for Jobs {
+    fn signal_group(&self, group: Pid, signal: u8) {
+        self.processes.signal_group(group, signal);
+    }
+
+    fn signal_process(&self, pid: Pid, signal: u8) {
+        self.processes.signal_process(pid, signal);
+    }
+
+    fn publish(&self, session: Pid, view: Option<View>) {
+        match view {
+            Some(View { foreground, tostop, .. }) => {
+                let object = self.objects().of_session(self.node, session);
+                let state = TerminalState { session, foreground, tostop };
+                self.processes.publish_terminal(object, Some(state));
+            }
+            None => {
+                let object = self.objects().sessions.remove(&session);
+                if let Some(object) = object {
+                    self.processes.publish_terminal(object, None);
+                }
+            }
+        }
+    }
+
+    fn leave(&self, _session: Pid, pid: Pid) {
+        self.processes.leave_terminal(pid);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
