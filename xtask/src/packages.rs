@@ -26,7 +26,9 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     eprintln!("installing {} (apt-get install) ...", packages.join(", "));
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(arguments);
+        // In run level 1 no package starts its service.
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        command.arg("-qq").args(arguments);
         interrupt::output(&mut command)
     };
     apt(&["update"]).context("cannot install what is missing")?;
