@@ -37,8 +37,12 @@ pub enum ProcessesMessage {
     /// A call on a descriptor at its home (see [`image::DescriptorKind::Remote`]) is given up
     /// because a signal came; the call's answer follows all the same.
     CancelRemoteCall { ticket: u64 },
-    /// A process no longer holds a remote descriptor.
+    /// No process of the sender holds a remote descriptor any more; this one was the last.
     RemoteClosed { object: u64, pid: Pid },
+    /// A process that is going to `with` takes a remote descriptor along.
+    RemoteShared { object: u64, with: NodeId },
+    /// It stayed.
+    RemoteUnshared { object: u64, with: NodeId },
 }
 
 /// A request that has exactly one answer.

@@ -85,7 +85,10 @@ impl Node {
     }
 
     fn forget(&self, pid: Pid) {
-        let local = self.with(|state, _| state.forget(pid));
+        let (local, abandoned) = self.with(|state, _| (state.forget(pid), state.forget_calls(pid)));
+        for (home, ticket) in abandoned {
+            self.tell(home, &ProcessesMessage::CancelRemoteCall { ticket });
+        }
         if let Some(local) = local {
             self.release_remote(pid, local.remote);
             self.extension.handle_gone(pid);

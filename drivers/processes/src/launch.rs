@@ -32,6 +32,8 @@ pub(crate) struct Launch {
     /// In the order of `spec.descriptors`.
     pub(crate) descriptors: Vec<OwnedFd>,
     pub(crate) remote: RemoteTable,
+    /// What the program was called as, if not by its path (`AT_EXECFN`).
+    pub(crate) exec_fn: Option<Vec<u8>>,
 }
 
 /// Where a starting process comes from.
@@ -48,6 +50,7 @@ pub(crate) struct Launching {
     pid: Pid,
     origin: Option<Origin>,
     remote: Option<RemoteTable>,
+    exec_fn: Option<Vec<u8>>,
     host_pid: Option<u32>,
     resolved: Option<Resolved>,
     done: oneshot::Sender<Result<(), LaunchError>>,
@@ -91,12 +94,13 @@ impl Node {
         let host = |errno: Errno| LaunchError::Keeper(errno.to_string());
         let (daemon_end, guest_end) = scm::packet_pair().map_err(host)?;
         let (done, outcome) = oneshot::channel();
-        let Launch { pid, origin, mut spec, descriptors, remote } = launch;
+        let Launch { pid, origin, mut spec, descriptors, remote, exec_fn } = launch;
         spec.namespaces = u16::try_from(self.namespaces.len()).unwrap_or(u16::MAX);
         let launching = Launching {
             pid,
             origin: Some(origin),
             remote: Some(remote),
+            exec_fn,
             host_pid: None,
             resolved: None,
             done,
@@ -271,8 +275,7 @@ impl State {
                 self.slots.give_back(slot);
             }
             if adopted {
-                let lost = ExitStatus::Killed { signal: dunix_proc_table::SIGKILL, dumped: false };
-                self.table.exited(now, pid, lost, Rusage::default());
+                self.table.exited(now, pid, crate::node::KILLED, Rusage::default());
             } else {
                 self.table.fork_failed(now, pid);
             }
@@ -282,7 +285,7 @@ impl State {
         let ticket = Ticket {
             exe: TicketExe::AtGuest,
             exe_path: resolved.exe_path,
-            exec_fn: resolved.exec_fn,
+            exec_fn: launching.exec_fn.take().unwrap_or(resolved.exec_fn),
         };
         let remote = launching.remote.take().unwrap_or_default();
         self.locals.insert(

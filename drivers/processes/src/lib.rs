@@ -17,7 +17,9 @@ mod call;
 mod config;
 mod effects;
 mod host;
+mod inspect;
 mod launch;
+mod list;
 mod node;
 mod ops;
 mod remote;
@@ -30,17 +32,21 @@ pub use call::{Caller, DoorbellCall};
 pub use config::{
     Extension, NoExtension, PlaceQuestion, Placement, Policy, ProcessesConfig, StayHere,
 };
+pub use dunix_proc_table::KillTarget;
+pub use inspect::{ProcessDetails, ProcessEvent};
 pub use launch::LaunchError;
 pub use node::RootEnd;
 pub use run::{RunError, RunHandle, RunSpec};
 pub use terminal::{Job, TerminalState};
 
+use dunix_ids::{ObjectId, Pid};
 use dunix_keeper::protocol::{Request, say};
 use dunix_linux::Errno;
 use dunix_proc_table::{ProcTable, TableConfig};
+use dunix_wire::Topic;
 use node::Node;
 use rustix::event::{EventfdFlags, eventfd};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// A node's process driver. Cheap to clone; [`Processes::shut_down`] ends it.
@@ -60,6 +66,9 @@ impl Processes {
             .name("doorbell".into())
             .spawn(move || server.run())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        if let Some(mesh) = &node.mesh {
+            mesh.register(Topic::Processes, Arc::new(remote::MeshFace(node.clone())));
+        }
         // The founder's first block is granted by its own clock.
         node.with(|state, now| state.table.handle_timeout(now));
         Ok(Processes(node))
@@ -74,6 +83,36 @@ impl Processes {
     /// Runs a command as the leader of a session of its own.
     pub async fn run(&self, spec: RunSpec) -> Result<RunHandle, RunError> {
         self.0.run(spec).await
+    }
+
+    /// The story of a process as this node knows it, in readable lines; empty if it knows nothing.
+    #[must_use]
+    pub fn explain(&self, pid: Pid) -> Vec<String> {
+        self.0.explain(pid)
+    }
+
+    /// Tells a process that an answer `EAGAIN` to its doorbell may have changed.
+    pub fn wake(&self, pid: Pid) {
+        self.0.wake(pid);
+    }
+
+    /// The object that a process's descriptor stands for, if that lives at another node.
+    #[must_use]
+    pub fn remote_object(&self, pid: Pid, number: i32) -> Option<ObjectId> {
+        self.0.look(|state| Some(state.locals.get(&pid)?.remote.get(number)?.object))
+    }
+
+    /// A further descriptor of an object that this node keeps for processes elsewhere.
+    pub fn kept_object(&self, serial: u64) -> Result<OwnedFd, Errno> {
+        self.0.homes.get(serial).ok_or(Errno::NOENT)?.duplicate()
+    }
+
+    /// Counts that must return to where they were when nothing runs: (processes, objects kept for
+    /// other nodes, calls in flight to them).
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let (locals, calls) = self.0.look(|state| (state.locals.len(), state.in_flight.len()));
+        (locals, self.0.homes.count(), calls)
     }
 
     /// Kills this node's guests and ends the keeper.

@@ -6,8 +6,10 @@
 
 use crate::call::{Caller, DoorbellCall};
 use crate::config::{Extension, Policy};
+use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
-use crate::remote::{Homes, RemoteTable};
+use crate::list::Stories;
+use crate::remote::{Homes, InFlight, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -20,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::broadcast;
 
 /// Ends of host processes that nobody has claimed yet; beyond it the oldest are forgotten.
 const EARLY_ENDS_MAX: usize = 1024;
@@ -38,6 +41,7 @@ pub(crate) struct Node {
     pub(crate) arena: SlotArena,
     pub(crate) homes: Homes,
     pub(crate) runtime: Handle,
+    pub(crate) events: broadcast::Sender<ProcessEvent>,
     /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
     pub(crate) bell: OwnedFd,
     /// Held while one spawn is being asked of the keeper.
@@ -62,6 +66,9 @@ pub(crate) struct State {
     pub(crate) claims: BTreeMap<u32, Pid>,
     pub(crate) launches: BTreeMap<u64, Launching>,
     pub(crate) roots: BTreeMap<Pid, tokio::sync::oneshot::Sender<RootEnd>>,
+    pub(crate) stories: Stories,
+    /// Calls on remote descriptors, by ticket.
+    pub(crate) in_flight: BTreeMap<u64, InFlight>,
     pub(crate) is_shutting_down: bool,
     early_ends: VecDeque<(u32, ExitStatus, Rusage)>,
     pending: BTreeMap<u64, Pending>,
@@ -116,7 +123,6 @@ pub(crate) enum Pending {
 }
 
 impl Node {
-    #[expect(clippy::too_many_arguments, reason = "the parts of the struct, once")]
     pub(crate) fn new(
         config: crate::config::ProcessesConfig,
         table: ProcTable,
@@ -137,6 +143,7 @@ impl Node {
             arena,
             homes: Homes::new(),
             runtime,
+            events: broadcast::Sender::new(EVENTS_KEPT),
             bell,
             asking: Mutex::default(),
             arrivals: Mutex::default(),
@@ -199,6 +206,8 @@ impl State {
             claims: BTreeMap::new(),
             launches: BTreeMap::new(),
             roots: BTreeMap::new(),
+            stories: Stories::default(),
+            in_flight: BTreeMap::new(),
             is_shutting_down: false,
             early_ends: VecDeque::new(),
             pending: BTreeMap::new(),
@@ -291,5 +300,9 @@ pub(crate) fn exit_status(change: ChildChange) -> Option<ExitStatus> {
     }
 }
 
-/// No credentials: root of the guests.
+/// Root of the guests.
 pub(crate) const ROOT: Credentials = Credentials { uid: 0, euid: 0, suid: 0 };
+
+/// The end of a process whose host process is not what ended.
+pub(crate) const KILLED: ExitStatus =
+    ExitStatus::Killed { signal: dunix_proc_table::SIGKILL, dumped: false };

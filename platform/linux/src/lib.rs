@@ -20,6 +20,7 @@ pub mod scm;
 pub mod seccomp;
 pub mod signal;
 pub mod terminal;
+pub mod terminal_calls;
 
 /// An error of the host kernel.
 pub use rustix::io::Errno;

@@ -1,6 +1,7 @@
 //! `OP_START`: an image begins.
 
 use crate::call::DoorbellCall;
+use crate::inspect::ProcessEvent;
 use crate::node::{Local, Node, Ticket, TicketExe};
 use dunix_guest_abi::ABI_VERSION;
 use dunix_guest_abi::doorbell::{PATH_BYTES, REMOTE_FD_WORDS, StartInfo};
@@ -66,6 +67,10 @@ impl Node {
     }
 
     fn started(self: &Arc<Node>, ticket: &Ticket, pid: dunix_ids::Pid, host_pid: u32) {
+        self.announce(|| {
+            let arguments = crate::host::arguments(host_pid);
+            ProcessEvent::Executed { pid, arguments }
+        });
         let name = ticket.exec_fn.rsplit(|&b| b == b'/').next().unwrap_or(&[]);
         let comm: String = String::from_utf8_lossy(name).chars().take(15).collect();
         let credentials = crate::host::Status::of(host_pid, self.ids_base)

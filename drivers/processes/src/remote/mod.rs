@@ -1,60 +1,140 @@
-//! Descriptors whose object lives at another node.
+//! Descriptors whose object lives at another node, on both sides.
+//!
+//! ```text
+//!  home (object's node)                              holder (where the process runs)
+//!  capture  - what a leaving process holds   image   rebuild - what an arriving process gets
+//!  homes    - objects kept for holders    <--------- calls   - OP_REMOTE, one call at a time
+//!  pump     - bytes to and from a pipe    <-stream-> pump    - bytes from and to a local pipe
+//! ```
+//!
+//! Invariant: an object is kept exactly while a node holds it or an image that names it is under
+//! way; the table of a process names only objects that its node holds.
 
-use crate::call::DoorbellCall;
-use crate::node::{Node, Ticket};
-use dunix_guest_abi::doorbell::ExecRequest;
-use dunix_ids::{NodeId, Pid};
-use dunix_linux::Errno;
-use std::collections::BTreeMap;
+mod adopt;
+mod calls;
+mod capture;
+mod depart;
+mod execute;
+mod homes;
+mod messages;
+mod pump;
+mod rebuild;
+mod transfer;
+
+pub(crate) use calls::InFlight;
+pub(crate) use capture::Capture;
+pub(crate) use depart::{NotGone, empty_record};
+pub(crate) use homes::Homes;
+pub(crate) use messages::MeshFace;
+pub(crate) use pump::Relay;
+
+use crate::node::Node;
+use dunix_ids::{NodeId, ObjectId, Pid};
+use dunix_wire::processes::ProcessesMessage;
+use dunix_wire::processes::image::RemoteKind;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-#[derive(Debug)]
-pub(crate) struct Homes;
-impl Homes {
-    pub(crate) fn new() -> Homes {
-        Homes
-    }
+/// One descriptor of a process that lives elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RemoteFd {
+    pub(crate) object: ObjectId,
+    pub(crate) what: RemoteKind,
+    /// The file is also open here; only its offset lives at the home.
+    pub(crate) is_open_here: bool,
 }
-#[derive(Debug)]
-pub(crate) struct Relay;
-impl Relay {
-    pub(crate) async fn drain(&self) {}
-}
+
+/// What one process holds at other nodes.
 #[derive(Debug, Default)]
 pub(crate) struct RemoteTable {
-    fds: BTreeMap<i32, u64>,
+    fds: BTreeMap<i32, RemoteFd>,
+    relays: Vec<Arc<Relay>>,
 }
+
 impl RemoteTable {
+    /// A forked child holds what its parent holds.
     pub(crate) fn for_child(&self) -> RemoteTable {
-        RemoteTable { fds: self.fds.clone() }
+        let relays = self.relays.iter().filter(|relay| !relay.is_done()).cloned().collect();
+        RemoteTable { fds: self.fds.clone(), relays }
     }
+
     pub(crate) fn descriptors(&self) -> Vec<i32> {
         self.fds.keys().copied().collect()
     }
+
+    /// Relays that may still carry what the process wrote.
     pub(crate) fn outgoing(&self) -> Vec<Arc<Relay>> {
-        Vec::new()
+        self.relays.iter().filter(|relay| !relay.is_done()).cloned().collect()
+    }
+
+    pub(crate) fn get(&self, number: i32) -> Option<RemoteFd> {
+        self.fds.get(&number).copied()
+    }
+
+    pub(crate) fn insert(&mut self, number: i32, fd: RemoteFd) {
+        self.fds.insert(number, fd);
+    }
+
+    pub(crate) fn add_relay(&mut self, relay: Arc<Relay>) {
+        self.relays.retain(|relay| !relay.is_done());
+        self.relays.push(relay);
+    }
+
+    fn holds(&self, object: ObjectId) -> bool {
+        self.fds.values().any(|fd| fd.object == object)
+    }
+
+    fn objects(&self) -> BTreeSet<ObjectId> {
+        self.fds.values().map(|fd| fd.object).collect()
     }
 }
+
 impl Node {
-    pub(crate) fn handle_remote(self: &Arc<Node>, call: DoorbellCall) {
-        call.refuse(Errno::NOSYS);
+    /// A process has gone: objects that no other process here holds are let go.
+    pub(crate) fn release_remote(&self, pid: Pid, table: RemoteTable) {
+        for object in table.objects() {
+            self.release_object(pid, object);
+        }
     }
-    pub(crate) fn handle_remote_cancel(self: &Arc<Node>, call: DoorbellCall) {
-        call.refuse(Errno::NOSYS);
+
+    /// A process has closed a remote descriptor.
+    pub(crate) fn close_remote(&self, pid: Pid, number: i32) {
+        let closed = self
+            .with(|state, _| state.locals.get_mut(&pid).and_then(|l| l.remote.fds.remove(&number)));
+        if let Some(fd) = closed {
+            self.release_object(pid, fd.object);
+        }
     }
-    pub(crate) fn handle_remote_fd(self: &Arc<Node>, call: DoorbellCall) {
-        call.refuse(Errno::NOSYS);
+
+    /// A process has duplicated a remote descriptor.
+    pub(crate) fn duplicate_remote(&self, pid: Pid, from: i32, to: i32) -> bool {
+        let replaced = self.with(|state, _| {
+            let table = &mut state.locals.get_mut(&pid)?.remote;
+            let fd = table.get(from)?;
+            Some(table.fds.insert(to, fd))
+        });
+        if let Some(Some(old)) = replaced {
+            self.release_object(pid, old.object);
+        }
+        replaced.is_some()
     }
-    pub(crate) fn release_remote(&self, _pid: Pid, _table: RemoteTable) {}
-    pub(crate) fn close_remote(&self, _pid: Pid, _number: i32) {}
-    pub(crate) fn exec_at(
-        self: &Arc<Node>,
-        _node: NodeId,
-        _must: bool,
-        call: DoorbellCall,
-        _request: ExecRequest,
-        ticket: Ticket,
-    ) {
-        self.exec_here(call, ticket);
+
+    fn release_object(&self, pid: Pid, object: ObjectId) {
+        let is_held = self.look(|state| state.locals.values().any(|l| l.remote.holds(object)));
+        if !is_held {
+            self.tell(object.home, &ProcessesMessage::RemoteClosed { object: object.serial, pid });
+        }
+    }
+
+    /// Sends a one-way message; a peer that cannot be reached is about to be declared dead.
+    pub(crate) fn tell(&self, to: NodeId, message: &ProcessesMessage) {
+        if to == self.id {
+            self.hear(self.id, message.clone());
+        } else if let Some(mesh) = &self.mesh {
+            let body = dunix_wire::encode(message);
+            if let Err(error) = mesh.send(to, dunix_wire::Topic::Processes, body) {
+                tracing::debug!(node = %self.id, %to, %error, "a message was not sent");
+            }
+        }
     }
 }

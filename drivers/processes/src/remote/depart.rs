@@ -1,0 +1,281 @@
+//! The source's side of a remote exec, and of a root that starts elsewhere.
+
+use super::capture::{Capture, Offer, Unmovable};
+use crate::call::{DoorbellCall, errno_of};
+use crate::host::{self, Status, Times};
+use crate::node::{Node, Ticket};
+use dunix_guest_abi::doorbell::{EXEC_GONE, ExecRequest};
+use dunix_ids::{NodeId, Pid};
+use dunix_linux::guest_memory::GuestMemory;
+use dunix_linux::{Errno, identity};
+use dunix_wire::Topic;
+use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, DescriptorKind};
+use dunix_wire::processes::{
+    ExecImage, ProcessRecord, ProcessesAnswer, ProcessesCall, ProcessesMessage, Rusage,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the other node may take to become the process's node.
+const ADOPTION_WAIT: Duration = Duration::from_secs(30);
+
+/// Why a process did not go.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotGone {
+    #[error("it cannot move: {0}")]
+    Unmovable(#[from] Unmovable),
+    #[error("the process table refuses: {0}")]
+    Table(Errno),
+    #[error("the other node refuses: {reason}")]
+    Refused { errno: Errno, reason: String },
+    #[error("the other node was not reached: {0}")]
+    NotReached(String),
+    /// Nobody knows whether the other node runs it.
+    #[error("the other node fell silent during the hand-over: {0}")]
+    Unsettled(String),
+}
+
+impl NotGone {
+    pub(crate) fn errno(&self) -> Errno {
+        match self {
+            NotGone::Unmovable(Unmovable::Host(errno)) | NotGone::Table(errno) => *errno,
+            NotGone::Unmovable(_) => Errno::NOTSUP,
+            NotGone::Refused { errno, .. } => *errno,
+            NotGone::NotReached(_) | NotGone::Unsettled(_) => Errno::HOSTUNREACH,
+        }
+    }
+}
+
+impl From<Errno> for NotGone {
+    fn from(errno: Errno) -> NotGone {
+        NotGone::Unmovable(Unmovable::Host(errno))
+    }
+}
+
+impl Node {
+    /// Executes at another node; if that fails, here, unless it `must` be there.
+    pub(crate) fn exec_at(
+        self: &Arc<Node>,
+        to: NodeId,
+        must: bool,
+        call: DoorbellCall,
+        request: ExecRequest,
+        ticket: Ticket,
+    ) {
+        let node = self.clone();
+        self.runtime.spawn(async move {
+            let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
+            let gone = node.go(to, caller.pid, caller.host_pid, &call, &request, &ticket).await;
+            match gone {
+                Ok(()) => {
+                    node.note(caller.pid, format!("executed {} at {to}", shown(&ticket)));
+                    call.answer(EXEC_GONE);
+                }
+                Err(error) => {
+                    let line = format!("{} stayed here instead of {to}: {error}", shown(&ticket));
+                    tracing::info!(node = %node.id, pid = %caller.pid, "{line}");
+                    node.note(caller.pid, line);
+                    node.after_failure(call, ticket, &error, must);
+                }
+            }
+        });
+    }
+
+    fn after_failure(&self, call: DoorbellCall, ticket: Ticket, error: &NotGone, must: bool) {
+        let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
+        if let NotGone::Unsettled(_) = error {
+            // It may run there: it must not run here as well. Its parent hears of a kill.
+            self.with(|state, now| {
+                state.table.stayed(now, caller.pid);
+                state.table.exited(now, caller.pid, crate::node::KILLED, Rusage::default());
+            });
+            return call.answer(EXEC_GONE);
+        }
+        self.with(|state, now| state.table.stayed(now, caller.pid));
+        if must {
+            return call.refuse(error.errno());
+        }
+        self.exec_here(call, ticket);
+    }
+
+    async fn go(
+        self: &Arc<Node>,
+        to: NodeId,
+        pid: Pid,
+        host_pid: u32,
+        call: &DoorbellCall,
+        request: &ExecRequest,
+        ticket: &Ticket,
+    ) -> Result<(), NotGone> {
+        let private = |number: i32| {
+            let number = usize::try_from(number).unwrap_or(usize::MAX);
+            let word = request.private_fds.get(number / 64).copied().unwrap_or(0);
+            word >> (number % 64) & 1 == 1
+        };
+        let remote = self.look(|state| state.locals.get(&pid).map(|l| l.remote.for_child()));
+        let remote = remote.unwrap_or_default();
+        let capture = Capture::new(&self.homes, self.id, to, host_pid, remote, &private);
+        let offer = capture.run().await?;
+        let mut image = image_of(host_pid, &call.memory(), request, ticket, self)?;
+        // What was read is the caller's only if he still waits.
+        if !call.is_pending() {
+            return Err(Errno::SRCH.into());
+        }
+        self.send_away(to, pid, &mut image, offer).await
+    }
+
+    /// Hands a process over: from the answer on it lives there.
+    pub(crate) async fn send_away(
+        self: &Arc<Node>,
+        to: NodeId,
+        pid: Pid,
+        image: &mut ExecImage,
+        mut offer: Offer<'_>,
+    ) -> Result<(), NotGone> {
+        let mesh = self.mesh.clone().ok_or(NotGone::NotReached("this node is alone".into()))?;
+        image.descriptors = std::mem::take(&mut offer.descriptors);
+        for descriptor in &mut image.descriptors {
+            if let DescriptorKind::File { path, .. } | DescriptorKind::SharedFile { path, .. } =
+                &mut descriptor.kind
+            {
+                *path = inside(&image.root, self.below_root(std::mem::take(path)));
+            }
+        }
+        let record = self.with(|state, now| {
+            state.refresh_credentials(pid, self.ids_base);
+            state.table.depart(now, pid, to)
+        });
+        image.record = record.map_err(|errno| NotGone::Table(errno_of(errno)))?;
+        for object in &offer.passed_on {
+            let shared = ProcessesMessage::RemoteShared { object: object.serial, with: to };
+            self.tell(object.home, &shared);
+        }
+        let body = dunix_wire::encode(&ProcessesCall::Exec(Box::new(image.clone())));
+        let answer = mesh.call(to, Topic::Processes, body, ADOPTION_WAIT).await;
+        let outcome = settle(answer);
+        match &outcome {
+            Ok(()) => {
+                self.with(|state, now| state.table.departed(now, pid));
+                offer.was_taken();
+            }
+            Err(_) => {
+                for object in &offer.passed_on {
+                    let unshared =
+                        ProcessesMessage::RemoteUnshared { object: object.serial, with: to };
+                    self.tell(object.home, &unshared);
+                }
+            }
+        }
+        outcome
+    }
+}
+
+fn settle(answer: Result<bytes::Bytes, dunix_transport::MeshError>) -> Result<(), NotGone> {
+    use dunix_transport::MeshError as M;
+    match answer {
+        Ok(body) => match dunix_wire::decode(&body) {
+            Ok(ProcessesAnswer::Adopted) => Ok(()),
+            Ok(ProcessesAnswer::Refused { errno, reason }) => {
+                Err(NotGone::Refused { errno: errno_of(errno), reason })
+            }
+            _ => Err(NotGone::Unsettled("its answer makes no sense".into())),
+        },
+        Err(error @ (M::TimedOut(_) | M::Broken(_) | M::Unanswered(_))) => {
+            Err(NotGone::Unsettled(error.to_string()))
+        }
+        Err(error) => Err(NotGone::NotReached(error.to_string())),
+    }
+}
+
+/// All of a process but its record and descriptors.
+fn image_of(
+    host_pid: u32,
+    memory: &GuestMemory,
+    request: &ExecRequest,
+    ticket: &Ticket,
+    node: &Node,
+) -> Result<ExecImage, NotGone> {
+    let status = Status::of(host_pid, node.ids_base)?;
+    let argv = memory.read_strings(request.argv, ARGUMENT_BYTES_MAX)?;
+    let bytes: usize = argv.iter().map(|s| s.len() + 9).sum();
+    let room = ARGUMENT_BYTES_MAX.checked_sub(bytes).ok_or(Errno::TOOBIG)?;
+    let envp = memory.read_strings(request.envp, room)?;
+    let [gid, egid, sgid] = status.gids;
+    let nice = Times::of(host_pid).map_or(0, |times| times.nice);
+    let root = node.below_root(existing(host::link(host_pid, "root")?)?);
+    let cwd = node.below_root(existing(host::link(host_pid, "cwd")?)?);
+    Ok(ExecImage {
+        record: empty_record(),
+        argv,
+        envp,
+        exe_path: inside(&root, node.below_root(ticket.exe_path.clone())),
+        exec_fn: ticket.exec_fn.clone(),
+        cwd: inside(&root, cwd),
+        root,
+        umask: status.umask,
+        gid,
+        egid,
+        sgid,
+        groups: status.groups,
+        rlimits: identity::limits_of(host_pid)?.to_vec(),
+        nice: i8::try_from(nice).unwrap_or(0),
+        signals_ignored: request.signals_ignored,
+        signals_blocked: request.signals_blocked,
+        signals_pending: status.signals_pending,
+        descriptors: Vec::new(),
+    })
+}
+
+impl Node {
+    /// A path of the guests' mount namespace as a path below their root.
+    fn below_root(&self, path: Vec<u8>) -> Vec<u8> {
+        match path.strip_prefix(self.root.as_slice()) {
+            Some(rest) if rest.starts_with(b"/") => rest.to_vec(),
+            Some([]) => b"/".to_vec(),
+            _ => path,
+        }
+    }
+}
+
+/// A path as the process sees it, if it lies inside of the process's root.
+fn inside(root: &[u8], path: Vec<u8>) -> Vec<u8> {
+    match path.strip_prefix(root) {
+        Some([]) => b"/".to_vec(),
+        Some(rest) if rest.starts_with(b"/") => rest.to_vec(),
+        _ => path,
+    }
+}
+
+/// A record to be filled in by the table when the process departs.
+pub(crate) fn empty_record() -> ProcessRecord {
+    ProcessRecord {
+        pid: Pid::INIT,
+        version: 0,
+        parent: dunix_wire::processes::ParentLink {
+            pid: Pid::INIT,
+            node: None,
+            group: None,
+            version: 0,
+        },
+        exit_signal: 0,
+        pgid: Pid::INIT,
+        sid: Pid::INIT,
+        terminal: None,
+        credentials: crate::node::ROOT,
+        children_reaped: false,
+        stops_silent: false,
+        children: Vec::new(),
+        children_rusage: Rusage::default(),
+        serials: Vec::new(),
+        comm: String::new(),
+    }
+}
+
+/// A directory that has been removed cannot be entered elsewhere.
+fn existing(path: Vec<u8>) -> Result<Vec<u8>, Errno> {
+    if path.ends_with(b" (deleted)") { Err(Errno::NOENT) } else { Ok(path) }
+}
+
+fn shown(ticket: &Ticket) -> String {
+    String::from_utf8_lossy(&ticket.exe_path).into_owned()
+}

@@ -1,0 +1,98 @@
+//! What peers say about processes.
+
+use crate::launch::LaunchError;
+use crate::node::Node;
+use bytes::Bytes;
+use dunix_ids::NodeId;
+use dunix_transport::{Handler, MeshStream, PeerEvent, Responder};
+use dunix_wire::processes::{Errno, ProcessesAnswer, ProcessesCall, ProcessesMessage};
+use dunix_wire::{decode, encode};
+use std::sync::Arc;
+
+/// The face that the mesh sees.
+pub(crate) struct MeshFace(pub(crate) Arc<Node>);
+
+impl Handler for MeshFace {
+    fn handle_message(&self, from: NodeId, body: Bytes) {
+        match decode::<ProcessesMessage>(&body) {
+            Ok(message) => self.0.hear(from, message),
+            Err(error) => tracing::warn!(%from, %error, "a message is dropped"),
+        }
+    }
+
+    fn handle_call(&self, from: NodeId, body: Bytes, reply: Responder) {
+        let node = &self.0;
+        match decode::<ProcessesCall>(&body) {
+            Err(error) => {
+                let reason = error.to_string();
+                reply.send(encode(&ProcessesAnswer::Refused { errno: Errno::PROTO, reason }));
+            }
+            Ok(ProcessesCall::Exec(image)) => {
+                let node = node.clone();
+                node.runtime.clone().spawn(async move {
+                    let answer = match node.adopt(from, *image).await {
+                        Ok(()) => ProcessesAnswer::Adopted,
+                        Err(error) => refusal(&error),
+                    };
+                    reply.send(encode(&answer));
+                });
+            }
+            Ok(ProcessesCall::Remote(request)) => {
+                let node = node.clone();
+                node.runtime.clone().spawn(async move {
+                    let outcome = node.execute(from, request).await;
+                    reply.send(encode(&ProcessesAnswer::Remote(outcome)));
+                });
+            }
+            Ok(ProcessesCall::List) => {
+                let processes = node.list();
+                reply.send(encode(&ProcessesAnswer::Processes { node: node.id, processes }));
+            }
+            Ok(ProcessesCall::Explain(pid)) => {
+                reply.send(encode(&ProcessesAnswer::Lines(node.explain(pid))));
+            }
+        }
+    }
+
+    fn handle_stream(&self, from: NodeId, header: Bytes, stream: MeshStream) {
+        match decode(&header) {
+            Ok(header) => self.0.serve_stream(from, header, stream),
+            Err(error) => tracing::warn!(%from, %error, "a stream is refused"),
+        }
+    }
+
+    fn handle_peer(&self, event: &PeerEvent) {
+        match event {
+            PeerEvent::Up(peer) => {
+                self.0.with(|state, now| state.table.handle_node_up(now, peer.node));
+            }
+            PeerEvent::Down(node) => {
+                self.0.with(|state, now| state.table.handle_node_down(now, *node));
+                self.0.homes.release_all(*node);
+            }
+        }
+        // The table's next deadline may have come nearer.
+        self.0.ring_bell();
+    }
+}
+
+impl Node {
+    /// Takes a one-way message.
+    pub(crate) fn hear(&self, from: NodeId, message: ProcessesMessage) {
+        match message {
+            ProcessesMessage::Table(message) => {
+                self.with(|state, now| state.table.handle_message(now, from, message));
+                self.ring_bell();
+            }
+            ProcessesMessage::CancelRemoteCall { ticket } => self.homes.cancel_call(from, ticket),
+            ProcessesMessage::RemoteClosed { object, .. } => self.homes.release(object, from),
+            ProcessesMessage::RemoteShared { object, with } => self.homes.share(object, with),
+            ProcessesMessage::RemoteUnshared { object, with } => self.homes.release(object, with),
+        }
+    }
+}
+
+fn refusal(error: &LaunchError) -> ProcessesAnswer {
+    let errno = crate::call::wire_errno(error.errno());
+    ProcessesAnswer::Refused { errno, reason: error.to_string() }
+}

@@ -1,0 +1,74 @@
+//! Streams between an object's home and the node of its holder.
+
+use super::homes::Object;
+use super::pump::{Drains, End, receive_into, relay_socket, send_from};
+use super::rebuild::PendingRelay;
+use crate::node::Node;
+use dunix_ids::{NodeId, Pid};
+use dunix_transport::MeshStream;
+use dunix_wire::Topic;
+use dunix_wire::processes::StreamHeader;
+use dunix_wire::processes::relay::Direction;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+impl Node {
+    /// Home: a holder has opened the stream of an object.
+    pub(crate) fn serve_stream(&self, from: NodeId, header: StreamHeader, stream: MeshStream) {
+        let Some(object) = self.homes.take_for_relay(header.object, from) else {
+            tracing::debug!(node = %self.id, %from, ?header, "a stream to no object");
+            return stream.reset();
+        };
+        // The registry had the only reference: relays are never run as calls.
+        let Some(Object { original: fd, .. }) = Arc::into_inner(object) else {
+            return stream.reset();
+        };
+        self.runtime.spawn(async move {
+            let (sender, mut receiver) = stream.split();
+            match header.direction {
+                Direction::Write => {
+                    let mut sender = sender;
+                    sender.finish();
+                    receive_into(&fd, End::Pipe, &mut receiver).await;
+                }
+                Direction::Read => {
+                    drop(receiver);
+                    send_from(fd, End::Pipe, sender, Drains::none()).await;
+                }
+                Direction::Both => relay_socket(fd, sender, receiver, Drains::none()).await,
+            }
+        });
+    }
+
+    /// Holder: the process lives here, its bytes may flow.
+    pub(crate) fn start_relay(self: &Arc<Node>, pid: Pid, pending: PendingRelay) {
+        let Some(mesh) = self.mesh.clone() else { return };
+        let PendingRelay { object, direction, fd, relay, drains } = pending;
+        let header = StreamHeader { object: object.serial, pid, direction };
+        self.runtime.spawn(async move {
+            let header = dunix_wire::encode(&header);
+            match mesh.open_stream(object.home, Topic::Processes, header).await {
+                Ok(stream) => carry(fd, direction, stream, drains).await,
+                // The home is gone: closing the descriptor tells the process.
+                Err(error) => tracing::debug!(?object, %error, "a relay could not start"),
+            }
+            relay.set_done();
+        });
+    }
+}
+
+async fn carry(fd: OwnedFd, direction: Direction, stream: MeshStream, drains: Drains) {
+    let (sender, mut receiver) = stream.split();
+    match direction {
+        Direction::Write => {
+            drop(receiver);
+            send_from(fd, End::Pipe, sender, drains).await;
+        }
+        Direction::Read => {
+            let mut sender = sender;
+            sender.finish();
+            receive_into(&fd, End::Pipe, &mut receiver).await;
+        }
+        Direction::Both => relay_socket(fd, sender, receiver, drains).await,
+    }
+}
