@@ -22,7 +22,6 @@ mod config;
 mod error;
 mod install;
 mod janitor;
-mod keys;
 mod node_root;
 mod owner;
 mod packets;

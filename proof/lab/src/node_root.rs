@@ -142,7 +142,8 @@ fn make_devices(plan: &Plan, root: &str) -> Result<(), LabError> {
     }
     for (name, target) in LINKS {
         let link = format!("{root}/dev/{name}");
-        std::os::unix::fs::symlink(target, &link).map_err(LabError::state(link))?;
+        std::os::unix::fs::symlink(target, &link).map_err(LabError::state(&link))?;
+        step("own links", own(&link, guest_root))?;
     }
     let dev = format!("{root}/dev");
     step("own /dev", own(&dev, guest_root))?;

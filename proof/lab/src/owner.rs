@@ -4,7 +4,6 @@ use crate::config::{ID_BASE, ID_COUNT, LabConfig};
 use crate::error::LabError;
 use crate::install::{Outcome, Plan};
 use crate::janitor::Janitor;
-use crate::keys::Authority;
 use crate::packets::Packets;
 use crate::preflight::check_host;
 use crate::roles::{Role, start};
@@ -14,6 +13,7 @@ use crate::watch::{LabEnd, Watch};
 use dunix_admin_api::NodeConfig;
 use dunix_ids::NodeId;
 use dunix_linux::cgroup::{self, Group};
+use dunix_transport::{MeshError, keys};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -254,10 +254,10 @@ impl Parts {
         let hierarchies = cgroup::hierarchies().map_err(LabError::step("find the cgroups"))?;
         let group = Group::create(&hierarchies, &group_name(&config.name))
             .map_err(LabError::step("make the cgroups"))?;
-        let authority = Authority::create(&config.name)?;
+        let ca = keys::make_ca(&config.name).map_err(no_keys)?;
         let mut under_way = Vec::new();
         for node in 1..=config.nodes {
-            let config_json = node_config(config, &authority, node)?;
+            let config_json = node_config(config, &ca, node)?;
             under_way.push(self.begin_node(config, node, &group, &config_json)?);
         }
         for installation in under_way {
@@ -424,13 +424,17 @@ fn make_groups(
     make().map_err(LabError::step(format!("make the cgroups of node n{node}")))
 }
 
+fn no_keys(error: MeshError) -> LabError {
+    LabError::Role { who: "the fabric's keys".into(), what: error.to_string() }
+}
+
 fn id_first(node: u32) -> u32 {
     ID_BASE + node * ID_COUNT
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a machine has few processors")]
-fn node_config(config: &LabConfig, authority: &Authority, node: u32) -> Result<Vec<u8>, LabError> {
-    let keys = authority.certify(node)?;
+fn node_config(config: &LabConfig, ca: &keys::Ca, node: u32) -> Result<Vec<u8>, LabError> {
+    let keys = keys::make_node(ca, NodeId(node)).map_err(no_keys)?;
     let all = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
     let node_config = NodeConfig {
         fabric: config.name.clone(),
@@ -438,7 +442,7 @@ fn node_config(config: &LabConfig, authority: &Authority, node: u32) -> Result<V
         name: format!("n{node}"),
         nodes: config.nodes,
         interface: NODE_INTERFACE.to_owned(),
-        ca_pem: authority.pem(),
+        ca_pem: ca.cert_pem.clone(),
         cert_pem: keys.cert_pem,
         key_pem: keys.key_pem,
         authority: NodeId(AUTHORITY),
