@@ -66,12 +66,16 @@ impl ProcTable {
     }
 
     /// The other node has adopted it. The end of its host process here means nothing any more.
-    pub fn departed(&mut self, now: Duration, pid: Pid) {
+    /// Returns false if it did not leave: the other node was declared dead first, and the process
+    /// lives here as after [`ProcTable::stayed`].
+    pub fn departed(&mut self, now: Duration, pid: Pid) -> bool {
         self.begin(now);
-        if let Some(to) = self.processes.get(&pid).and_then(|process| process.leaving) {
+        let to = self.processes.get(&pid).and_then(|process| process.leaving);
+        if let Some(to) = to {
             self.leave(pid, to);
         }
         self.finish();
+        to.is_some()
     }
 
     fn leave(&mut self, pid: Pid, to: NodeId) {
@@ -87,9 +91,6 @@ impl ProcTable {
             version: process.version,
             serials: process.serials,
         };
-        if self.peers.is_buried(to) {
-            return self.mourn(pid, &tombstone);
-        }
         self.tombstones.insert(self.now, pid, tombstone);
         for held in process.held {
             self.send_after(pid, to, held);
@@ -117,17 +118,39 @@ impl ProcTable {
     /// process has ended meanwhile.
     pub fn stayed(&mut self, now: Duration, pid: Pid) {
         self.begin(now);
-        if let Some(process) = self.processes.get_mut(&pid)
-            && process.leaving.take().is_some()
-        {
-            let end = process.end.take();
-            self.deliver_held(pid);
-            self.effects.push_back(Effect::Wake { pid });
-            if let Some((status, rusage)) = end {
-                self.end(pid, status, rusage);
-            }
-        }
+        self.stay(pid);
         self.finish();
+    }
+
+    fn stay(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.leaving.take().is_none() {
+            return;
+        }
+        let end = process.end.take();
+        self.deliver_held(pid);
+        self.effects.push_back(Effect::Wake { pid });
+        if let Some((status, rusage)) = end {
+            self.end(pid, status, rusage);
+        }
+    }
+
+    /// The target of these departures has died, without an answer: they stay. It may have adopted
+    /// them and told others, who hear better by a version that it cannot have reached.
+    pub(crate) fn stay_all_from(&mut self, dead: NodeId) {
+        let leaving: alloc::vec::Vec<Pid> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.leaving == Some(dead))
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in leaving {
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.version = process.version.saturating_add(1 << 32);
+            }
+            self.tell_all_of(pid);
+            self.stay(pid);
+        }
     }
 
     /// Takes over a process that `from` handed to this node (state Starting until
@@ -190,16 +213,12 @@ impl ProcTable {
         });
     }
 
-    /// Says the same to every child that has not ended.
+    /// Says the same to every child; zombies too must know whom to outlive.
     pub(crate) fn tell_children(&mut self, pid: Pid, body: impl Fn(Pid, &Process) -> ProcessBody) {
         let Some(process) = self.processes.get(&pid) else { return };
         let body = body(pid, process);
-        let children: alloc::vec::Vec<(Pid, NodeId)> = process
-            .children
-            .iter()
-            .filter(|(_, child)| !crate::wait::has_ended(child))
-            .map(|(child, entry)| (*child, entry.node))
-            .collect();
+        let children: alloc::vec::Vec<(Pid, NodeId)> =
+            process.children.iter().map(|(child, entry)| (*child, entry.node)).collect();
         for (child, node) in children {
             self.send_process(child, Some(node), body.clone());
         }

@@ -36,17 +36,22 @@ impl ProcTable {
         if hops >= HOPS_MAX {
             return self.undeliverable(message);
         }
-        if let Some(node) = self.tombstones.next_node(pid) {
-            return self.send_if_live(node, pid, message);
-        }
+        let tombstone = self.tombstones.next_node(pid);
         if !self.owns(pid) {
-            return self.send_owner(pid, message);
+            return match tombstone {
+                Some(node) => self.send_if_live(node, pid, message),
+                None => self.send_owner(pid, message),
+            };
         }
-        match self.numbers.place(pid) {
-            Place::At { node, .. } if node != self.config.node => {
-                self.send_if_live(node, pid, message);
-            }
-            _ => self.undeliverable(message),
+        // The leaser knows best; only of one that has just left here it has not heard yet.
+        let next = match self.numbers.place(pid) {
+            Place::At { node, .. } if node != self.config.node => Some(node),
+            Place::At { .. } => tombstone,
+            Place::None | Place::Lost { .. } | Place::Thread => None,
+        };
+        match next {
+            Some(node) => self.send_if_live(node, pid, message),
+            None => self.undeliverable(message),
         }
     }
 

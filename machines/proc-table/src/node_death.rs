@@ -145,6 +145,9 @@ impl ProcTable {
         self.peers.by_node.insert(dead, settling);
         self.forget_replies_of(dead);
         self.tell_what_came_from(dead);
+        self.stay_all_from(dead);
+        // What we say to ourselves may tell others something: before the word that all is said.
+        self.finish();
         let blocks: Vec<u32> = self.blocks.leased().collect();
         for survivor in survivors {
             let blocks = blocks.clone();
@@ -202,6 +205,7 @@ impl ProcTable {
 
     fn bury(&mut self, dead: NodeId) {
         let moved = self.numbers_of_owner(dead);
+        self.forget_groups_of(dead);
         let was = self.peers.by_node.insert(dead, Peer::Buried);
         self.peers.settled_early.retain(|(node, survivor)| *node != dead && *survivor != dead);
         self.succeed_coordinator(dead);
@@ -246,6 +250,20 @@ impl ProcTable {
         let of_homes =
             self.numbers.used.values().filter_map(|n| n.group.as_ref()).map(|g| g.session);
         of_processes.chain(of_homes).filter(|number| self.owner(*number) == Some(owner)).collect()
+    }
+
+    /// Sessions forget the groups whose home died: the next home tells of those that go on.
+    fn forget_groups_of(&mut self, dead: NodeId) {
+        let stale: Vec<(Pid, Pid)> = self
+            .numbers
+            .used
+            .iter()
+            .flat_map(|(sid, number)| number.session.iter().map(|pgid| (*sid, *pgid)))
+            .filter(|(_, pgid)| self.owner(*pgid) == Some(dead))
+            .collect();
+        for (sid, pgid) in stale {
+            self.handle_session_group(sid, pgid, false);
+        }
     }
 
     /// Tells the new owners of these numbers all that this node knows of them.

@@ -358,7 +358,10 @@ impl World {
         for survivor in &survivors {
             in_transit.extend(self.cut(dead, *survivor));
             let delay = Duration::from_micros(1000 + self.rng.below(300_000));
-            self.at(self.now + delay, *survivor, Event::Down(dead));
+            // The end of a connection comes after all that it carried.
+            let last = self.last.get(&(dead, *survivor)).copied().unwrap_or_default();
+            let at = (self.now + delay).max(last + Duration::from_nanos(1));
+            self.at(at, *survivor, Event::Down(dead));
         }
         let on_it: Vec<Pid> = self
             .truths
