@@ -7,6 +7,7 @@ use crate::{
 };
 use dunix_admin_api::KillTarget;
 use dunix_ids::Pid;
+use std::io::Write;
 
 /// The command line is wrong.
 const EXIT_USAGE: u8 = 2;
@@ -83,18 +84,19 @@ fn usage(message: String) -> Failure {
 }
 
 fn list(what: Option<&str>) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout();
     let Some(what) = what else {
-        println!("{}", signals::all_names().join(" "));
+        writeln!(stdout, "{}", signals::all_names().join(" "))?;
         return Ok(());
     };
     // A number may be an exit status, as in kill -l $?.
     let of_status = |number: u8| signals::name(number).or_else(|| signals::name(number & 0x7f));
     match (what.parse::<u8>(), signals::parse(what)) {
         (Ok(number), _) => match of_status(number) {
-            Some(name) => println!("{name}"),
+            Some(name) => writeln!(stdout, "{name}")?,
             None => return Err(usage(format!("{what} is neither a signal nor a status"))),
         },
-        (Err(_), Some(number)) => println!("{number}"),
+        (Err(_), Some(number)) => writeln!(stdout, "{number}")?,
         (Err(_), None) => return Err(usage(format!("unknown signal {what:?}"))),
     }
     Ok(())
