@@ -180,6 +180,16 @@ impl Holders {
         recalls
     }
 
+    /// `node` moved a name from `from` to `to`: its kernel moves what it keeps of the name along.
+    pub fn carried_name(&mut self, from: Ino, to: Ino, node: NodeId) {
+        let granted = self.names.get(&from).and_then(|names| names.granted.get(&node)).copied();
+        if let Some(bumps) = granted {
+            let names = self.names.entry(to).or_default();
+            let held = names.granted.entry(node).or_default();
+            *held = bumps.max(*held);
+        }
+    }
+
     /// Forgets an inode that is no more.
     pub fn discard(&mut self, ino: Ino) {
         self.inodes.remove(&ino);
@@ -276,6 +286,15 @@ mod tests {
         assert!(holders.lend_name(F, B, 30), "its own changes do not disturb a node");
         assert!(holders.lend_name(F, A, 30 + QUIET_MS));
         assert_eq!(holders.changed_names(F, A, 700), vec![(B, Recall::Entries)]);
+    }
+
+    #[test]
+    fn a_moved_name_is_recalled_from_where_it_went() {
+        let (from, to) = (Ino(20), Ino(21));
+        let mut holders = Holders::default();
+        assert!(holders.lend_name(from, A, 0));
+        holders.carried_name(from, to, A);
+        assert_eq!(holders.changed_names(to, B, 10), vec![(A, Recall::Entries)]);
     }
 
     proptest! {

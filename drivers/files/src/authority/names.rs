@@ -88,6 +88,10 @@ impl Ask<'_> {
             let mut recalls = self.changed_dir(state, from.0);
             if from.0 != to.0 {
                 recalls.extend(self.changed_dir(state, to.0));
+                state.holders.carried_name(from.0, to.0, self.from);
+                if mode == RenameMode::Exchange {
+                    state.holders.carried_name(to.0, from.0, self.from);
+                }
             }
             recalls.extend(state.holders.changed_attr(moved, self.from));
             if let Some(removed) = removed {
