@@ -45,7 +45,7 @@ fn ps_names_the_nodes_if_one_is_unknown() {
     let fabric = Fabric::start("ps-node");
     let output = fabric.output(&["ps", "--node", "n7"]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(stderr(&output), "dunix: no node \"n7\"; nodes: n1, n2\n");
+    assert_eq!(stderr(&output), "dunix: no node n7; there are n1, n2\n");
     assert_eq!(stdout(&fabric.output(&["ps", "-n", "2"])).lines().count(), 1);
 }
 

@@ -39,12 +39,12 @@ fn exit_statuses_are_a_shells() {
 }
 
 #[test]
-fn unknown_node_lists_the_nodes() {
+fn an_unknown_node_is_not_the_programs_failure() {
     let fabric = Fabric::start("node");
     let output = fabric.output(&["run", "--node", "n9", "true"]);
     assert_eq!(output.status.code(), Some(125));
     let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(message, "dunix: no node \"n9\"; nodes: n1, n2\n");
+    assert_eq!(message, "dunix: no node n9; there are n1, n2\n");
 }
 
 #[test]

@@ -32,7 +32,8 @@ pub trait AdminBackend: Send + Sync + 'static {
     fn events(&self) -> impl Future<Output = Result<mpsc::Receiver<Event>, AdminError>> + Send;
     /// Starts a program. Resolves once it runs, or with
     /// [`ProgramNotFound`](dunix_admin_api::ErrorKind::ProgramNotFound) or
-    /// [`ProgramNotExecutable`](dunix_admin_api::ErrorKind::ProgramNotExecutable).
+    /// [`ProgramNotExecutable`](dunix_admin_api::ErrorKind::ProgramNotExecutable); for an unknown
+    /// node the message lists the nodes.
     fn run(&self, request: RunRequest) -> impl Future<Output = Result<Running, AdminError>> + Send;
 }
 

@@ -46,7 +46,7 @@ fn find_node(nodes: &[NodeInfo], name: &str) -> Result<NodeId, Failure> {
     let found = nodes.iter().find(|node| node.name == name || Some(node.id) == number);
     found.map(|node| node.id).ok_or_else(|| {
         let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-        Failure::failed(format!("no node {name:?}; nodes: {}", names.join(", ")))
+        Failure::failed(format!("no node {name}; there are {}", names.join(", ")))
     })
 }
 

@@ -182,7 +182,8 @@ impl AdminBackend for Fake {
         if let Placement::Node(name) = &request.placement
             && !["n1", "n2"].contains(&name.as_str())
         {
-            return Err(AdminError::new(ErrorKind::NoSuchNode, format!("no node {name:?}")));
+            let message = format!("no node {name}; there are n1, n2");
+            return Err(AdminError::new(ErrorKind::NoSuchNode, message));
         }
         start(&request, Arc::clone(&self.hang_ups))
     }

@@ -56,7 +56,7 @@ fn run_relays_input(lab: &Lab) -> Verdict {
 }
 
 fn unknown_node_is_named(lab: &Lab) -> Verdict {
-    expect(&lab.dunix(&["run", "--node", "n9", "true"])?, 125, "nodes: n1, n2, n3")
+    expect(&lab.dunix(&["run", "--node", "n9", "true"])?, 125, "there are n1, n2, n3")
 }
 
 fn dead_pids_are_errors(lab: &Lab) -> Verdict {

@@ -15,12 +15,12 @@ mod terminal;
 use super::{EXIT_DUNIX, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure, find_fabric, runtime};
 use crate::{
     admin::{
-        client::{self, ClientError, Connection},
+        client::{ClientError, Connection},
         discovery::Fabric,
     },
     cli::RunArgs,
 };
-use dunix_admin_api::{AdminError, ErrorKind, Request};
+use dunix_admin_api::{ErrorKind, Request};
 use std::process::ExitCode;
 
 /// Runs the program; the exit status is as a shell's.
@@ -42,13 +42,7 @@ pub fn run_in(fabric: &Fabric, args: &RunArgs) -> Result<u8, Failure> {
         // Signals are listened to first: none may fall between the request and the relay.
         let signals = relay::Signals::listen(with_terminal)?;
         let connection = Connection::open(fabric, Request::Run(Box::new(request))).await?;
-        let outcome = relay::relay(connection, signals, with_terminal).await;
-        match outcome {
-            Err(ClientError::Refused(error)) if error.kind == ErrorKind::NoSuchNode => {
-                Err(ClientError::Refused(with_node_names(error, fabric).await))
-            }
-            outcome => outcome,
-        }
+        relay::relay(connection, signals, with_terminal).await
     });
     // The reader of standard input may be blocked for ever: it is left to the process's exit.
     runtime.shutdown_background();
@@ -71,12 +65,4 @@ fn failure(error: ClientError) -> Failure {
 
 fn dunix_failed(message: &str) -> Failure {
     Failure { message: message.to_owned(), status: EXIT_DUNIX }
-}
-
-async fn with_node_names(mut error: AdminError, fabric: &Fabric) -> AdminError {
-    if let Ok(nodes) = client::nodes(fabric).await {
-        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-        error.message = format!("{}; nodes: {}", error.message, names.join(", "));
-    }
-    error
 }
