@@ -81,6 +81,13 @@ pub(crate) async fn start(
     panic!("node {number} was not granted PIDs");
 }
 
+/// A directory of this test, emptied by [`start`]'s caller at its end.
+pub(crate) fn scratch() -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("dunix-processes-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
 /// What a command left behind.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -93,7 +100,11 @@ pub(crate) fn command(words: &[&str], input: OwnedFd, output: &OwnedFd) -> RunSp
     RunSpec {
         program: words[0].into(),
         argv: words.iter().map(|w| w.as_bytes().to_vec()).collect(),
-        envp: vec![b"PATH=/usr/bin:/bin".to_vec(), b"LC_ALL=C".to_vec()],
+        envp: vec![
+            b"PATH=/usr/bin:/bin".to_vec(),
+            b"LC_ALL=C".to_vec(),
+            format!("T={}", scratch().display()).into_bytes(),
+        ],
         cwd: b"/".to_vec(),
         umask: 0o22,
         descriptors: vec![(input, vec![0]), (output.try_clone().unwrap(), vec![1, 2])],
@@ -125,7 +136,7 @@ pub(crate) async fn run(node: &Processes, words: &[&str], input: &str) -> Done {
     Done { end, output }
 }
 
-fn pair() -> (File, File) {
+pub(crate) fn pair() -> (File, File) {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     (read.into(), write.into())
 }
