@@ -143,6 +143,11 @@ impl ProcTable {
         if !self.owns(pgid) {
             return self.send_owner(pgid, ProcMessage::MayJoin { pgid, sid, reply });
         }
+        if self.numbers.group(pgid).is_none()
+            && self.hold_for_rebuild(pgid, ProcMessage::MayJoin { pgid, sid, reply }).is_none()
+        {
+            return;
+        }
         let may = self.numbers.group(pgid).is_some_and(|group| group.session == sid);
         self.send_reply(reply, if may { Ok(Answer::Done) } else { Err(Errno::PERM) });
     }
@@ -150,6 +155,11 @@ impl ProcTable {
     pub(crate) fn handle_ask_session(&mut self, pgid: Pid, reply: ReturnTo) {
         if !self.owns(pgid) {
             return self.send_owner(pgid, ProcMessage::AskSession { pgid, reply });
+        }
+        if self.numbers.group(pgid).is_none()
+            && self.hold_for_rebuild(pgid, ProcMessage::AskSession { pgid, reply }).is_none()
+        {
+            return;
         }
         let session = self.numbers.group(pgid).map(|group| Answer::Pid(group.session));
         self.send_reply(reply, session.ok_or(Errno::SRCH));
@@ -165,6 +175,10 @@ impl ProcTable {
         if !self.owns(pgid) {
             let message = ProcMessage::SignalGroup { pgid, request, unless_orphaned, reply };
             return self.send_owner(pgid, message);
+        }
+        let message = ProcMessage::SignalGroup { pgid, request, unless_orphaned, reply };
+        if self.numbers.group(pgid).is_none() && self.hold_for_rebuild(pgid, message).is_none() {
+            return;
         }
         let refused = match self.numbers.group(pgid) {
             None => Some(Err(Errno::SRCH)),

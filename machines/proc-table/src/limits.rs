@@ -32,3 +32,6 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub const PIDS_LOW: u32 = 1024;
 /// Blocks that a new coordinator leaves out above the greatest that it knows of.
 pub const TAKEOVER_GAP: u32 = 64;
+/// How long a node that stands in for a dead leaser waits to be told what that one knew, before it
+/// answers that there is nothing.
+pub const REBUILD_WAIT: Duration = Duration::from_secs(1);

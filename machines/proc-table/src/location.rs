@@ -51,6 +51,11 @@ impl ProcTable {
         };
         match next {
             Some(node) => self.send_if_live(node, pid, message),
+            None if self.numbers.place(pid) == Place::None => {
+                if let Some(message) = self.hold_for_rebuild(pid, message) {
+                    self.undeliverable(message);
+                }
+            }
             None => self.undeliverable(message),
         }
     }

@@ -34,6 +34,10 @@ pub(crate) struct Peers {
     by_node: BTreeMap<NodeId, Peer>,
     /// `(dead, survivor)` that settled before the death was known here.
     settled_early: BTreeSet<(NodeId, NodeId)>,
+    /// Until when what a dead leaser knew may still be told anew.
+    rebuilt_at: Duration,
+    /// What was asked here meanwhile about numbers of which nothing is known yet.
+    asked_early: Vec<ProcMessage>,
 }
 
 impl Peers {
@@ -73,13 +77,12 @@ impl Peers {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.by_node
-            .values()
-            .filter_map(|peer| match peer {
-                Peer::Settling { until, .. } => Some(*until),
-                _ => None,
-            })
-            .min()
+        let settling = self.by_node.values().filter_map(|peer| match peer {
+            Peer::Settling { until, .. } => Some(*until),
+            _ => None,
+        });
+        let rebuilt = Some(self.rebuilt_at).filter(|_| !self.asked_early.is_empty());
+        settling.chain(rebuilt).min()
     }
 
     fn due(&self, now: Duration) -> Vec<NodeId> {
@@ -193,6 +196,26 @@ impl ProcTable {
 
     pub(crate) fn expire_settling(&mut self) {
         self.bury_settled();
+        if self.peers.rebuilt_at <= self.now {
+            for message in core::mem::take(&mut self.peers.asked_early) {
+                self.send(self.config.node, message);
+            }
+        }
+    }
+
+    /// Keeps a question about a number of a dead leaser, of which nothing is known here, while
+    /// others may still tell. Returns the message if it is to be answered now.
+    pub(crate) fn hold_for_rebuild(
+        &mut self,
+        number: Pid,
+        message: ProcMessage,
+    ) -> Option<ProcMessage> {
+        let is_early = self.now < self.peers.rebuilt_at && !self.leases(number);
+        if is_early && self.peers.asked_early.len() < limits::PARKED_MAX {
+            self.peers.asked_early.push(message);
+            return None;
+        }
+        Some(message)
     }
 
     fn bury_settled(&mut self) {
@@ -208,9 +231,16 @@ impl ProcTable {
         self.forget_groups_of(dead);
         let was = self.peers.by_node.insert(dead, Peer::Buried);
         self.peers.settled_early.retain(|(node, survivor)| *node != dead && *survivor != dead);
+        self.peers.rebuilt_at = self.now + limits::REBUILD_WAIT;
         self.succeed_coordinator(dead);
         self.lose_numbers_of(dead);
         self.lose_members_of(dead);
+        // What waited is older than what follows.
+        if let Some(Peer::Settling { parked, .. }) = was {
+            for (number, message) in parked {
+                self.send_again(number, message);
+            }
+        }
         self.tell_new_owners(&moved);
         self.lose_children_on(dead);
         self.lose_parents_on(dead);
@@ -218,11 +248,6 @@ impl ProcTable {
             self.mourn(pid, &tombstone);
         }
         self.repeat_ends();
-        if let Some(Peer::Settling { parked, .. }) = was {
-            for (number, message) in parked {
-                self.send_again(number, message);
-            }
-        }
     }
 
     fn send_again(&mut self, number: Pid, message: ProcMessage) {

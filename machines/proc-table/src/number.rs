@@ -201,7 +201,8 @@ impl ProcTable {
         }
         let is_lost = match self.numbers.place(pid) {
             Place::Lost { .. } => true,
-            Place::None => !self.leases(pid),
+            // Nothing is known of it, unless it has just been released.
+            Place::None => !self.leases(pid) && self.numbers.is_available(pid),
             Place::At { .. } | Place::Thread => false,
         };
         if is_lost {

@@ -1,7 +1,7 @@
 //! Questions: those that this node can answer, and those that go to the process.
 
 use crate::{ProcTable, Token, number::Place, operation::Then};
-use alloc::vec::Vec;
+use alloc::{format, string::String, vec::Vec};
 use core::time::Duration;
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_wire::processes::{ProcessBody, ProcessSummary, RunState, table::Question};
@@ -109,6 +109,12 @@ impl ProcTable {
     #[must_use]
     pub fn numbers_in_use(&self) -> Vec<Pid> {
         self.numbers.used.keys().copied().collect()
+    }
+
+    /// Says what this node keeps of a number as its leaser or home, for people; empty if nothing.
+    #[must_use]
+    pub fn describe_number(&self, number: Pid) -> String {
+        self.numbers.used.get(&number).map_or_else(String::new, |number| format!("{number:?}"))
     }
 
     /// Operations without an answer so far.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Most children (running and zombie) of one process that may move with it.
 pub const CHILDREN_MAX: usize = 32768;
 /// Most signal serials that a process remembers (see [`SignalSerial`]).
-pub const SERIALS_MAX: usize = 16;
+pub const SERIALS_MAX: usize = 64;
 /// Most bytes of a command name (`comm`, `TASK_COMM_LEN - 1`).
 pub const COMM_BYTES_MAX: usize = 15;
 

@@ -272,7 +272,6 @@ fn wind_up(world: &mut World) {
         .processes
         .iter()
         .filter(|(_, truth)| truth.life != Life::Reaped)
-        .filter(|(_, truth)| !is_launcher_dead(world, truth.is_root))
         .map(|(pid, _)| *pid)
         .collect();
     assert_eq!(unreported, [], "every end was reported");
@@ -280,13 +279,10 @@ fn wind_up(world: &mut World) {
     world.run_until(world.now + dunix_proc_table::limits::CLAIM_WAIT * 2);
     for (node, table) in &world.tables {
         assert_eq!(table.list().len(), 0, "{node} has processes left");
-        assert_eq!(table.numbers_in_use(), [], "{node} has numbers in use");
+        let used: Vec<(Pid, String)> =
+            table.numbers_in_use().into_iter().map(|n| (n, table.describe_number(n))).collect();
+        assert_eq!(used, [], "{node} has numbers in use");
     }
-}
-
-/// A root's launcher may have died; then nobody asks for its end.
-fn is_launcher_dead(world: &World, is_root: bool) -> bool {
-    is_root && !world.truths.dead.is_empty()
 }
 
 /// Returns whether the process has no children any more.

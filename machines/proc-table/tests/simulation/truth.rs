@@ -24,7 +24,8 @@ pub(crate) struct Truth {
     pub(crate) host: Option<u32>,
     /// `None`: a root or an orphan.
     pub(crate) parent: Option<Pid>,
-    pub(crate) is_root: bool,
+    /// Who asks for the end of a root.
+    pub(crate) launcher: Option<NodeId>,
     pub(crate) life: Life,
     pub(crate) pgid: Pid,
     pub(crate) sid: Pid,
@@ -98,7 +99,7 @@ impl Truths {
 
     pub(crate) fn end(&mut self, pid: Pid, status: ExitStatus) {
         let Some(truth) = self.processes.get_mut(&pid) else { return };
-        truth.life = if truth.parent.is_none() && !truth.is_root {
+        truth.life = if truth.parent.is_none() && truth.launcher.is_none() {
             Life::Reaped
         } else {
             Life::Ended(status)
@@ -109,6 +110,16 @@ impl Truths {
             child.parent = None;
             if matches!(child.life, Life::Ended(_)) {
                 child.life = Life::Reaped;
+            }
+        }
+    }
+
+    /// Nobody asks for the ends of the roots that a dead node launched.
+    pub(crate) fn lose_launcher(&mut self, dead: NodeId) {
+        for truth in self.processes.values_mut().filter(|t| t.launcher == Some(dead)) {
+            truth.launcher = None;
+            if matches!(truth.life, Life::Ended(_)) {
+                truth.life = Life::Reaped;
             }
         }
     }
@@ -185,13 +196,14 @@ impl Truths {
 
     /// Every signal that was answered with success has arrived, unless its target has ended.
     pub(crate) fn check_signals(&self) {
+        if !self.dead.is_empty() {
+            return; // A signal on its way through a dead node or held there for a process
+            // that left, is lost with it.
+        }
         for (value, pid) in &self.delivered {
             let truth = &self.processes[pid];
             let has = truth.received.contains_key(value) || truth.life != Life::Alive;
             assert!(has, "{pid} never had signal {value}, which was answered with success");
-        }
-        if !self.dead.is_empty() {
-            return; // A signal on its way through a dead node is lost with it.
         }
         for signal in &self.group_signals {
             for pid in &signal.members {

@@ -177,7 +177,7 @@ impl World {
             node,
             host: None,
             parent,
-            is_root: parent.is_none(),
+            launcher: parent.is_none().then_some(node),
             life: Life::Alive,
             pgid,
             sid,
@@ -390,6 +390,7 @@ impl World {
                 self.truths.end(pid, ExitStatus::Lost);
             }
         }
+        self.truths.lose_launcher(dead);
     }
 
     /// Whether the dead node's word that it adopted the process is still on its way.
