@@ -205,7 +205,7 @@ pub enum RenameMode {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the system calls of the same names describe the fields")]
 pub enum FileRequest {
-    /// [`FileReply::Entry`].
+    /// [`FileReply::Entry`] or [`FileReply::Absent`].
     Lookup { parent: Ino, name: Name },
     /// [`FileReply::Attr`].
     Getattr { ino: Ino },
@@ -300,6 +300,11 @@ pub enum FileReply {
     Done,
     /// A name's inode.
     Entry(Attr, Lease),
+    /// No inode has the name. Whether the node may keep that.
+    Absent {
+        /// As in [`Lease::entry`].
+        lease: bool,
+    },
     /// Attributes.
     Attr(Attr, Lease),
     /// The file is open under this number. `cached`: the node may keep its pages, also beyond
@@ -353,17 +358,32 @@ pub enum Recall {
     Entries,
 }
 
-/// A call on the files' topic. The answer to `Ask` is a [`FileAnswer`], to `Recall` an empty body.
+/// An open that a node had before the authority took the node to be gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reclaim {
+    /// The handle's number then, and again.
+    pub handle: u64,
+    /// The file.
+    pub ino: Ino,
+    /// How it was opened.
+    pub open: OpenMode,
+}
+
+/// A call on the files' topic. The answer to `Ask` is a [`FileAnswer`], to the others an empty body.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FileCall {
     /// From a node to the authority.
     Ask(FileRequest),
     /// From the authority to a node; at most [`RECALLS_MAX`].
     Recall(Vec<Recall>),
+    /// From a node to the authority, after they had lost each other; at most [`RECLAIMS_MAX`].
+    Reclaim(Vec<Reclaim>),
 }
 
 /// The most recalls in one call.
 pub const RECALLS_MAX: usize = 64;
+/// The most reclaims in one call.
+pub const RECLAIMS_MAX: usize = 4096;
 
 /// A one-way message on the files' topic, from a node to the authority.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

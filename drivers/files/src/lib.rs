@@ -34,7 +34,8 @@ use dunix_transport::{Handler, Mesh, MeshError, MeshStream, PeerEvent, Responder
 use dunix_wire::{
     Topic,
     files::{
-        Errno, FileAnswer, FileCall, FileNotice, FileRequest, RECALLS_MAX, Recall, pack, unpack,
+        Errno, FileAnswer, FileCall, FileNotice, FileRequest, RECALLS_MAX, RECLAIMS_MAX, Recall,
+        pack, unpack,
     },
 };
 use mount::Mount;
@@ -133,6 +134,15 @@ impl Files {
                     reply(Vec::new());
                 });
             }
+            Ok((FileCall::Reclaim(opens), _)) if opens.len() <= RECLAIMS_MAX => {
+                let files = self.clone();
+                self.0.runtime.spawn_blocking(move || {
+                    if let Some(authority) = &files.0.authority {
+                        authority.reclaim(from, &opens);
+                        reply(Vec::new());
+                    }
+                });
+            }
             // Dropping the reply tells the peer that there is no answer.
             _ => tracing::warn!(%from, "a malformed call about files"),
         }
@@ -148,13 +158,37 @@ impl Files {
         self.0.runtime.spawn_blocking(move || files.release_at_authority(from, handle));
     }
 
-    /// A node is gone: what it had open is closed.
+    /// A node is gone: what it had open is closed. If it is the authority, nothing can be recalled
+    /// any more, so that nothing stays cached.
     pub fn node_gone(&self, node: NodeId) {
         let files = self.clone();
         self.0.runtime.spawn_blocking(move || {
             if let Some(authority) = &files.0.authority {
                 authority.node_gone(node);
+            } else if let (true, Some(mount)) =
+                (node == files.0.authority_node, files.0.mount.get())
+            {
+                mount.forget_all();
             }
+        });
+    }
+
+    /// A node is there, perhaps again: to the authority this node says what it has open still.
+    pub fn node_back(&self, node: NodeId) {
+        let Some(mount) = self.0.mount.get().cloned() else { return };
+        if node != self.0.authority_node || self.0.authority.is_some() {
+            return;
+        }
+        let files = self.clone();
+        self.0.runtime.spawn(async move {
+            for opens in mount.opens().chunks(RECLAIMS_MAX) {
+                let call = pack(&FileCall::Reclaim(opens.to_vec()), &[]);
+                if let Err(error) = files.0.link.call(node, call, RECALL_DEADLINE).await {
+                    tracing::warn!(%error, "open files are not reclaimed");
+                }
+            }
+            // What was cached before the authority knew of these opens would not be recalled.
+            let _ = files.0.runtime.spawn_blocking(move || mount.forget_all()).await;
         });
     }
 
@@ -282,8 +316,9 @@ impl Handler for Files {
     }
 
     fn handle_peer(&self, event: &PeerEvent) {
-        if let PeerEvent::Down(node) = event {
-            self.node_gone(*node);
+        match event {
+            PeerEvent::Up(peer) => self.node_back(peer.node),
+            PeerEvent::Down(node) => self.node_gone(*node),
         }
     }
 }

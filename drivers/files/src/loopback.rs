@@ -24,21 +24,25 @@ impl Loopback {
         Arc::new(NodeLink { me, nodes: self.clone() })
     }
 
-    /// Makes a node reachable.
+    /// Makes a node reachable, perhaps again.
     pub fn join(&self, node: NodeId, files: Files) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node, files);
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&other, theirs) in nodes.iter() {
+            theirs.node_back(node);
+            files.node_back(other);
+        }
+        nodes.insert(node, files);
     }
 
-    /// Takes a node away, as if its machine were gone.
-    pub fn leave(&self, node: NodeId) {
-        let others = {
-            let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            nodes.remove(&node);
-            nodes.values().cloned().collect::<Vec<_>>()
-        };
-        for other in others {
-            other.node_gone(node);
+    /// Takes a node away, as if its link were cut. Returns it.
+    pub fn leave(&self, node: NodeId) -> Option<Files> {
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = nodes.remove(&node)?;
+        for (&other, theirs) in nodes.iter() {
+            theirs.node_gone(node);
+            left.node_gone(other);
         }
+        Some(left)
     }
 
     fn node(&self, node: NodeId) -> Result<Files, MeshError> {

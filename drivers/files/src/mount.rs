@@ -9,21 +9,33 @@
 //!                                                        └──no──► without
 //! ```
 
-use crate::{Files, REQUEST_DEADLINE, errno_of};
+use crate::{Files, REQUEST_DEADLINE, authority::Effort, errno_of};
 use bytes::Bytes;
 use dunix_fuse::{Caches, Reply, Volume};
+use dunix_ids::Ino;
 use dunix_wire::files::{
-    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, Recall, pack, unpack,
+    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, OpenMode, Recall,
+    Reclaim, pack, unpack,
 };
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-
-use crate::authority::Effort;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+};
 
 pub(crate) struct Mount {
     files: Files,
     caches: OnceLock<Caches>,
     /// How many recalls came. Held for reading while an answer is given to the kernel.
     recalls: RwLock<u64>,
+    held: Mutex<Held>,
+}
+
+/// What the kernel got, for the case that the authority forgets about it.
+#[derive(Default)]
+struct Held {
+    opens: HashMap<u64, (Ino, OpenMode)>,
+    /// Inodes of which it may keep attributes or pages.
+    leased: HashSet<Ino>,
 }
 
 /// One request on its way.
@@ -31,11 +43,14 @@ struct Errand {
     mount: Arc<Mount>,
     reply: Reply,
     recalls_before: u64,
+    /// What is opened by it, if it opens; of a create, the inode comes with the answer.
+    opening: Option<(Option<Ino>, OpenMode)>,
 }
 
 impl Mount {
     pub(crate) fn new(files: Files) -> Mount {
-        Mount { files, caches: OnceLock::new(), recalls: RwLock::new(0) }
+        let (caches, recalls) = (OnceLock::new(), RwLock::new(0));
+        Mount { files, caches, recalls, held: Mutex::default() }
     }
 
     pub(crate) fn serve_caches(&self, caches: Caches) {
@@ -47,6 +62,26 @@ impl Mount {
     pub(crate) fn forget(&self, recalls: &[Recall]) {
         *self.recalls.write().unwrap_or_else(PoisonError::into_inner) += 1;
         self.drop_caches(recalls);
+    }
+
+    /// Makes the kernel forget everything: the authority cannot recall it any more.
+    pub(crate) fn forget_all(&self) {
+        let leased = std::mem::take(&mut self.held().leased);
+        tracing::info!(inodes = leased.len(), "all that was cached of the tree is dropped");
+        let recalls: Vec<_> =
+            leased.into_iter().map(Recall::Pages).chain([Recall::Entries]).collect();
+        self.forget(&recalls);
+    }
+
+    /// Returns the opens of this node.
+    pub(crate) fn opens(&self) -> Vec<Reclaim> {
+        let held = self.held();
+        let opens = held.opens.iter();
+        opens.map(|(&handle, &(ino, open))| Reclaim { handle, ino, open }).collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn drop_caches(&self, recalls: &[Recall]) {
@@ -76,7 +111,12 @@ impl Volume for Mount {
             return reply.send(Err(Errno::EIO), &[]);
         };
         let recalls_before = self.recall_count();
-        let errand = Errand { mount, reply, recalls_before };
+        let opening = match &request {
+            FileRequest::Open { ino, open } => Some((Some(*ino), *open)),
+            FileRequest::Create { open, .. } => Some((None, *open)),
+            _ => None,
+        };
+        let errand = Errand { mount, reply, recalls_before, opening };
         if self.files.0.authority.is_some() {
             errand.run_here(request, payload);
         } else {
@@ -85,6 +125,7 @@ impl Volume for Mount {
     }
 
     fn release(&self, handle: u64) {
+        self.held().opens.remove(&handle);
         let inner = &self.files.0;
         if inner.authority.is_some() {
             self.files.release_at_authority(inner.me, handle);
@@ -152,15 +193,44 @@ impl Errand {
 
     fn give(self, mut result: Result<FileReply, Errno>, payload: &[u8]) {
         let recalls = self.mount.recalls.read().unwrap_or_else(PoisonError::into_inner);
-        if *recalls != self.recalls_before
-            && let Ok(
-                FileReply::Entry(_, lease)
-                | FileReply::Attr(_, lease)
-                | FileReply::Created { lease, .. },
-            ) = &mut result
-        {
-            *lease = Lease::default();
+        if let Ok(reply) = &mut result {
+            if *recalls != self.recalls_before {
+                take_leases(reply);
+            }
+            self.note(reply);
         }
         self.reply.send(result, payload);
+    }
+
+    /// Notes what the kernel is about to get. The authority's own node cannot lose the authority.
+    fn note(&self, reply: &FileReply) {
+        if self.mount.files.0.authority.is_some() {
+            return;
+        }
+        let mut held = self.mount.held();
+        match (reply, self.opening) {
+            (FileReply::Entry(attr, lease) | FileReply::Attr(attr, lease), _) if lease.attr => {
+                held.leased.insert(attr.ino);
+            }
+            (FileReply::Opened { handle, .. }, Some((Some(ino), open))) => {
+                held.leased.insert(ino);
+                held.opens.insert(*handle, (ino, open));
+            }
+            (FileReply::Created { attr, handle, .. }, Some((_, open))) => {
+                held.leased.insert(attr.ino);
+                held.opens.insert(*handle, (attr.ino, open));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn take_leases(reply: &mut FileReply) {
+    match reply {
+        FileReply::Entry(_, lease)
+        | FileReply::Attr(_, lease)
+        | FileReply::Created { lease, .. } => *lease = Lease::default(),
+        FileReply::Absent { lease } => *lease = false,
+        _ => {}
     }
 }

@@ -61,7 +61,7 @@ fn an_unlinked_file_lives_while_it_is_open() {
         for name in ["f", "fresh"] {
             let path = fabric.at(1, name);
             let mut file = OpenOptions::new();
-            let mut file = file.read(true).write(true).create(true).truncate(false);
+            let file = file.read(true).write(true).create(true).truncate(false);
             let mut file = file.open(&path).expect("open");
             fs::remove_file(fabric.at(0, name)).expect("unlink elsewhere");
             assert_eq!(file.metadata().expect("fstat").nlink(), 0);
@@ -365,5 +365,30 @@ fn a_node_that_is_gone_keeps_nothing_open() {
             thread::yield_now();
         }
         drop(file);
+    });
+}
+
+/// A node that lost the authority for a while sees what changed meanwhile, and its open files again.
+#[test]
+fn a_node_that_was_cut_off_shows_nothing_old() {
+    with_two("a_node_that_was_cut_off_shows_nothing_old", |fabric| {
+        let open = File::open(fabric.at(1, "f")).expect("open");
+        assert_eq!(text(&fabric.at(1, "f")), "lower f");
+        assert!(fs::metadata(fabric.at(1, "d/n")).is_err());
+        let node = dunix_ids::NodeId(2);
+        let cut = fabric.nodes.leave(node).expect("it was there");
+        fs::write(fabric.at(0, "f"), "while away").expect("write");
+        fs::write(fabric.at(0, "d/n"), "n").expect("write");
+        fabric.nodes.join(node, cut);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut data = [0; 10];
+        while !matches!(open.read_at(&mut data, 0), Ok(10)) || &data != b"while away" {
+            assert!(Instant::now() < deadline, "the open file shows {data:?}");
+            thread::yield_now();
+        }
+        assert_eq!(text(&fabric.at(1, "f")), "while away");
+        assert_eq!(text(&fabric.at(1, "d/n")), "n");
+        fs::remove_file(fabric.at(0, "f")).expect("unlink");
+        assert_eq!(open.read_at(&mut data, 0).expect("it is still open"), 10);
     });
 }

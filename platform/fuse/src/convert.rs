@@ -48,6 +48,24 @@ pub(crate) fn lives(lease: Lease, names_can_be_recalled: bool) -> (Duration, Dur
     (life(lease.attr), life(lease.entry && names_can_be_recalled))
 }
 
+/// Returns what stands for the attributes of no inode.
+pub(crate) fn no_attr() -> FileAttr {
+    attr(&Attr {
+        ino: Ino(0),
+        kind: Kind::File,
+        mode: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: Time::default(),
+        mtime: Time::default(),
+        ctime: Time::default(),
+    })
+}
+
 pub(crate) fn attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino.0),

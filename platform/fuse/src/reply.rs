@@ -1,7 +1,7 @@
 //! The way back of one answer.
 
 use crate::convert;
-use dunix_wire::files::{Errno, FileReply};
+use dunix_wire::files::{Errno, FileReply, Lease};
 use fuser::{
     FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
@@ -50,6 +50,14 @@ impl Reply {
                 let (attr_life, name_life) = convert::lives(lease, names);
                 let attr = convert::attr(&attr);
                 reply.entry_with_ttls(&attr_life, &name_life, &attr, GENERATION);
+            }
+            (Form::Entry(reply), FileReply::Absent { lease }) if lease && names => {
+                // Inode 0 is ENOENT with a life.
+                let life = convert::lives(Lease { attr: false, entry: true }, names).1;
+                reply.entry_with_ttls(&life, &life, &convert::no_attr(), GENERATION);
+            }
+            (Form::Entry(reply), FileReply::Absent { .. }) => {
+                reply.error(convert::errno(Errno::ENOENT));
             }
             (Form::Create(reply), FileReply::Created { attr, lease, handle, cached }) => {
                 let (attr_life, name_life) = convert::lives(lease, names);

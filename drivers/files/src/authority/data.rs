@@ -1,6 +1,6 @@
 //! Verbs on data.
 
-use super::{Ask, Effort, Fail, HANDLES_MAX, Handle, Outcome, State, Verdict};
+use super::{Ask, Effort, Fail, Outcome, State, Verdict, names::Made};
 use crate::{body::Keep, host::errno};
 use dunix_ids::Ino;
 use dunix_volume::{Access, tree::New};
@@ -59,7 +59,7 @@ impl Ask<'_> {
     ) -> Verdict {
         let new = New { kind: Kind::File, mode, rdev: 0, caller, target: Vec::new() };
         match self.new_inode(parent, name, &new) {
-            Ok((attr, lease, recalls)) => {
+            Ok(Made { attr, lease, recalls }) => {
                 let (handle, cached) =
                     self.with_state(|state| Ok(self.add_handle(state, attr.ino, open)?))?;
                 let reply = FileReply::Created { attr, lease, handle, cached };
@@ -210,19 +210,9 @@ impl Ask<'_> {
     }
 
     fn add_handle(self, state: &mut State, ino: Ino, open: OpenMode) -> Result<(u64, bool), Errno> {
-        if state.handles.len() >= HANDLES_MAX {
-            return Err(Errno::ENFILE);
-        }
-        state.tree.opened(ino)?;
-        let access = match (open.read, open.write) {
-            (_, false) => Access::Cached,
-            (true, true) => Access::Direct,
-            (false, true) => Access::Blind,
-        };
-        state.holders.opened(ino, self.from, access);
         let handle = state.next_handle;
+        let access = state.add_open(self.from, handle, ino, open)?;
         state.next_handle += 1;
-        state.handles.insert(handle, Handle { node: self.from, ino, access });
         Ok((handle, access == Access::Cached))
     }
 }

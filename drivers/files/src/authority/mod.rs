@@ -24,7 +24,7 @@ use crate::{
 use dunix_ids::{Ino, NodeId};
 use dunix_volume::{Access, Changed, Content, Holders, Need, Tree};
 use dunix_wire::files::{
-    Errno, FileAnswer, FileReply, FileRequest, Lease, PAYLOAD_BYTES_MAX, Recall,
+    Errno, FileAnswer, FileReply, FileRequest, Lease, OpenMode, PAYLOAD_BYTES_MAX, Recall, Reclaim,
 };
 use std::{
     collections::HashMap,
@@ -196,6 +196,18 @@ impl Authority {
         }
     }
 
+    /// Takes back opens of a node that was taken to be gone. What is no more stays closed.
+    pub(crate) fn reclaim(&self, node: NodeId, opens: &[Reclaim]) {
+        let mut state = self.state();
+        for &Reclaim { handle, ino, open } in opens {
+            // A number that was never given out is no reclaim.
+            if handle < state.next_handle && !state.handles.contains_key(&handle) {
+                // A file that went with its last open is ESTALE to those who still use it.
+                let _ = state.add_open(node, handle, ino, open);
+            }
+        }
+    }
+
     /// Ends all that a node had open or held.
     pub(crate) fn node_gone(&self, node: NodeId) {
         let mut state = self.state();
@@ -260,6 +272,30 @@ impl Authority {
             Need::Refused(errno) => return Err(errno),
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Notes an open. Returns how the file may be used through it.
+    fn add_open(
+        &mut self,
+        node: NodeId,
+        handle: u64,
+        ino: Ino,
+        open: OpenMode,
+    ) -> Result<Access, Errno> {
+        if self.handles.len() >= HANDLES_MAX {
+            return Err(Errno::ENFILE);
+        }
+        self.tree.opened(ino)?;
+        let access = match (open.read, open.write) {
+            (_, false) => Access::Cached,
+            (true, true) => Access::Direct,
+            (false, true) => Access::Blind,
+        };
+        self.holders.opened(ino, node, access);
+        self.handles.insert(handle, Handle { node, ino, access });
+        Ok(access)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Verbs on names.
 
-use super::{Ask, Outcome, State, Verdict};
+use super::{Ask, Fail, Outcome, State, Verdict};
 use crate::body::overlay;
 use dunix_ids::{Ino, NodeId};
 use dunix_volume::{
@@ -12,14 +12,30 @@ use dunix_wire::files::{
     TARGET_BYTES_MAX,
 };
 
+/// A new inode, and what its making is to be followed by.
+pub(super) struct Made {
+    pub(super) attr: Attr,
+    pub(super) lease: Lease,
+    pub(super) recalls: Vec<(NodeId, Recall)>,
+}
+
 impl Ask<'_> {
     pub(super) fn lookup(self, parent: Ino, name: &[u8]) -> Verdict {
-        let (attr, lease) = self.with_state(|state| {
-            let ino = state.tree.lookup(parent, name)?;
+        let found = self.with_state(|state| {
+            let ino = match state.tree.lookup(parent, name) {
+                Err(Need::Refused(Errno::ENOENT)) => {
+                    let now_ms = self.authority.now_ms();
+                    return Ok(Err(state.holders.lend_name(parent, self.from, now_ms)));
+                }
+                found => found?,
+            };
             let attr = state.tree.attr(ino)?;
-            Ok((attr, self.lease(state, ino, Some(parent))))
+            Ok(Ok((attr, self.lease(state, ino, Some(parent)))))
         })?;
-        Ok(Outcome::of(FileReply::Entry(self.present(attr)?, lease)))
+        Ok(Outcome::of(match found {
+            Ok((attr, lease)) => FileReply::Entry(self.present(attr)?, lease),
+            Err(lease) => FileReply::Absent { lease },
+        }))
     }
 
     pub(super) fn readdir(self, ino: Ino, after: u64, size: u32) -> Verdict {
@@ -104,29 +120,16 @@ impl Ask<'_> {
     }
 
     /// Makes an inode, if the name is free.
-    pub(super) fn new_inode(
-        self,
-        parent: Ino,
-        name: &[u8],
-        new: &New,
-    ) -> Result<(Attr, Lease, Vec<(NodeId, Recall)>), super::Fail> {
-        self.with_state(|state| self.new_inode_in(state, parent, name, new))
-    }
-
-    fn new_inode_in(
-        self,
-        state: &mut State,
-        parent: Ino,
-        name: &[u8],
-        new: &New,
-    ) -> Result<(Attr, Lease, Vec<(NodeId, Recall)>), Need> {
-        let attr = state.tree.create(parent, name, new.clone(), self.now())?;
-        let recalls = self.changed_dir(state, parent);
-        Ok((attr, self.lease(state, attr.ino, Some(parent)), recalls))
+    pub(super) fn new_inode(self, parent: Ino, name: &[u8], new: &New) -> Result<Made, Fail> {
+        self.with_state(|state| {
+            let attr = state.tree.create(parent, name, new.clone(), self.now())?;
+            let recalls = self.changed_dir(state, parent);
+            Ok(Made { attr, lease: self.lease(state, attr.ino, Some(parent)), recalls })
+        })
     }
 
     /// Puts the size and the times of the data, where they are an object, in place of the tree's.
-    pub(super) fn present(self, mut attr: Attr) -> Result<Attr, super::Fail> {
+    pub(super) fn present(self, mut attr: Attr) -> Result<Attr, Fail> {
         if attr.kind == Kind::File
             && self.authority.state().tree.content(attr.ino)?.0 == Content::Object
             && let Some(stat) = self.body(attr.ino)?.stat(self.authority.stores())
@@ -137,8 +140,8 @@ impl Ask<'_> {
     }
 
     fn make(self, parent: Ino, name: &[u8], new: &New) -> Verdict {
-        let (attr, lease, recalls) = self.new_inode(parent, name, new)?;
-        Ok(Outcome::of(FileReply::Entry(attr, lease)).recalling(recalls))
+        let made = self.new_inode(parent, name, new)?;
+        Ok(Outcome::of(FileReply::Entry(made.attr, made.lease)).recalling(made.recalls))
     }
 
     fn removing(

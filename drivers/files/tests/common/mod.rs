@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 const INSIDE: &str = "DUNIX_FILES_INSIDE";
 
 /// Runs `body` in a mount namespace of its own, by running this test once more under unshare(1).
-pub fn in_private_namespace(test: &str, body: impl FnOnce()) {
+pub(crate) fn in_private_namespace(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
@@ -28,17 +28,17 @@ pub fn in_private_namespace(test: &str, body: impl FnOnce()) {
 }
 
 /// Nodes that share one volume.
-pub struct Fabric {
-    pub nodes: Loopback,
-    pub mounts: Vec<PathBuf>,
-    pub lower: PathBuf,
+pub(crate) struct Fabric {
+    pub(crate) nodes: Loopback,
+    pub(crate) mounts: Vec<PathBuf>,
+    pub(crate) lower: PathBuf,
     dir: PathBuf,
     runtime: Option<Runtime>,
 }
 
 impl Fabric {
     /// Starts `count` nodes over a lower that `fill` makes.
-    pub fn start(count: u32, fill: impl FnOnce(&Path)) -> Fabric {
+    pub(crate) fn start(count: u32, fill: impl FnOnce(&Path)) -> Fabric {
         let dir = std::env::temp_dir().join(format!("dunix-files-{}", std::process::id()));
         let lower = dir.join("lower");
         std::fs::create_dir_all(&lower).expect("a lower");
@@ -47,7 +47,7 @@ impl Fabric {
     }
 
     /// Starts nodes over the host's own root.
-    pub fn over_root(count: u32) -> Fabric {
+    pub(crate) fn over_root(count: u32) -> Fabric {
         let dir = std::env::temp_dir().join(format!("dunix-files-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
         Fabric::over(count, dir, PathBuf::from("/"))
@@ -82,7 +82,7 @@ impl Fabric {
     }
 
     /// Returns a path as a node sees it.
-    pub fn at(&self, node: usize, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, node: usize, path: &str) -> PathBuf {
         self.mounts[node].join(path)
     }
 }
@@ -101,7 +101,7 @@ impl Drop for Fabric {
 }
 
 /// Runs a shell script, which must succeed; returns what it printed.
-pub fn shell(dir: &Path, script: &str) -> String {
+pub(crate) fn shell(dir: &Path, script: &str) -> String {
     let output = Command::new("sh").arg("-euc").arg(script).current_dir(dir).output().expect("sh");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
