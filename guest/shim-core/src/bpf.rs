@@ -65,7 +65,6 @@ const RESERVED_HIGH: u32 = high(layout::BASE);
 const _: () = assert!(high(layout::END) == RESERVED_HIGH + 1 && low(layout::END) == 0);
 const _: () = assert!(low(layout::TEXT_START) == 0 && high(layout::TEXT_END) == RESERVED_HIGH);
 
-#[expect(clippy::cast_possible_truncation, reason = "takes the upper half")]
 const fn high(address: u64) -> u32 {
     (address >> 32) as u32
 }

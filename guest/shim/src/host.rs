@@ -64,6 +64,13 @@ pub(crate) fn uint_arg(arg: u64) -> u32 {
     arg as u32
 }
 
+/// Lengths and addresses as indices: the shim exists for 64-bit machines only.
+#[expect(clippy::cast_possible_truncation, reason = "u64 and usize have the same width here")]
+pub(crate) fn to_usize(value: u64) -> usize {
+    const _: () = assert!(usize::BITS == 64);
+    value as usize
+}
+
 pub(crate) fn exit_group(status: i32) -> ! {
     loop {
         // SAFETY: ends the process.
@@ -79,7 +86,7 @@ pub(crate) fn write_all(fd: i32, mut bytes: &[u8]) {
             call(nr::WRITE, [fd_arg(fd), bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0])
         };
         match wrote {
-            Ok(wrote) if wrote > 0 => bytes = &bytes[(wrote as usize).min(bytes.len())..],
+            Ok(wrote) if wrote > 0 => bytes = &bytes[to_usize(wrote).min(bytes.len())..],
             _ => return,
         }
     }
@@ -135,14 +142,14 @@ pub(crate) fn openat(dir: u64, path: &[u8], flags: u64) -> Result<i32, Errno> {
 pub(crate) fn pread(fd: i32, to: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let args = [fd_arg(fd), to.as_mut_ptr() as u64, to.len() as u64, offset, 0, 0];
     // SAFETY: writes `to` only.
-    unsafe { call(nr::PREAD64, args) }.map(|read| read as usize)
+    unsafe { call(nr::PREAD64, args) }.map(to_usize)
 }
 
 /// readlink(2) of a zero-terminated path.
 pub(crate) fn readlink<'a>(path: &[u8], to: &'a mut [u8]) -> Result<&'a [u8], Errno> {
     let args = [AT_FDCWD, path.as_ptr() as u64, to.as_mut_ptr() as u64, to.len() as u64, 0, 0];
     // SAFETY: reads the terminated path, writes `to` only.
-    let bytes = unsafe { call(nr::READLINKAT, args) }? as usize;
+    let bytes = to_usize(unsafe { call(nr::READLINKAT, args) }?);
     Ok(&to[..bytes])
 }
 

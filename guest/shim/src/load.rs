@@ -165,7 +165,7 @@ fn map_segment(fd: i32, load: &Segment, bias: u64) -> Result<(), Errno> {
         anonymous = (file_end + PAGE - 1) & !(PAGE - 1);
         if load.bytes_memory > load.bytes_file && load.flags & elf::PF_W != 0 {
             // SAFETY: the rest of the last page, just mapped writable.
-            unsafe { (file_end as *mut u8).write_bytes(0, (anonymous - file_end) as usize) };
+            unsafe { (file_end as *mut u8).write_bytes(0, host::to_usize(anonymous - file_end)) };
         }
     }
     if memory_end > anonymous {

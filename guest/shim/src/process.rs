@@ -102,6 +102,8 @@ pub(crate) struct Process {
     pub(crate) remote: Descriptors,
     /// Descriptors opened since the last fork: their offset is shared with nobody.
     pub(crate) private: Descriptors,
+    /// Descriptors of signalfd(2): what is read there names the fabric's codes.
+    pub(crate) signalfds: Descriptors,
     /// `struct rusage` of waited-for children, summed by the shim (with a daemon).
     pub(crate) children_usage: UnsafeCell<[u64; 18]>,
 }
@@ -118,6 +120,7 @@ impl Process {
             actions: UnsafeCell::new([Action::DEFAULT; SIGNAL_MAX as usize + 1]),
             remote: Descriptors::new(),
             private: Descriptors::new(),
+            signalfds: Descriptors::new(),
             children_usage: UnsafeCell::new([0; 18]),
         }
     }
@@ -150,6 +153,7 @@ impl Process {
         self.slot.store(parent.slot.load(Ordering::Relaxed), Ordering::Relaxed);
         self.remote.set_words(&parent.remote.words());
         self.private.set_words(&[0; REMOTE_FD_WORDS]);
+        self.signalfds.set_words(&parent.signalfds.words());
     }
 }
 

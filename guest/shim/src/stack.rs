@@ -39,7 +39,7 @@ impl InitialStack {
     pub(crate) unsafe fn read(at: *mut u64) -> InitialStack {
         // SAFETY: the kernel ends each list with a zero.
         unsafe {
-            let argc = at.read() as usize;
+            let argc = host::to_usize(at.read());
             let argv = at.add(1);
             let envp = argv.add(argc + 1);
             let mut auxv = envp;
@@ -201,14 +201,16 @@ fn map_vdso(host_image: u64) -> u64 {
 fn vdso_targets(host_image: u64) -> [u64; vdso::FUNCTIONS.len()] {
     let mut targets = plain_time_calls();
     // SAFETY: the kernel maps at least one page there, headers first.
-    let head = unsafe { core::slice::from_raw_parts(host_image as *const u8, PAGE as usize) };
+    let head =
+        unsafe { core::slice::from_raw_parts(host_image as *const u8, host::to_usize(PAGE)) };
     let Some(load) = elf::segment(&head[elf::HEADER_BYTES..]).filter(|s| s.kind == elf::PT_LOAD)
     else {
         return targets;
     };
     // SAFETY: the image's only loaded segment says how long it is.
-    let image =
-        unsafe { core::slice::from_raw_parts(host_image as *const u8, load.bytes_memory as usize) };
+    let image = unsafe {
+        core::slice::from_raw_parts(host_image as *const u8, host::to_usize(load.bytes_memory))
+    };
     for (target, name) in targets.iter_mut().zip(vdso::FUNCTIONS) {
         if let Some(offset) = vdso::find(image, name) {
             *target = host_image + offset;

@@ -3,7 +3,7 @@
 //! *Private*: no other process shares the open file description; so it may be reopened at another node. Set by opening, kept by
 //! duplicates inside the process, lost by all at fork and when descriptors are sent.
 
-use super::Answer;
+use super::{Answer, terminal};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, Request};
 use crate::doorbell::ring;
@@ -24,7 +24,8 @@ const F_OFD_GETLK: u64 = 36;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 /// Descriptors that the bitmaps cover.
-const TRACKED: i32 = 64 * REMOTE_FD_WORDS as i32;
+const TRACKED: u32 = 1024;
+const _: () = assert!(TRACKED as usize == 64 * REMOTE_FD_WORDS);
 
 /// Handles a call on the descriptor table.
 pub(crate) fn try_handle(thread: &Thread, number: u64, args: [u64; 6]) -> Option<Answer> {
@@ -35,7 +36,7 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, args: [u64; 6]) -> Option
             Some(Answer::PassOn)
         }
         nr::CLOSE_RANGE if args[2] & CLOSE_RANGE_CLOEXEC == 0 => {
-            let last = host::uint_arg(args[1]).min(TRACKED.unsigned_abs());
+            let last = host::uint_arg(args[1]).min(TRACKED);
             for fd in host::uint_arg(args[0])..=last {
                 forget(process, fd.cast_signed());
             }
@@ -56,6 +57,8 @@ pub(crate) fn opened(thread: &Thread, context: &Context, number: u64, args: [u64
         && fd >= 0
     {
         thread.process().private.insert(fd);
+        thread.process().signalfds.remove(fd);
+        terminal::opened(thread, number, args, fd);
     }
     Answer::Return(result)
 }

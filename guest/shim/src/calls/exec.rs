@@ -290,7 +290,7 @@ fn with_ticket(
 ) -> Result<i64, Errno> {
     let request = ExecRequest {
         exe_fd: target.fd,
-        flags: 0,
+        flags: placement(wanted.envp),
         exec_fn: wanted.path.with_zero().as_ptr() as u64,
         argv,
         envp: wanted.envp,
@@ -310,6 +310,29 @@ fn with_ticket(
     host::close(host::int_arg(granted));
     let _ = ring(OP_EXEC_FAILED, [0; 4]);
     Ok(result)
+}
+
+/// What the new environment says of the program's place, as bits of the request.
+fn placement(envp: u64) -> u32 {
+    const NAME: &[u8; 12] = b"DUNIX_PLACE=";
+    if envp == 0 {
+        return 0;
+    }
+    for index in 0..ARGUMENTS_MAX as u64 {
+        let Ok(entry @ 1..) = guest::read::<u64>(GuestAddr(envp + index * 8)) else { break };
+        let mut name = [0; NAME.len()];
+        // Shorter entries are others; one that cannot be read fails the exec itself.
+        if guest::read_bytes(GuestAddr(entry), &mut name).is_err() || name != *NAME {
+            continue;
+        }
+        let mut value = [0; 8];
+        return match guest::read_str(GuestAddr(entry).plus(NAME.len() as u64), &mut value) {
+            Ok(b"local") => EXEC_PLACE_LOCAL,
+            Ok(b"spread") => EXEC_PLACE_SPREAD,
+            _ => 0,
+        };
+    }
+    0
 }
 
 /// The signals that the process ignores; they stay ignored.

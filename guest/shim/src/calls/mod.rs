@@ -13,6 +13,7 @@ mod path;
 mod poll;
 mod remote;
 mod robust;
+mod signalfd;
 mod socket;
 mod terminal;
 mod wait;
@@ -104,7 +105,7 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
             mask::with_mask_argument(thread, context, number, args, 4)
         }
         nr::RT_SIGTIMEDWAIT => mask::rt_sigtimedwait(context, args),
-        nr::SIGNALFD | nr::SIGNALFD4 => mask::signalfd(number, args).into(),
+        nr::SIGNALFD | nr::SIGNALFD4 => signalfd::open(thread, number, args).into(),
         nr::CLONE => fork::clone(thread, context, args).into(),
         nr::FORK => fork::clone(thread, context, [fork::SIGCHLD, 0, 0, 0, 0, 0]).into(),
         nr::VFORK => fork::clone(thread, context, [fork::VFORK_FLAGS, 0, 0, 0, 0, 0]).into(),
@@ -156,6 +157,9 @@ fn transfer(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> 
     };
     if stopped.is_some() {
         return stopped;
+    }
+    if number == nr::READ && thread.process().signalfds.has(fd) {
+        return Some(signalfd::read(context, args));
     }
     let is_remote = thread.process().remote.has(fd);
     is_remote.then(|| remote::execute(thread, context, number, fd, args))

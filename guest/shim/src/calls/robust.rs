@@ -50,7 +50,7 @@ pub(crate) fn release(thread: &Thread) {
 }
 
 fn mark(thread: &Thread, at: u64) {
-    if at % 4 != 0 || guest::read::<u32>(GuestAddr(at)).is_err() {
+    if !at.is_multiple_of(4) || guest::read::<u32>(GuestAddr(at)).is_err() {
         return;
     }
     // SAFETY: readable and aligned just now; a guest that unmaps its mutexes while its threads

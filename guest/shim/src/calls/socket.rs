@@ -151,7 +151,7 @@ fn send_message(thread: &Thread, context: &Context, mut args: [u64; 6]) -> Optio
             is_changed = true;
         }
     });
-    if !is_changed || message[CONTROL_BYTES_AT] as usize != bytes {
+    if !is_changed || message[CONTROL_BYTES_AT] != bytes as u64 {
         return None;
     }
     message[CONTROL_AT] = control.as_ptr() as u64;

@@ -6,6 +6,7 @@ use crate::arch::gadget::NOT_BEGUN;
 use crate::doorbell::{ring, slot};
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::process::has_daemon;
 use crate::signal::SA_RESTART;
 use crate::signal::deliver;
 use crate::thread::Thread;
@@ -22,6 +23,8 @@ const TIOCGPGRP: u64 = 0x540f;
 const TIOCSPGRP: u64 = 0x5410;
 const TIOCNOTTY: u64 = 0x5422;
 const TIOCGSID: u64 = 0x5429;
+const F_SETFD: u64 = 2;
+const O_NOCTTY: u64 = 0o400;
 
 /// ioctl(2) with a terminal's request.
 pub(crate) fn ioctl(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
@@ -67,7 +70,28 @@ pub(crate) fn open_controlling(thread: &Thread, flags: u64) -> Result<u64, Errno
     if answer & OPENED_REMOTE != 0 {
         thread.process().remote.insert(fd);
     }
+    if flags & host::O_CLOEXEC == 0 {
+        // SAFETY: clears the flag that the daemon's way of giving descriptors sets.
+        unsafe { host::call(nr::FCNTL, [host::fd_arg(fd), F_SETFD, 0, 0, 0, 0]) }?;
+    }
     Ok(u64::from(fd.unsigned_abs()))
+}
+
+/// A terminal opened without `O_NOCTTY` becomes the controlling terminal of a leader that has none
+/// (open(2)); the daemon knows who leads.
+pub(crate) fn opened(thread: &Thread, number: u64, args: [u64; 6], fd: i32) {
+    let (path, open_flags) = match number {
+        nr::OPEN => (args[0], args[1]),
+        nr::OPENAT => (args[1], args[2]),
+        _ => return,
+    };
+    if open_flags & O_NOCTTY != 0 || !has_daemon() || flags(thread) & SLOT_HAS_TERMINAL != 0 {
+        return;
+    }
+    if guest::read::<[u8; 9]>(GuestAddr(path)).is_ok_and(|start| start == *b"/dev/pts/") {
+        // Not a leader, taken by another session, no terminal: the open stands all the same.
+        let _ = ring(OP_TERMINAL, [host::fd_arg(fd), TIOCSCTTY, 0, 0]);
+    }
 }
 
 fn flags(thread: &Thread) -> u32 {

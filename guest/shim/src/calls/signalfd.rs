@@ -1,0 +1,61 @@
+//! signalfd(2): signals that the daemon sent for somebody show as that somebody's.
+
+use super::{Answer, blocking};
+use crate::arch::frame::Context;
+use crate::guest::{self, GuestAddr};
+use crate::host;
+use crate::signal::mask;
+use crate::thread::Thread;
+use dunix_shim_core::signal::SIGCHLD;
+use dunix_shim_core::{Errno, nr};
+
+/// Bytes of `struct signalfd_siginfo`.
+const INFO_BYTES: u64 = 128;
+/// Words of the part of it that is looked at.
+const WORDS: usize = 14;
+/// Words: `ssi_signo`, `ssi_code`, `ssi_status`, `ssi_int`, `ssi_ptr` (two).
+const SIGNAL: usize = 0;
+const CODE: usize = 2;
+const STATUS: usize = 10;
+const VALUE: usize = 11;
+const POINTER: usize = 12;
+
+/// Makes a signalfd, or changes one.
+pub(crate) fn open(thread: &Thread, number: u64, args: [u64; 6]) -> Result<u64, Errno> {
+    let fd = mask::signalfd(number, args)?;
+    thread.process().signalfds.insert(host::int_arg(fd));
+    Ok(fd)
+}
+
+/// read(2) of one.
+pub(crate) fn read(context: &Context, args: [u64; 6]) -> Answer {
+    // SAFETY: the guest's own call.
+    let answer = unsafe { blocking(context, nr::READ, args) };
+    if let Answer::Return(bytes) = answer
+        && let Ok(bytes) = u64::try_from(bytes)
+    {
+        for at in (0..bytes / INFO_BYTES).map(|index| index * INFO_BYTES) {
+            if let Err(error) = restore(GuestAddr(args[1]).plus(at)) {
+                return Answer::from(Err(error));
+            }
+        }
+    }
+    answer
+}
+
+/// Gives one record its real code. The host filled it as for a queued signal: the child's status
+/// is in the value.
+fn restore(at: GuestAddr) -> Result<(), Errno> {
+    let mut words = guest::read::<[u32; WORDS]>(at)?;
+    let Some(real) = dunix_guest_abi::signal::decode(words[CODE].cast_signed()) else {
+        return Ok(());
+    };
+    words[CODE] = real.cast_unsigned();
+    if words[SIGNAL] == SIGCHLD {
+        words[STATUS] = words[VALUE];
+    }
+    words[VALUE] = 0;
+    words[POINTER] = 0;
+    words[POINTER + 1] = 0;
+    guest::write(at, &words)
+}
