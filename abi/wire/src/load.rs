@@ -36,6 +36,8 @@ pub enum LoadMessage {
     Window(Vec<LoadEntry>),
     /// The place reserved under this number is not needed.
     Release(u64),
+    /// Please send a window soon: the sender has no room and is about to look for some.
+    Ask,
 }
 
 /// A call: how busy are you? The callee holds a place for the caller for [`RESERVATION_MS`].

@@ -36,6 +36,10 @@ use window::Window;
 
 /// Time between two windows sent.
 const EXCHANGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Least time between two rounds of asking peers.
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+/// Peers asked in one round.
+const ASKED_MAX: usize = 4;
 
 /// The load of this node and what it knows of others. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +59,8 @@ struct State {
     reservations: Reservations,
     /// Programs spread so far.
     cursor: u64,
+    /// When peers were last asked for their windows.
+    asked: Option<Instant>,
     random: Random,
 }
 
@@ -67,6 +73,7 @@ impl Load {
             window: Window::default(),
             reservations: Reservations::default(),
             cursor: 0,
+            asked: None,
             random: Random::new(),
         };
         let shared = Shared { mesh, weights: Weights::DEFAULT, state: Mutex::new(state) };
@@ -100,7 +107,7 @@ impl Shared {
         state.own_entry(self.mesh.node(), Instant::now())
     }
 
-    fn handle_message(&self, message: LoadMessage) {
+    fn handle_message(&self, from: NodeId, message: LoadMessage) {
         let now = Instant::now();
         let mut state = self.lock();
         match message {
@@ -113,6 +120,34 @@ impl Shared {
                 }
             }
             LoadMessage::Release(reservation) => state.reservations.release(reservation),
+            LoadMessage::Ask => {
+                drop(state);
+                self.tell_own(from);
+            }
+        }
+    }
+
+    /// Sends this node's own entry to a peer.
+    fn tell_own(&self, to: NodeId) {
+        let window = LoadMessage::Window(vec![self.own_entry()]).encode();
+        // A peer that cannot be reached just now needs no window.
+        let _ = self.mesh.send(to, Topic::Load, window);
+    }
+
+    /// Asks some peers how they are, for the next decision rather than for this one.
+    fn ask_some(&self, peers: &[NodeId]) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if state.asked.is_some_and(|asked| now.saturating_duration_since(asked) < ASK_INTERVAL) {
+            return;
+        }
+        state.asked = Some(now);
+        let first = state.random.next();
+        drop(state);
+        let count = peers.len();
+        let first = usize::try_from(first % count.max(1) as u64).unwrap_or(0);
+        for peer in peers.iter().cycle().skip(first).take(count.min(ASKED_MAX)) {
+            let _ = self.mesh.send(*peer, Topic::Load, LoadMessage::Ask.encode());
         }
     }
 
@@ -171,7 +206,7 @@ impl Handler for LoadHandler {
     fn handle_message(&self, from: NodeId, body: Bytes) {
         let Some(shared) = self.shared.upgrade() else { return };
         match LoadMessage::try_decode(&body) {
-            Some(message) => shared.handle_message(message),
+            Some(message) => shared.handle_message(from, message),
             None => tracing::warn!(%from, "a malformed load message"),
         }
     }
@@ -190,11 +225,7 @@ impl Handler for LoadHandler {
         let Some(shared) = self.shared.upgrade() else { return };
         match event {
             // So that both know each other before the first tick.
-            PeerEvent::Up(peer) => {
-                let own = shared.own_entry();
-                let window = LoadMessage::Window(vec![own]).encode();
-                let _ = shared.mesh.send(peer.node, Topic::Load, window);
-            }
+            PeerEvent::Up(peer) => shared.tell_own(peer.node),
             PeerEvent::Down(node) => shared.lock().window.forget(*node),
         }
     }

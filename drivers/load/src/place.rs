@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// A peer that does not answer a probe within this time is not chosen.
 const PROBE_TIME_MAX: Duration = Duration::from_millis(100);
 
+/// Entries as young as this are as good as an answer.
+const FRESH_MS: u32 = 100;
+
 /// Where a program is to run, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Placed {
@@ -60,8 +63,8 @@ impl Load {
         }
     }
 
-    /// Decides without asking anyone, from the window's possibly old entries: for callers that
-    /// cannot wait. Nothing is reserved at the other node, only remembered here.
+    /// Decides at once, from what is known of others: for callers that cannot wait. Nothing is
+    /// reserved at the other node, only remembered here; some peers are asked for next time.
     ///
     /// # Errors
     /// As [`Load::place`].
@@ -72,9 +75,16 @@ impl Load {
             Placement::On { node, why } => Ok(self.placed(node, why)),
             Placement::Nowhere(node) => Err(PlaceError::NotUp(node)),
             Placement::Ask(asked) => {
+                self.shared.ask_some(&peers);
                 let known = self.peers_load();
-                let answer = |node| known.iter().find(|entry| entry.node == node).map(node_load);
-                let (node, why) = settle(&input, &asked.map(|node| (node, answer(node))));
+                let useful =
+                    |entry: &&LoadEntry| entry.age_ms <= FRESH_MS || asked.contains(&entry.node);
+                let loads: Vec<_> = known
+                    .iter()
+                    .filter(useful)
+                    .map(|entry| (entry.node, Some(node_load(entry))))
+                    .collect();
+                let (node, why) = settle(&input, &loads);
                 Ok(self.placed(node, why))
             }
         }

@@ -10,7 +10,7 @@ use std::{
 const RESERVATIONS_MAX: usize = 4096;
 const RESERVATION: Duration = Duration::from_millis(RESERVATION_MS as u64);
 /// How long a program that was started here counts by itself; then it is seen running, or it ended.
-const BRIEF: Duration = Duration::from_millis(100);
+const BRIEF: Duration = Duration::from_millis(10);
 
 /// The places held; each lapses by itself.
 #[derive(Default)]

@@ -83,17 +83,40 @@ pub(crate) struct Heard {
     pub(crate) asks: bool,
 }
 
-/// Waits for the next beacon of the fabric from another node.
-pub(crate) async fn hear(place: &UdpSocket, fabric: &str, own: NodeId) -> io::Result<Heard> {
-    let mut bytes = [0; BEACON_BYTES_MAX + 1];
-    loop {
-        let (count, from) = place.recv_from(&mut bytes).await?;
-        let Some(beacon) = Beacon::try_decode(&bytes[..count]) else { continue };
-        let SocketAddr::V6(from) = from else { continue };
-        if beacon.fabric != fabric || beacon.node == own {
-            continue;
+/// Hears beacons for a node.
+pub(crate) struct Ear<'a> {
+    pub(crate) fabric: &'a str,
+    pub(crate) own: NodeId,
+    pub(crate) instance: u64,
+    /// The last other node that claimed this node's number; each is complained of once.
+    pub(crate) double: Option<u64>,
+}
+
+impl Ear<'_> {
+    /// Waits for the next beacon of the fabric from another node.
+    pub(crate) async fn hear(&mut self, place: &UdpSocket) -> io::Result<Heard> {
+        let mut bytes = [0; BEACON_BYTES_MAX + 1];
+        loop {
+            let (count, from) = place.recv_from(&mut bytes).await?;
+            let beacon = Beacon::try_decode(&bytes[..count]);
+            if let (Some(beacon), SocketAddr::V6(from)) = (beacon, from)
+                && beacon.fabric == self.fabric
+                && let Some(heard) = self.judge(&beacon, *from.ip())
+            {
+                return Ok(heard);
+            }
         }
-        let endpoint = Endpoint { address: *from.ip(), port: beacon.port };
-        return Ok(Heard { node: beacon.node, endpoint, asks: beacon.asks });
+    }
+
+    fn judge(&mut self, beacon: &Beacon, address: Ipv6Addr) -> Option<Heard> {
+        if beacon.node == self.own {
+            let other = beacon.instance != self.instance;
+            if other && self.double.replace(beacon.instance) != Some(beacon.instance) {
+                tracing::warn!(%address, "someone else claims to be {}", self.own);
+            }
+            return None;
+        }
+        let endpoint = Endpoint { address, port: beacon.port };
+        Some(Heard { node: beacon.node, endpoint, asks: beacon.asks })
     }
 }

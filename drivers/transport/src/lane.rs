@@ -93,11 +93,14 @@ impl<S: Sink> Lane<S> {
     fn new(Secured { tcp, mut tls }: Secured, outbox: Arc<Outbox>, sink: S) -> Lane<S> {
         tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         let began = Instant::now();
+        let mut writer = FrameWriter::default();
+        // Measures the round trip at once; later pings do so again.
+        writer.add(Frame::new(Kind::Ping, None, 0, Bytes::new()));
         Lane {
             tcp,
             tls,
             outbox,
-            writer: FrameWriter::default(),
+            writer,
             reader: FrameReader::new(sink),
             input: vec![0; READ_BYTES].into_boxed_slice(),
             began,

@@ -9,7 +9,7 @@
 use crate::{
     MeshError, PeerEvent,
     connect::{ConnectError, Greeter, LaneMade},
-    discovery::{self, Heard, Place, RETRY_INTERVAL},
+    discovery::{self, Ear, Heard, Place, RETRY_INTERVAL},
     lane::{self, LaneError},
     link::{Link, LinkSink},
     local::{self, Inboxes},
@@ -290,8 +290,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn hear(beacons: Arc<UdpSocket>, core: Arc<Core>, sender: mpsc::Sender<News>) {
     let config = &core.config;
+    let (fabric, own, instance) = (&config.fabric, config.node, core.instance);
+    let mut ear = Ear { fabric, own, instance, double: None };
     loop {
-        match discovery::hear(&beacons, &config.fabric, config.node).await {
+        match ear.hear(&beacons).await {
             Ok(heard) => {
                 if sender.send(News::Heard(heard)).await.is_err() {
                     return;

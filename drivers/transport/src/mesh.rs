@@ -60,7 +60,8 @@ impl Mesh {
     }
 
     /// Gives a topic its handler; the handler is told of the peers that are up already. What comes
-    /// before is dropped (messages) or [`MeshError::Unanswered`] (calls).
+    /// before is dropped (messages) or [`MeshError::Unanswered`] (calls). Not to be called from
+    /// within a handler.
     pub fn register(&self, topic: Topic, handler: Arc<dyn Handler>) {
         let _events = self.core.events.lock().expect("no panic under this lock");
         self.core.set_handler(topic, handler.clone());

@@ -18,7 +18,9 @@ async fn nodes_find_each_other_and_call() {
     let peers = one.mesh.peers();
     assert_eq!((peers.len(), peers[0].name.as_str()), (1, "name2"));
     let traffic = one.mesh.traffic();
-    let total = traffic.iter().find(|peer| peer.node == NodeId(2)).expect("counted").total();
+    let traffic = traffic.iter().find(|peer| peer.node == NodeId(2)).expect("counted");
+    assert!(traffic.round_trip_us.is_some(), "measured when the link came up");
+    let total = traffic.total();
     assert_eq!((total.messages_sent, total.message_bytes_sent), (2, 13));
     assert_eq!((total.messages_received, total.message_bytes_received), (2, 13));
 }

@@ -20,7 +20,7 @@ use std::{
 use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
 
 /// More than anything in these tests may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const FABRIC: &str = "test";
 
