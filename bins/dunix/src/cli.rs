@@ -234,9 +234,31 @@ pub struct LabArgs {
     /// CPUs that each node may use, such as 0.5
     #[arg(long, value_name = "F")]
     pub cpus_per_node: Option<f64>,
+    /// Where the tree comes from
+    #[arg(long, value_name = "ROOT", value_enum, default_value_t = LabRoot::Cow)]
+    pub root: LabRoot,
+    /// Delay of the link
+    #[arg(long, value_name = "T", hide = true)]
+    pub latency: Option<String>,
+    /// Share of frames that the link loses
+    #[arg(long, value_name = "P", hide = true)]
+    pub loss: Option<String>,
+    /// Time between moves of every process
+    #[arg(long, value_name = "T", hide = true)]
+    pub storm: Option<String>,
     /// Program to run in the fabric; the lab ends with it
     #[arg(trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// Where a lab's tree comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum LabRoot {
+    /// What an unprivileged user of this machine can read; changes are kept apart and thrown away
+    Cow,
+    /// This machine's root itself
+    #[value(hide = true)]
+    Host,
 }
 
 /// Run a node's keeper, or with --daemon its daemon. Started by `dunix lab`, not by hand.

@@ -268,6 +268,27 @@ mod tests {
         assert_eq!(hierarchy_of_mount("nonsense", OWN), None);
     }
 
+    /// A version 2 hierarchy is imitated by plain directories: the files written are what counts.
+    #[test]
+    fn version_2_enables_controllers_from_the_root_down() {
+        let base = std::env::temp_dir().join(format!("dunix-cgroup-{}", std::process::id()));
+        fs::create_dir_all(&base).unwrap();
+        fs::write(base.join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
+        let line = format!("30 20 0:26 / {} rw - cgroup2 cgroup2 rw", base.display());
+        let hierarchy = hierarchy_of_mount(&line, "0::/elsewhere\n").unwrap();
+        assert_eq!((&hierarchy.base, hierarchy.unified), (&base, true));
+        let lab = Group::create(&[hierarchy], "lab").unwrap();
+        let guests = lab.child("n1").unwrap().child("guests").unwrap();
+        guests.limit_cpus(1.5).unwrap();
+        let wrote = |path: &str| fs::read_to_string(base.join(path)).unwrap();
+        assert_eq!(wrote("lab/n1/guests/cpu.max"), "15000 10000");
+        for parent in ["", "lab/", "lab/n1/"] {
+            assert_eq!(wrote(&format!("{parent}cgroup.subtree_control")), "+pids");
+        }
+        assert!(!base.join("lab/n1/guests/cgroup.subtree_control").exists());
+        fs::remove_dir_all(&base).unwrap();
+    }
+
     #[test]
     fn a_quota_is_a_share_of_the_short_period() {
         assert_eq!(quota_us(1.0), 10_000);

@@ -9,6 +9,7 @@ use crate::packets::Packets;
 use crate::roles::{Role, start};
 use dunix_linux::clone::{Namespaces, unshare};
 use dunix_linux::rtnetlink::RouteSocket;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -91,8 +92,12 @@ fn prepare() -> io::Result<RouteSocket> {
         fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1")?;
     }
     let route = RouteSocket::open()?;
-    route.create_bridge(BRIDGE)?;
-    Ok(route)
+    match route.create_bridge(BRIDGE) {
+        Err(Errno::OPNOTSUPP) => {
+            Err(io::Error::other("the kernel has no bridges (CONFIG_BRIDGE, module bridge)"))
+        }
+        made => Ok(made.map(|()| route)?),
+    }
 }
 
 fn handle(route: &RouteSocket, request: &Request, descriptors: &[OwnedFd]) -> io::Result<()> {
@@ -100,7 +105,13 @@ fn handle(route: &RouteSocket, request: &Request, descriptors: &[OwnedFd]) -> io
         Request::Plug { node } => {
             let namespace = descriptors.first().ok_or(io::ErrorKind::InvalidInput)?;
             let bridge = route.index(BRIDGE)?;
-            Ok(route.create_port(&port(node), bridge, NODE_INTERFACE, namespace.as_fd())?)
+            let made = route.create_port(&port(node), bridge, NODE_INTERFACE, namespace.as_fd());
+            match made {
+                Err(Errno::OPNOTSUPP) => {
+                    Err(io::Error::other("the kernel has no veth pairs (CONFIG_VETH, module veth)"))
+                }
+                made => Ok(made?),
+            }
         }
         Request::SetPort { node, up } => Ok(route.set_up(route.index(&port(node))?, up)?),
     }

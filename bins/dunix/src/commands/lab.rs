@@ -6,7 +6,7 @@
 use super::{EXIT_DUNIX, runtime};
 use crate::{
     admin::{client, discovery::Fabric},
-    cli::LabArgs,
+    cli::{LabArgs, LabRoot},
 };
 use dunix_lab::{Lab, LabConfig, LabError, NodeHandle, Root};
 use dunix_linux::signal::{take_signal, termination_signals};
@@ -39,6 +39,7 @@ pub fn run(args: &LabArgs) -> ExitCode {
 }
 
 fn run_lab(args: &LabArgs) -> Result<u8, LabError> {
+    refuse_what_is_not_there(args)?;
     // Before any thread starts, so that none of them takes such a signal.
     let signals = termination_signals().map_err(|error| host("block signals", error.into()))?;
     let mut caught = None;
@@ -67,6 +68,20 @@ fn run_lab(args: &LabArgs) -> Result<u8, LabError> {
         }
     }
     status
+}
+
+/// Options that are settled but not built yet: an unknown option would look like a slip.
+fn refuse_what_is_not_there(args: &LabArgs) -> Result<(), LabError> {
+    let asked = [
+        ("--root host", args.root == LabRoot::Host),
+        ("--latency", args.latency.is_some()),
+        ("--loss", args.loss.is_some()),
+        ("--storm", args.storm.is_some()),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((option, _)) => Err(LabError::Config(format!("{option} is not there yet"))),
+        None => Ok(()),
+    }
 }
 
 fn host(step: &str, source: std::io::Error) -> LabError {
