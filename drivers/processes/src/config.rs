@@ -72,7 +72,8 @@ pub trait Extension: Send + Sync + 'static {
     /// later, from anywhere.
     fn handle_call(&self, call: DoorbellCall);
     /// A root that is about to start leads a session that this terminal (of the
-    /// [`RunSpec`](crate::RunSpec)) controls.
+    /// [`RunSpec`](crate::RunSpec)) controls. Comes again, with another number, if it could not
+    /// start where it should have; not at all if it then does not start.
     fn handle_root(&self, _pid: Pid, _terminal: ObjectId) {}
     /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);

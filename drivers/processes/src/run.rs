@@ -125,12 +125,16 @@ impl Node {
         let comm = String::from_utf8_lossy(name).chars().take(15).collect();
         let root = RootSpec { credentials, terminal: run.terminal, comm };
         let (sender, end) = oneshot::channel();
-        self.with(|state, now| {
+        let begun = self.with(|state, now| {
             let pid = state.table.spawn_root(now, root)?;
             state.roots.insert(pid, sender);
             Ok((pid, end))
-        })
-        .map_err(|errno| RunError::Table(crate::call::errno_of(errno)))
+        });
+        let (pid, end) = begun.map_err(|errno| RunError::Table(crate::call::errno_of(errno)))?;
+        if let Some(terminal) = run.terminal {
+            self.extension.handle_root(pid, terminal);
+        }
+        Ok((pid, end))
     }
 
     /// A root never ran: nobody is told of its end.

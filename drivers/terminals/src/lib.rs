@@ -185,12 +185,20 @@ impl Terminals {
         self.shared.devpts.new_pair(size, owner)
     }
 
-    /// Makes the terminal of `slave` the controlling terminal of a new session, as its leader's
-    /// TIOCSCTTY would.
+    /// Tells which terminal a descriptor belongs to.
+    ///
+    /// # Errors
+    /// `ENOTTY` if it is none of this home's.
+    pub fn identify(&self, fd: BorrowedFd<'_>) -> Result<TerminalId, Errno> {
+        self.shared.devpts.identify(fd).map(|(terminal, _)| terminal)
+    }
+
+    /// Makes `terminal` the controlling terminal of a new session, as its leader's TIOCSCTTY would.
     ///
     /// # Errors
     /// As [`Terminals::control`].
-    pub fn attach(&self, leader: Caller, slave: impl AsFd) -> Result<(), Errno> {
+    pub fn attach(&self, leader: Caller, terminal: TerminalId) -> Result<(), Errno> {
+        let slave = self.shared.devpts.open_slave(terminal, OFlags::RDWR)?;
         let call =
             TerminalCall { request: TIOCSCTTY, argument: 0, privileged: true, group_session: None };
         self.control(leader, slave.as_fd(), call).map(|_| ())

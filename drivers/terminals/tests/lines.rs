@@ -74,9 +74,13 @@ impl Rig {
     /// A new terminal that controls session 100.
     fn open(&self) -> (OwnedFd, OwnedFd) {
         let (host, slave) = self.terminals.open(size(80), None).unwrap();
-        self.terminals.attach(member(100, 100), &slave).unwrap();
+        self.attach(member(100, 100), &slave).unwrap();
         self.expect(Seen::View(100, Some((100, false))));
         (host, slave)
+    }
+
+    fn attach(&self, leader: Caller, slave: &OwnedFd) -> Result<(), Errno> {
+        self.terminals.attach(leader, self.terminals.identify(slave.as_fd())?)
     }
 
     fn expect(&self, wanted: Seen) {
@@ -191,7 +195,7 @@ fn the_leaders_exit_frees_the_terminal_for_the_next_session() {
     rig.terminals.leader_exited(Pid::new(100).unwrap());
     rig.expect(Seen::View(100, None));
     rig.expect(Seen::Group(100, SIGHUP));
-    rig.terminals.attach(member(200, 200), &slave).unwrap();
+    rig.attach(member(200, 200), &slave).unwrap();
     rig.expect(Seen::View(200, Some((200, false))));
     type_at(&host, b"\x03");
     rig.expect(Seen::Group(200, SIGINT));
@@ -204,7 +208,7 @@ fn a_number_used_again_is_a_new_terminal() {
     for round in 0..50 {
         let leader = member(100 + 100 * round, 100 + 100 * round);
         let (host, slave) = rig.terminals.open(size(80), None).unwrap();
-        rig.terminals.attach(leader, &slave).unwrap();
+        rig.attach(leader, &slave).unwrap();
         drop((host, slave));
     }
     let hang_ups = std::iter::from_fn(|| rig.seen.recv_timeout(PATIENCE).ok())

@@ -7,7 +7,7 @@ use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_processes::{DoorbellCall, Processes, TerminalState};
 use dunix_terminals::{
-    AnchorProgram, Caller, Fabric, TIOCSPGRP, TerminalCall, Terminals, TerminalsConfig,
+    AnchorProgram, Caller, Fabric, TIOCSPGRP, TerminalCall, TerminalId, Terminals, TerminalsConfig,
     View, Winsize,
 };
 use rustix::fs::OFlags;
@@ -28,8 +28,6 @@ pub struct NodeTerminals {
     jobs: Arc<Jobs>,
     /// This node's number for the guests' user and group 0.
     ids_base: u32,
-    /// Slaves of terminals that wait for the root of a `run`, by their object's serial.
-    awaiting: Mutex<BTreeMap<u64, OwnedFd>>,
 }
 
 /// A terminal for a program that is about to run.
@@ -51,7 +49,7 @@ impl NodeTerminals {
         };
         let config = TerminalsConfig { devpts: DEVPTS.into(), anchor };
         let terminals = Terminals::start(config, jobs.clone()).context("no terminals")?;
-        Ok(Arc::new(NodeTerminals { terminals, jobs, ids_base, awaiting: Mutex::default() }))
+        Ok(Arc::new(NodeTerminals { terminals, jobs, ids_base }))
     }
 
     /// Answers a call if it is about terminals, else gives it back.
@@ -112,17 +110,25 @@ impl NodeTerminals {
     pub fn open(&self, size: Winsize, uid: u32) -> Result<NewTerminal, Errno> {
         let owner = (self.ids_base.saturating_add(uid), self.ids_base.saturating_add(TTY_GROUP));
         let (master, slave) = self.terminals.open(size, Some(owner))?;
-        let object = self.jobs.objects().fresh(self.jobs.node);
-        lock(&self.awaiting).insert(object.serial, rustix::io::fcntl_dupfd_cloexec(&slave, 0)?);
+        let terminal = self.terminals.identify(slave.as_fd())?;
+        let mut objects = self.jobs.objects();
+        let object = objects.fresh(self.jobs.node);
+        objects.opened.insert(object.serial, Opened { terminal, leader: None });
         Ok(NewTerminal { master, slave, object })
     }
 
     /// The program of an opened terminal is about to start as the leader of session `pid`.
     pub fn handle_root(&self, pid: Pid, object: ObjectId) {
-        let Some(slave) = lock(&self.awaiting).remove(&object.serial) else { return };
-        self.jobs.objects().sessions.insert(pid, object);
+        let Some(opened) = self.jobs.objects().opened.get(&object.serial).copied() else { return };
+        if let Some(not_started) = opened.leader {
+            self.terminals.leader_exited(not_started);
+        }
+        let mut objects = self.jobs.objects();
+        objects.sessions.insert(pid, object);
+        objects.opened.insert(object.serial, Opened { leader: Some(pid), ..opened });
+        drop(objects);
         let leader = Caller { pid, group: pid, session: pid };
-        if let Err(error) = self.terminals.attach(leader, &slave) {
+        if let Err(error) = self.terminals.attach(leader, opened.terminal) {
             // It runs all the same, without job control.
             tracing::warn!(%pid, %error, "a program has a terminal that it does not control");
             self.jobs.objects().sessions.remove(&pid);
@@ -132,7 +138,6 @@ impl NodeTerminals {
     /// The leader of a session has ended.
     pub fn handle_hang_up(&self, session: Pid, terminal: ObjectId) {
         if terminal.home == self.jobs.node {
-            lock(&self.awaiting).remove(&terminal.serial);
             self.terminals.leader_exited(session);
         }
     }
@@ -160,6 +165,16 @@ struct Objects {
     last: u64,
     /// One for each controlling terminal of this home.
     sessions: BTreeMap<Pid, ObjectId>,
+    /// Terminals of `run`, by serial, until their session loses them.
+    opened: BTreeMap<u64, Opened>,
+}
+
+/// A terminal that was made for a program.
+#[derive(Clone, Copy)]
+struct Opened {
+    terminal: TerminalId,
+    /// The program, once it has a number.
+    leader: Option<Pid>,
 }
 
 impl Objects {
@@ -203,6 +218,7 @@ impl Fabric for Jobs {
             None => {
                 let object = self.objects().sessions.remove(&session);
                 if let Some(object) = object {
+                    self.objects().opened.remove(&object.serial);
                     self.processes.publish_terminal(object, None);
                 }
             }
