@@ -94,6 +94,10 @@ pub const OP_REMOTE_FD: u64 = 27;
 pub const OPENED_REMOTE: u64 = 1 << 32;
 /// [`OP_EXEC`]'s answer when the image went to another node.
 pub const EXEC_GONE: i64 = 1 << 40;
+/// In [`ExecRequest::flags`]: execute on this node.
+pub const EXEC_PLACE_LOCAL: u32 = 1 << 0;
+/// In [`ExecRequest::flags`]: execute on the next node in turn.
+pub const EXEC_PLACE_SPREAD: u32 = 1 << 1;
 /// Greatest bytes of a path, terminating zero included (`PATH_MAX`).
 pub const PATH_BYTES: usize = 4096;
 /// Bitmap words of [`StartInfo::remote_fds`]: descriptors 0..1024 can be remote.
@@ -139,7 +143,8 @@ pub struct ChildInfo {
 pub struct ExecRequest {
     /// The program, opened for reading by the shim (with `O_CLOEXEC`), already checked: regular, executable, ELF.
     pub exe_fd: i32,
-    /// Reserved.
+    /// What `DUNIX_PLACE` of the new environment says: [`EXEC_PLACE_LOCAL`],
+    /// [`EXEC_PLACE_SPREAD`] or neither.
     pub flags: u32,
     /// `*const c_char`: the path for `AT_EXECFN`.
     pub exec_fn: u64,

@@ -1,6 +1,7 @@
 //! What the wiring gives this driver, and the two questions the driver asks back.
 
 use crate::call::DoorbellCall;
+use dunix_guest_abi::doorbell::{EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_transport::Mesh;
 use std::os::fd::OwnedFd;
@@ -44,6 +45,33 @@ pub struct PlaceQuestion {
     pub exe_path: Vec<u8>,
     /// The image is a root of `run`, not an exec.
     pub is_root: bool,
+    /// What its environment asks for.
+    pub wish: PlaceWish,
+}
+
+/// What a process tree asks for by `DUNIX_PLACE` in its environment.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum PlaceWish {
+    /// Nothing: the fabric's policy decides.
+    #[default]
+    Policy,
+    /// `local`: on the node that it is on.
+    Local,
+    /// `spread`: every exec on the next node in turn.
+    Spread,
+}
+
+impl PlaceWish {
+    /// Reads the flags of an exec request; a bit that means nothing is ignored.
+    pub(crate) const fn of_flags(flags: u32) -> PlaceWish {
+        if flags & EXEC_PLACE_LOCAL != 0 {
+            PlaceWish::Local
+        } else if flags & EXEC_PLACE_SPREAD != 0 {
+            PlaceWish::Spread
+        } else {
+            PlaceWish::Policy
+        }
+    }
 }
 
 /// Where an image runs.

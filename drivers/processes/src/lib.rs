@@ -30,7 +30,7 @@ mod terminal;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{
-    Extension, NoExtension, PlaceQuestion, Placement, Policy, ProcessesConfig, StayHere,
+    Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy, ProcessesConfig, StayHere,
 };
 pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};

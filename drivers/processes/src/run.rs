@@ -1,6 +1,6 @@
 //! Roots: what a user runs from outside, here or at another node.
 
-use crate::config::{PlaceQuestion, Placement};
+use crate::config::{PlaceQuestion, PlaceWish, Placement};
 use crate::launch::{Launch, LaunchError, Origin};
 use crate::node::{Node, RootEnd};
 use crate::remote::{Capture, NotGone, RemoteTable, empty_record};
@@ -110,7 +110,12 @@ impl Node {
             Some(node) => Placement::OnlyAt(node),
             None => {
                 let exe_path = run.program.clone();
-                self.policy.place(&PlaceQuestion { pid, exe_path, is_root: true })
+                self.policy.place(&PlaceQuestion {
+                    pid,
+                    exe_path,
+                    is_root: true,
+                    wish: PlaceWish::Policy,
+                })
             }
         };
         match placement {

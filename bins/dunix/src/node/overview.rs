@@ -24,7 +24,7 @@ const EVENTS_QUEUED_MAX: usize = 1024;
 const PAGES_MAX: usize = 1024;
 
 /// What a node knows of itself.
-pub trait Local: Send + Sync + 'static {
+pub(super) trait Local: Send + Sync + 'static {
     /// Says what this node is and how busy.
     fn node(&self) -> NodeInfo;
     /// Lists the processes on this node, by PID.
@@ -37,7 +37,7 @@ pub trait Local: Send + Sync + 'static {
 
 /// Answers for the fabric. Cheap to clone.
 #[derive(Clone)]
-pub struct Overview {
+pub(super) struct Overview {
     mesh: Mesh,
     me: NodeId,
     local: Arc<dyn Local>,
@@ -45,7 +45,7 @@ pub struct Overview {
 
 impl Overview {
     /// Starts to answer peers.
-    pub fn start(mesh: Mesh, me: NodeId, local: Arc<dyn Local>) -> Overview {
+    pub(super) fn start(mesh: Mesh, me: NodeId, local: Arc<dyn Local>) -> Overview {
         let overview = Overview { mesh: mesh.clone(), me, local };
         mesh.register(Topic::Administration, Arc::new(overview.clone()));
         overview
@@ -60,7 +60,7 @@ impl Overview {
     }
 
     /// Lists the nodes that answer.
-    pub async fn nodes(&self) -> Vec<NodeInfo> {
+    pub(super) async fn nodes(&self) -> Vec<NodeInfo> {
         let mut nodes = Vec::new();
         for node in self.everyone() {
             let asked = std::time::Instant::now();
@@ -84,7 +84,7 @@ impl Overview {
     }
 
     /// Finds a node by its name or number.
-    pub async fn find(&self, name: &str) -> Option<NodeId> {
+    pub(super) async fn find(&self, name: &str) -> Option<NodeId> {
         let nodes = self.nodes().await;
         let by_name = nodes.iter().find(|node| node.name == name);
         let by_number = || nodes.iter().find(|node| name.parse() == Ok(node.id.0));
@@ -92,7 +92,7 @@ impl Overview {
     }
 
     /// Lists the processes of all nodes that answer.
-    pub async fn processes(&self) -> Vec<ProcessInfo> {
+    pub(super) async fn processes(&self) -> Vec<ProcessInfo> {
         let mut all = Vec::new();
         for node in self.everyone() {
             let mut after = 0;
@@ -110,7 +110,7 @@ impl Overview {
     }
 
     /// Tells all of a process, wherever it runs; `None` if no node that answers knows it.
-    pub async fn explain(&self, pid: Pid) -> Option<Explanation> {
+    pub(super) async fn explain(&self, pid: Pid) -> Option<Explanation> {
         for node in self.everyone() {
             if let Ok(PeerReply::Explained(Some(found))) =
                 self.ask(node, &PeerCall::Explain(pid)).await
@@ -128,7 +128,7 @@ impl Overview {
     }
 
     /// Subscribes to the events of all nodes that are up now.
-    pub async fn events(&self) -> mpsc::Receiver<Event> {
+    pub(super) async fn events(&self) -> mpsc::Receiver<Event> {
         let (sender, receiver) = mpsc::channel(EVENTS_QUEUED_MAX);
         tokio::spawn(forward(self.local.events(), sender.clone()));
         for node in self.everyone() {
@@ -170,7 +170,9 @@ impl Handler for Overview {
         };
         let overview = self.clone();
         // Lists read /proc, which takes its time.
-        tokio::task::spawn_blocking(move || reply.send(dunix_wire::encode(&overview.answer(&call))));
+        tokio::task::spawn_blocking(move || {
+            reply.send(dunix_wire::encode(&overview.answer(&call)))
+        });
     }
 
     fn handle_stream(&self, from: NodeId, header: Bytes, stream: MeshStream) {
@@ -199,16 +201,14 @@ async fn next(events: &mut broadcast::Receiver<Event>) -> Option<Event> {
     match events.recv().await {
         Ok(event) => Some(event),
         Err(broadcast::error::RecvError::Closed) => None,
-        Err(broadcast::error::RecvError::Lagged(events)) => Some(Event {
-            at_unix_ms: unix_ms(),
-            node: NodeId(0),
-            kind: EventKind::Lost { events },
-        }),
+        Err(broadcast::error::RecvError::Lagged(events)) => {
+            Some(Event { at_unix_ms: unix_ms(), node: NodeId(0), kind: EventKind::Lost { events } })
+        }
     }
 }
 
 /// Milliseconds since 1970.
-pub fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }

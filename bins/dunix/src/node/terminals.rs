@@ -23,7 +23,7 @@ const DEVPTS: &str = "/dev/pts";
 const TTY_GROUP: u32 = 5;
 
 /// The terminals whose home this node is.
-pub struct NodeTerminals {
+pub(super) struct NodeTerminals {
     terminals: Terminals,
     jobs: Arc<Jobs>,
     /// This node's number for the guests' user and group 0.
@@ -31,17 +31,21 @@ pub struct NodeTerminals {
 }
 
 /// A terminal for a program that is about to run.
-pub struct NewTerminal {
+pub(super) struct NewTerminal {
     /// The user's side; closing it hangs up.
-    pub master: OwnedFd,
+    pub(super) master: OwnedFd,
     /// The program's standard descriptors.
-    pub slave: OwnedFd,
+    pub(super) slave: OwnedFd,
     /// For [`RunSpec::terminal`](dunix_processes::RunSpec::terminal).
-    pub object: ObjectId,
+    pub(super) object: ObjectId,
 }
 
 impl NodeTerminals {
-    pub fn start(node: NodeId, processes: Processes, ids_base: u32) -> Result<Arc<NodeTerminals>> {
+    pub(super) fn start(
+        node: NodeId,
+        processes: Processes,
+        ids_base: u32,
+    ) -> Result<Arc<NodeTerminals>> {
         let jobs = Arc::new(Jobs { node, processes, objects: Mutex::default() });
         let anchor = AnchorProgram {
             program: "/proc/self/exe".into(),
@@ -53,7 +57,7 @@ impl NodeTerminals {
     }
 
     /// Answers a call if it is about terminals, else gives it back.
-    pub fn handle(self: &Arc<Self>, call: DoorbellCall) -> Option<DoorbellCall> {
+    pub(super) fn handle(self: &Arc<Self>, call: DoorbellCall) -> Option<DoorbellCall> {
         match call.op() {
             OP_TERMINAL => self.handle_ioctl(call),
             OP_OPEN_TERMINAL => match self.open_controlling(&call) {
@@ -107,7 +111,7 @@ impl NodeTerminals {
     }
 
     /// Makes a terminal for a program of `dunix run` with the given user of the fabric.
-    pub fn open(&self, size: Winsize, uid: u32) -> Result<NewTerminal, Errno> {
+    pub(super) fn open(&self, size: Winsize, uid: u32) -> Result<NewTerminal, Errno> {
         let owner = (self.ids_base.saturating_add(uid), self.ids_base.saturating_add(TTY_GROUP));
         let (master, slave) = self.terminals.open(size, Some(owner))?;
         let terminal = self.terminals.identify(slave.as_fd())?;
@@ -118,7 +122,7 @@ impl NodeTerminals {
     }
 
     /// The program of an opened terminal is about to start as the leader of session `pid`.
-    pub fn handle_root(&self, pid: Pid, object: ObjectId) {
+    pub(super) fn handle_root(&self, pid: Pid, object: ObjectId) {
         let Some(opened) = self.jobs.objects().opened.get(&object.serial).copied() else { return };
         if let Some(not_started) = opened.leader {
             self.terminals.leader_exited(not_started);
@@ -136,7 +140,7 @@ impl NodeTerminals {
     }
 
     /// The leader of a session has ended.
-    pub fn handle_hang_up(&self, session: Pid, terminal: ObjectId) {
+    pub(super) fn handle_hang_up(&self, session: Pid, terminal: ObjectId) {
         if terminal.home == self.jobs.node {
             self.terminals.leader_exited(session);
         }
@@ -145,7 +149,7 @@ impl NodeTerminals {
     /// A process has gone from this node. A leader that still has its terminal has only moved, or
     /// [`NodeTerminals::handle_hang_up`] follows; one whose terminal was hung up before may leave a
     /// foreground group that has to hear of it.
-    pub fn handle_gone(&self, pid: Pid) {
+    pub(super) fn handle_gone(&self, pid: Pid) {
         if self.terminals.view(pid).is_none() {
             self.terminals.leader_exited(pid);
         }

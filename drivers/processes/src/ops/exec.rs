@@ -1,7 +1,7 @@
 //! `OP_EXEC`: an image asks to be replaced, here or at another node.
 
 use crate::call::DoorbellCall;
-use crate::config::{PlaceQuestion, Placement};
+use crate::config::{PlaceQuestion, PlaceWish, Placement};
 use crate::node::{Node, Ticket, TicketExe};
 use dunix_guest_abi::doorbell::{ExecRequest, PATH_BYTES};
 use dunix_linux::{Errno, Result};
@@ -17,7 +17,8 @@ impl Node {
         };
         let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
         let exe_path = ticket.exe_path.clone();
-        let question = PlaceQuestion { pid: caller.pid, exe_path, is_root: false };
+        let wish = PlaceWish::of_flags(request.flags);
+        let question = PlaceQuestion { pid: caller.pid, exe_path, is_root: false, wish };
         let placement = match self.mesh {
             Some(_) => self.policy.place(&question),
             None => Placement::Here,

@@ -14,7 +14,9 @@ use crate::host;
 use crate::load::Headers;
 use crate::process::{SHIM_PATH, has_daemon};
 use crate::thread::Thread;
-use dunix_guest_abi::doorbell::{EXEC_GONE, ExecRequest, OP_EXEC, OP_EXEC_FAILED};
+use dunix_guest_abi::doorbell::{
+    EXEC_GONE, EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD, ExecRequest, OP_EXEC, OP_EXEC_FAILED,
+};
 use dunix_shim_core::signal::{SIGNAL_MAX, SigSet};
 use dunix_shim_core::{Errno, nr, proc_path, script};
 

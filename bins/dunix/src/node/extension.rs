@@ -1,0 +1,62 @@
+//! The doorbell's calls that are not about processes: handed to the drivers of ports and terminals.
+
+use super::{ports, terminals::NodeTerminals};
+use dunix_ids::{ObjectId, Pid};
+use dunix_linux::Errno;
+use dunix_names::Names;
+use dunix_processes::{DoorbellCall, Extension};
+use std::sync::{Arc, OnceLock};
+use tokio::runtime::Handle;
+
+/// Answers guests for ports and terminals.
+pub(super) struct GuestCalls {
+    names: Names,
+    runtime: Handle,
+    /// Set once the process driver, which the terminals need, has started.
+    terminals: OnceLock<Arc<NodeTerminals>>,
+}
+
+impl GuestCalls {
+    pub(super) fn new(names: Names, runtime: Handle) -> GuestCalls {
+        GuestCalls { names, runtime, terminals: OnceLock::new() }
+    }
+
+    pub(super) fn set_terminals(&self, terminals: Arc<NodeTerminals>) {
+        // A node sets them once.
+        let _ = self.terminals.set(terminals);
+    }
+}
+
+impl Extension for GuestCalls {
+    fn handle_call(&self, call: DoorbellCall) {
+        let Some(call) = ports::handle(&self.names, &self.runtime, call) else { return };
+        match self.terminals.get() {
+            Some(terminals) => {
+                if let Some(unknown) = terminals.handle(call) {
+                    unknown.refuse(Errno::NOSYS);
+                }
+            }
+            None => call.refuse(Errno::NOTTY),
+        }
+    }
+
+    fn handle_root(&self, pid: Pid, terminal: ObjectId) {
+        if let Some(terminals) = self.terminals.get() {
+            terminals.handle_root(pid, terminal);
+        }
+    }
+
+    fn handle_hang_up(&self, session: Pid, terminal: ObjectId) {
+        if let Some(terminals) = self.terminals.get() {
+            terminals.handle_hang_up(session, terminal);
+        }
+    }
+
+    fn handle_terminal_lost(&self, _pid: Pid) {}
+
+    fn handle_gone(&self, pid: Pid) {
+        if let Some(terminals) = self.terminals.get() {
+            terminals.handle_gone(pid);
+        }
+    }
+}

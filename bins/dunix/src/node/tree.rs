@@ -1,0 +1,47 @@
+//! The node's part in the tree: the authority serves its host's root copy-on-write, every node
+//! mounts it.
+
+use anyhow::{Context, Result};
+use dunix_admin_api::NodeConfig;
+use dunix_files::{Files, LowerConfig, VolumeConfig};
+use dunix_transport::Mesh;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// Where the lab binds the host's root and the directory for changes.
+const LOWER: &str = "/host";
+const UPPER: &str = "/upper";
+/// How long a node may wait for the authority's node to appear on the link.
+const AUTHORITY_WITHIN: Duration = Duration::from_secs(15);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Serves the mount behind `fuse`; returns once the kernel and the authority can talk.
+pub(super) async fn serve(config: &NodeConfig, mesh: &Mesh, fuse: OwnedFd) -> Result<Files> {
+    let volume = (config.node == config.authority).then(|| VolumeConfig {
+        lower: LOWER.into(),
+        upper: UPPER.into(),
+        shown: LowerConfig::default(),
+    });
+    let files = Files::start(mesh, config.node, config.authority, volume)
+        .context("the tree cannot be opened")?;
+    wait_for_authority(config, mesh).await?;
+    let served = files.clone();
+    let mount = tokio::task::spawn_blocking(move || served.mount(fuse));
+    let features = mount.await?.context("the tree cannot be mounted")?;
+    tracing::info!(?features, "the tree is mounted");
+    Ok(files)
+}
+
+async fn wait_for_authority(config: &NodeConfig, mesh: &Mesh) -> Result<()> {
+    let there = async {
+        while config.node != config.authority
+            && !mesh.peers().iter().any(|peer| peer.node == config.authority)
+        {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(AUTHORITY_WITHIN, there).await.with_context(|| {
+        format!("node {}, which serves the tree, does not answer on the link", config.authority)
+    })
+}
