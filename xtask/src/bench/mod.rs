@@ -56,7 +56,7 @@ fn print_conditions() {
     println!("load   {}", read("/proc/loadavg").trim());
 }
 
-/// Shows a series and makes a ratio of its median to another's.
+/// Divides a series' median by its peer's.
 fn ratio(what: &'static str, figure: &stats::Series, peer: &stats::Series, bound: f64) -> Ratio {
     Ratio { what, value: figure.median() / peer.median(), bound }
 }

@@ -42,9 +42,7 @@ impl Series {
         let Some(last) = values.len().checked_sub(1) else { return (0.0, 0.0) };
         let half = values.len() as f64 / 2.0;
         let reach = 0.98 * (values.len() as f64).sqrt();
-        // Both are clamped to the indices there are.
-        let low = values.partition_point(|value| *value < values[index(half - reach, last)]);
-        (values[low], values[index((half + reach).ceil(), last)])
+        (values[index(half - reach, last)], values[index((half + reach).ceil(), last)])
     }
 }
 
