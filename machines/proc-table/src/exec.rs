@@ -18,7 +18,7 @@ use alloc::string::String;
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
-    Credentials, Errno, ExitStatus, ProcMessage, ProcessBody, ProcessRecord, RunState, Rusage,
+    Credentials, Errno, ProcMessage, ProcessBody, ProcessRecord, RunState,
     record::{CHILDREN_MAX, SERIALS_MAX},
     table::ChildChange,
 };
@@ -200,7 +200,7 @@ impl ProcTable {
         process.version += 1;
         let version = process.version;
         let is_ended = process.is_zombie();
-        self.send_owner(pid, ProcMessage::Located { pid, version });
+        self.send_owner(pid, ProcMessage::Located { pid, node, version });
         if !is_ended {
             self.tell_parent(pid, ChildChange::Moved);
         }
@@ -225,20 +225,18 @@ impl ProcTable {
     }
 
     /// Tells those who may never have heard from the node to which it went, and which has died. If
-    /// it had moved on from there, they know a later version and ignore this.
+    /// it had moved on from there, the leaser has been told, and they are to ask.
     pub(crate) fn mourn(&mut self, pid: Pid, tombstone: &Tombstone) {
         let version = tombstone.version + 1;
-        let change =
-            ChildChange::Ended { status: ExitStatus::Lost, rusage: Rusage::default(), uid: 0 };
         self.send_owner(pid, ProcMessage::LostOnTheWay { pid, version });
         let left = ProcMessage::MemberLeft { pgid: tombstone.pgid, pid, version };
         self.send_owner(tombstone.pgid, left);
-        let body = ProcessBody::ChildChanged { child: pid, node: tombstone.to, version, change };
-        if tombstone.parent.pid != Pid::INIT || tombstone.parent.node.is_some() {
-            self.send_process(tombstone.parent.pid, tombstone.parent.node, body);
+        let parent = tombstone.parent;
+        if parent.pid != Pid::INIT || parent.node.is_some() {
+            self.send_doubt((parent.pid, parent.node), pid, tombstone.to, version);
         }
         for child in &tombstone.children {
-            self.send_process(*child, None, ProcessBody::ParentGone { parent: pid, version });
+            self.send_process(*child, None, ProcessBody::ParentDoubtful { parent: pid });
         }
     }
 

@@ -3,12 +3,13 @@
 //! A zombie stays on the node where the process ended until its parent has waited; then that node
 //! takes it out of its group and releases its number, in the order in which it made them known.
 
-use crate::{Effect, HostTarget, Note, ProcTable, cld_of, process::Held, wait};
+use crate::{Effect, HostTarget, Note, ProcTable, cld_of, operation::Then, process::Held, wait};
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
-    ChildState, ExitStatus, ParentLink, ProcMessage, ProcessBody, RunState, Rusage, Sender,
-    SignalInfo, SignalRequest, table::ChildChange,
+    Answer, ChildState, Errno, ExitStatus, ParentLink, ProcMessage, ProcessBody, RunState, Rusage,
+    Sender, SignalInfo, SignalRequest,
+    table::{ChildChange, Question},
 };
 
 impl ProcTable {
@@ -149,23 +150,37 @@ impl ProcTable {
         version: u64,
         change: ChildChange,
     ) {
-        let is_end = matches!(change, ChildChange::Ended { .. });
         let Some(process) = self.processes.get_mut(&parent).filter(|p| !p.is_zombie()) else {
             let gone = ProcessBody::ParentGone { parent, version: u64::MAX };
             return self.send_process(child, Some(node), gone);
         };
         let Some(entry) = process.children.get_mut(&child) else {
-            if is_end {
-                self.send_reaped(child, node);
+            return match change {
+                ChildChange::Ended { .. } => self.send_reaped(child, node),
+                ChildChange::Moved => {
+                    let gone = ProcessBody::ParentGone { parent, version: u64::MAX };
+                    self.send_process(child, Some(node), gone);
+                }
+                _ => {}
+            };
+        };
+        if change == ChildChange::Doubtful {
+            let is_news = entry.version < version && version != u64::MAX;
+            if is_news && !wait::has_ended(entry) {
+                entry.node = node;
+            }
+            if !wait::has_ended(entry) && (is_news || self.peers.is_dead(entry.node)) {
+                self.confirm_child(parent, child);
             }
             return;
-        };
+        }
         if version <= entry.version || wait::has_ended(entry) {
             return;
         }
         entry.version = version;
         entry.node = node;
         match change {
+            ChildChange::Doubtful => {}
             ChildChange::Moved => {
                 let (version, group) = (process.version, (process.pgid, process.sid));
                 let here = self.config.node;
@@ -247,8 +262,11 @@ impl ProcTable {
         if version <= root.version {
             return;
         }
-        root.version = version;
         root.node = node;
+        if change == ChildChange::Doubtful {
+            return self.confirm_child(Pid::INIT, child);
+        }
+        root.version = version;
         if let ChildChange::Ended { status, rusage, .. } = change {
             self.roots.remove(&child);
             self.effects.push_back(Effect::RootExited { pid: child, status, rusage });
@@ -259,7 +277,7 @@ impl ProcTable {
     /// Lets a zombie go: its own node does it, or this one if that node is dead.
     pub(crate) fn send_reaped(&mut self, child: Pid, node: NodeId) {
         if self.peers.is_dead(node) {
-            self.send_owner(child, ProcMessage::Released { pid: child });
+            self.send_owner(child, ProcMessage::Released { pid: child, node });
         } else {
             self.send_process(child, Some(node), ProcessBody::Reaped);
         }
@@ -276,7 +294,8 @@ impl ProcTable {
         let Some(process) = self.processes.remove(&pid) else { return };
         let version = process.version + 1;
         self.send_owner(process.pgid, ProcMessage::MemberLeft { pgid: process.pgid, pid, version });
-        self.send_owner(pid, ProcMessage::Released { pid });
+        let node = self.config.node;
+        self.send_owner(pid, ProcMessage::Released { pid, node });
     }
 
     pub(crate) fn handle_parent_changed(
@@ -314,6 +333,84 @@ impl ProcTable {
             self.bury_zombie(pid);
         } else if was_anchored {
             self.announce_member(pid, true);
+        }
+    }
+
+    /// Asks the parent's node to ask the child's leaser, because `dead` has died. A version of
+    /// `u64::MAX` repeats what the parent has heard before.
+    pub(crate) fn send_doubt(
+        &mut self,
+        parent: (Pid, Option<NodeId>),
+        child: Pid,
+        dead: NodeId,
+        version: u64,
+    ) {
+        let change = ChildChange::Doubtful;
+        let body = ProcessBody::ChildChanged { child, node: dead, version, change };
+        self.send_process(parent.0, parent.1, body);
+    }
+
+    /// Asks a child's leaser whether it lives on after the death of the node that it was on.
+    pub(crate) fn confirm_child(&mut self, parent: Pid, child: Pid) {
+        if let Some(reply) = self.open_operation(Then::Confirm { parent, child }) {
+            let body = ProcessBody::Ask { question: Question::Node, reply };
+            self.send_owner(child, ProcMessage::ToProcess { pid: child, hops: 0, body });
+        }
+    }
+
+    pub(crate) fn conclude_confirm(
+        &mut self,
+        parent: Pid,
+        child: Pid,
+        result: Result<Answer, Errno>,
+    ) {
+        if parent == Pid::INIT {
+            let Some(root) = self.roots.get_mut(&child) else { return };
+            match result {
+                Ok(Answer::Node(node)) => root.node = node,
+                _ => {
+                    let (node, version) = (root.node, root.version + 1);
+                    self.lose_child(parent, child, node, version);
+                }
+            }
+            return;
+        }
+        match self.processes.get_mut(&parent) {
+            Some(process) if process.leaving.is_none() => {
+                let Some(entry) = process.children.get_mut(&child) else { return };
+                if wait::has_ended(entry) {
+                    return;
+                }
+                match result {
+                    Ok(Answer::Node(node)) if self.peers.is_dead(entry.node) => entry.node = node,
+                    Ok(_) => {}
+                    Err(_) => {
+                        let (node, version) = (entry.node, entry.version + 1);
+                        self.send_owner(child, ProcMessage::Held { pid: child });
+                        self.lose_child(parent, child, node, version);
+                    }
+                }
+            }
+            // The parent has moved: the doubt follows it.
+            _ => self.send_doubt((parent, None), child, self.config.node, u64::MAX),
+        }
+    }
+
+    pub(crate) fn handle_parent_doubtful(&mut self, pid: Pid, parent: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.parent.pid == parent && parent != Pid::INIT {
+            process.parent.node = None;
+            self.look_for_parent(pid);
+        }
+    }
+
+    /// Speaks to the parent by way of its leaser. If it lives it answers with its node; if not, the
+    /// answer is that it is gone.
+    pub(crate) fn look_for_parent(&mut self, pid: Pid) {
+        match self.processes.get(&pid) {
+            Some(process) if process.is_zombie() => self.tell_end(pid),
+            Some(_) => self.tell_parent(pid, ChildChange::Moved),
+            None => {}
         }
     }
 

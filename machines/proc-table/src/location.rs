@@ -105,6 +105,7 @@ impl ProcTable {
             ProcessBody::ParentGone { parent, version } => {
                 self.handle_parent_gone(pid, parent, version);
             }
+            ProcessBody::ParentDoubtful { parent } => self.handle_parent_doubtful(pid, parent),
             ProcessBody::Reaped => self.handle_reaped(pid),
             ProcessBody::TerminalLost(terminal) => self.take_terminal(pid, terminal),
             ProcessBody::Ask { question, reply } => self.answer(pid, question, reply),
@@ -153,6 +154,7 @@ impl ProcTable {
             ProcessBody::Signal { reply: None, .. } => self.note(Note::Undeliverable { pid }),
             ProcessBody::ParentChanged { .. }
             | ProcessBody::ParentGone { .. }
+            | ProcessBody::ParentDoubtful { .. }
             | ProcessBody::TerminalLost(_)
             | ProcessBody::Reaped => {}
         }

@@ -41,6 +41,15 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
+    /// Questions that wait for others to tell what they know.
+    pub(crate) fn waiting(&self) -> usize {
+        let parked = |peer: &Peer| match peer {
+            Peer::Settling { parked, .. } => parked.len(),
+            _ => 0,
+        };
+        self.asked_early.len() + self.by_node.values().map(parked).sum::<usize>()
+    }
+
     pub(crate) fn is_peer_live(&self, node: NodeId) -> bool {
         matches!(self.by_node.get(&node), Some(Peer::Live))
     }
@@ -293,6 +302,7 @@ impl ProcTable {
 
     /// Tells the new owners of these numbers all that this node knows of them.
     fn tell_new_owners(&mut self, moved: &BTreeSet<Pid>) {
+        let node = self.config.node;
         let processes: Vec<Pid> = self.processes.keys().copied().collect();
         for pid in processes {
             if moved.contains(&pid)
@@ -300,7 +310,7 @@ impl ProcTable {
             {
                 process.version += 1;
                 let version = process.version;
-                self.send_owner(pid, ProcMessage::Located { pid, version });
+                self.send_owner(pid, ProcMessage::Located { pid, node, version });
             }
             if self.group(pid).is_some_and(|pgid| moved.contains(&pgid)) {
                 self.announce_member(pid, false);
@@ -318,40 +328,55 @@ impl ProcTable {
         }
     }
 
-    /// Children and roots that were there are lost; of zombies whose nodes are dead the numbers are
+    /// Roots that were there are lost: they tell this node of each move. Children are if their
+    /// leaser says so: their news may be on a longer way. Of zombies whose nodes are dead the numbers are
     /// claimed (again).
     fn lose_children_on(&mut self, dead: NodeId) {
-        let (mut lost, mut held) = (Vec::new(), Vec::new());
+        let (mut doubtful, mut lost, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for (parent, process) in &self.processes {
             for (child, entry) in &process.children {
                 if entry.node == dead && !crate::wait::has_ended(entry) {
-                    lost.push((*parent, *child, entry.version + 1));
+                    doubtful.push((*parent, *child));
                 }
-                if self.peers.is_buried(entry.node) {
+                if self.peers.is_buried(entry.node) && crate::wait::has_ended(entry) {
                     held.push(*child);
                 }
             }
         }
         for (root, entry) in self.roots.iter().filter(|(_, entry)| entry.node == dead) {
-            lost.push((Pid::INIT, *root, entry.version + 1));
+            lost.push((*root, entry.version + 1));
         }
         for pid in held {
             self.send_owner(pid, ProcMessage::Held { pid });
         }
-        for (parent, child, version) in lost {
-            self.lose_child(parent, child, dead, version);
+        for (parent, child) in doubtful {
+            self.confirm_child(parent, child);
+        }
+        for (root, version) in lost {
+            self.lose_child(Pid::INIT, root, dead, version);
         }
     }
 
+    /// Parents that were there are gone if their leaser says so; launchers are.
     fn lose_parents_on(&mut self, dead: NodeId) {
-        let orphans: Vec<Pid> = self
+        let children: Vec<Pid> = self
             .processes
             .iter()
-            .filter(|(_, process)| process.parent.node == Some(dead))
+            .filter(|(_, process)| {
+                // Those too that asked after their parent, for the one asked may be the dead one.
+                let is_asking = process.parent.node.is_none() && process.parent.pid != Pid::INIT;
+                process.parent.node == Some(dead) || is_asking
+            })
             .map(|(pid, _)| *pid)
             .collect();
-        for pid in orphans {
-            self.orphan(pid);
+        for pid in children {
+            match self.processes.get_mut(&pid) {
+                Some(process) if process.parent.pid != Pid::INIT => {
+                    process.parent.node = None;
+                    self.look_for_parent(pid);
+                }
+                _ => self.orphan(pid),
+            }
         }
     }
 

@@ -155,9 +155,9 @@ impl ProcTable {
         }
     }
 
-    pub(crate) fn handle_located(&mut self, from: NodeId, pid: Pid, version: u64) {
+    pub(crate) fn handle_located(&mut self, pid: Pid, node: NodeId, version: u64) {
         if !self.owns(pid) {
-            return self.send_owner(pid, ProcMessage::Located { pid, version });
+            return self.send_owner(pid, ProcMessage::Located { pid, node, version });
         }
         // A number of our own that is not in use has been released: late news of it is stale. Of a
         // block that was taken over nothing is known, so everything is news.
@@ -169,17 +169,17 @@ impl ProcTable {
         match number.place {
             Place::At { version: newest, .. } if version <= newest => {}
             Place::Thread => {}
-            _ => number.place = Place::At { node: from, version },
+            _ => number.place = Place::At { node, version },
         }
     }
 
     /// Only the node that has the process can release it, or anyone if that node is dead.
-    pub(crate) fn handle_released(&mut self, from: NodeId, pid: Pid) {
+    pub(crate) fn handle_released(&mut self, pid: Pid, by: NodeId) {
         if !self.owns(pid) {
-            return self.send_owner(pid, ProcMessage::Released { pid });
+            return self.send_owner(pid, ProcMessage::Released { pid, node: by });
         }
         let may_release = match self.numbers.place(pid) {
-            Place::At { node, .. } => node == from || self.peers.is_dead(node),
+            Place::At { node, .. } => node == by || self.peers.is_dead(node),
             Place::Lost { .. } => true,
             Place::None | Place::Thread => false,
         };

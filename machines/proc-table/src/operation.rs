@@ -15,6 +15,8 @@ pub(crate) enum Then {
     Join { pid: Pid, pgid: Pid, token: Token },
     /// setsid.
     Lead { pid: Pid, token: Token },
+    /// A child was on a node that died: it lives where the answer says, or is lost.
+    Confirm { parent: Pid, child: Pid },
     /// kill(-1): every node replies; the best reply counts.
     Gather { awaiting: BTreeSet<NodeId>, best: Result<Answer, Errno>, token: Token },
 }
@@ -91,6 +93,7 @@ impl ProcTable {
         match then {
             Then::Tell(token) => self.reply_now(token, result),
             Then::Join { pid, pgid, token } => self.conclude_join(pid, pgid, token, result),
+            Then::Confirm { parent, child } => self.conclude_confirm(parent, child, result),
             Then::Lead { pid, token } => self.conclude_lead(pid, token, result),
             Then::Gather { best, token, .. } => self.reply_now(token, better(best, result)),
         }
@@ -101,8 +104,11 @@ impl ProcTable {
             if entry.get().until > self.now {
                 break;
             }
-            let operation = entry.remove();
-            self.conclude(operation.then, Err(Errno::SRCH));
+            match entry.remove().then {
+                // Who was asked may have died with the question: a child is not lost by that.
+                Then::Confirm { parent, child } => self.confirm_child(parent, child),
+                then => self.conclude(then, Err(Errno::SRCH)),
+            }
         }
     }
 

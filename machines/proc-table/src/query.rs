@@ -4,7 +4,7 @@ use crate::{ProcTable, Token, number::Place, operation::Then};
 use alloc::{format, string::String, vec::Vec};
 use core::time::Duration;
 use dunix_ids::{NodeId, ObjectId, Pid};
-use dunix_wire::processes::{ProcessBody, ProcessSummary, RunState, table::Question};
+use dunix_wire::processes::{Errno, ProcessBody, ProcessSummary, RunState, table::Question};
 
 impl ProcTable {
     /// getpgid(2) of any process. Answers `Pid`, `ESRCH`.
@@ -24,7 +24,10 @@ impl ProcTable {
 
     fn ask(&mut self, now: Duration, token: Token, pid: Pid, question: Question) {
         self.begin(now);
-        if let Some(reply) = self.open_operation(Then::Tell(token)) {
+        if pid == Pid::INIT {
+            // No program runs as process 1, on no node.
+            self.reply_now(token, Err(Errno::SRCH));
+        } else if let Some(reply) = self.open_operation(Then::Tell(token)) {
             self.send_process(pid, None, ProcessBody::Ask { question, reply });
         }
         self.finish();
@@ -117,10 +120,10 @@ impl ProcTable {
         self.numbers.used.get(&number).map_or_else(String::new, |number| format!("{number:?}"))
     }
 
-    /// Operations without an answer so far.
+    /// Operations and questions without an answer so far.
     #[must_use]
     pub fn open_operations(&self) -> usize {
-        self.operations.len() + self.fans.len()
+        self.operations.len() + self.fans.len() + self.peers.waiting()
     }
 
     /// What is on this node, zombies included, by PID. Arguments, times and memory are the driver's

@@ -144,8 +144,8 @@ impl ProcTable {
         use ProcMessage as M;
         match message {
             M::ToProcess { pid, hops, body } => self.handle_to_process(pid, hops, body),
-            M::Located { pid, version } => self.handle_located(from, pid, version),
-            M::Released { pid } => self.handle_released(from, pid),
+            M::Located { pid, node, version } => self.handle_located(pid, node, version),
+            M::Released { pid, node } => self.handle_released(pid, node),
             M::Held { pid } => self.handle_held(pid),
             M::LostOnTheWay { pid, version } => self.handle_lost_on_the_way(pid, version),
             M::Member { pgid, sid, pid, state, by_exit } => {

@@ -91,6 +91,8 @@ pub enum ProcessBody {
     ParentChanged { parent: Pid, version: u64, node: NodeId, group: (Pid, Pid) },
     /// To a child: its parent ended; stale if the child knows a later version of the parent.
     ParentGone { parent: Pid, version: u64 },
+    /// To a child: its parent went to a node that has died. If it lives on, its leaser knows.
+    ParentDoubtful { parent: Pid },
     /// To an ended child: the parent has waited for it.
     Reaped,
     /// Its session has lost this terminal.
@@ -104,6 +106,8 @@ pub enum ProcessBody {
 pub enum ChildChange {
     /// It runs at that node now.
     Moved,
+    /// It went to a node that has died. If it lives on, its leaser knows.
+    Doubtful,
     Group(Pid),
     Stopped {
         signal: u8,
@@ -153,14 +157,16 @@ pub enum ProcMessage {
         body: ProcessBody,
     },
 
-    /// To the leaser: the process runs at the sender.
+    /// To the leaser: the process runs at that node.
     Located {
         pid: Pid,
+        node: NodeId,
         version: u64,
     },
-    /// To the leaser: the process has ended and was waited for.
+    /// To the leaser: the process has ended at that node and was waited for.
     Released {
         pid: Pid,
+        node: NodeId,
     },
     /// To the leaser, after a death: a parent still holds the zombie.
     Held {
