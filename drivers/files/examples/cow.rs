@@ -1,9 +1,14 @@
 //! Mounts a copy-on-write view and runs a command beside it: `cow LOWER UPPER MOUNT[,MOUNT...] CMD...`.
-//! Each mount is a node of its own, joined in this process. Run it in a private mount namespace.
+//! Each mount is a node of its own, joined in this process. Run it in a private mount namespace, or
+//! give `-` for the mount: then standard input is the `/dev/fuse` of a mount that was made elsewhere.
 
 use dunix_files::{Files, LowerConfig, VolumeConfig, loopback::Loopback};
 use dunix_ids::NodeId;
-use std::{path::Path, process::Command};
+use std::{
+    os::fd::AsFd,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 fn main() -> std::io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,11 +32,14 @@ fn main() -> std::io::Result<()> {
         });
         let files = Files::with_link(nodes.link(node), node, authority, volume)?;
         nodes.join(node, files.clone());
-        let device = dunix_fuse::mount_at(Path::new(mount), "dunix")?;
+        let device = match mount {
+            "-" => std::io::stdin().as_fd().try_clone_to_owned()?,
+            path => dunix_fuse::mount_at(Path::new(path), "dunix")?,
+        };
         eprintln!("{node}: {:?}", files.mount(device)?);
     }
-    let status = Command::new(&command[0]).args(&command[1..]).status()?;
-    for mount in mounts.split(',') {
+    let status = Command::new(&command[0]).args(&command[1..]).stdin(Stdio::null()).status()?;
+    for mount in mounts.split(',').filter(|mount| *mount != "-") {
         Command::new("umount").arg("-l").arg(mount).status()?;
     }
     std::process::exit(status.code().unwrap_or(1));
