@@ -99,6 +99,9 @@ async fn programs_leave_a_busy_node_for_an_idle_one() {
     loads[1].0.stop().await;
     until("node 2 gone", || load.peers_load().iter().all(|entry| entry.node != NodeId(2))).await;
     assert_ne!(load.place(Wish::Best).await.expect("placed").node, NodeId(2));
+    for (mesh, _) in &loads {
+        mesh.stop().await;
+    }
     for runtime in runtimes {
         runtime.shutdown_background();
     }

@@ -411,6 +411,7 @@ impl Write for Socket<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{collection, prelude::*};
 
     #[derive(Default)]
     struct Frames(Vec<(Header, Bytes)>);
@@ -444,6 +445,30 @@ mod tests {
             let ids: Vec<u64> = reader.sink.0.iter().map(|(header, _)| header.id).collect();
             assert_eq!(ids, [1, 2, 3], "cut at {cut}");
             assert_eq!(reader.sink.0[2].1, b"third one".as_slice());
+        }
+    }
+
+    proptest! {
+        /// Whatever a peer sends, in whatever pieces: frames within their limits, or a refusal.
+        #[test]
+        fn noise_is_refused_or_within_limits(
+            pieces in collection::vec((0u8..16, 0u8..8, 0u32..100, any::<[u8; 24]>()), 0..20),
+            cut in 1usize..40,
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, topic, length, noise) in pieces {
+                bytes.extend([kind, topic, 0, 0]);
+                bytes.extend(length.to_le_bytes());
+                bytes.extend(noise);
+            }
+            let mut reader = FrameReader::new(Frames::default());
+            let _ = bytes.chunks(cut).try_for_each(|piece| reader.take(piece));
+            let given: usize = reader.sink.0.iter().map(|(_, body)| HEADER_BYTES + body.len()).sum();
+            prop_assert!(given <= bytes.len());
+            for (header, body) in &reader.sink.0 {
+                prop_assert_eq!(header.length as usize, body.len());
+                prop_assert!(body.len() <= header.kind.body_bytes_max());
+            }
         }
     }
 

@@ -88,8 +88,8 @@ pub enum MeshError {
 }
 
 /// What a driver does with what peers send on its topic. No method may block; all are called on the
-/// mesh's own tasks, never from within one of its methods (but [`Mesh::register`] tells of the peers
-/// that are up already).
+/// mesh's own threads, never from within one of its methods (but [`Mesh::register`] tells of the
+/// peers that are up already); what they spawn runs on the runtime that the mesh was started in.
 pub trait Handler: Send + Sync + 'static {
     /// A one-way message. Messages and calls of one topic from one peer arrive in the order sent.
     fn handle_message(&self, from: NodeId, body: Bytes);

@@ -162,6 +162,7 @@ impl Sink for LinkSink {
         if !*open {
             return Err(LaneError::Stopped);
         }
+        let _callers = self.core.callers.enter();
         let streams = matches!(self.lane, Lane::Streams);
         match (header.kind, header.topic) {
             (Kind::StreamOpen, Some(topic)) if streams => self.open_stream(topic, header.id, body),

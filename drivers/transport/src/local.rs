@@ -49,6 +49,7 @@ impl Local {
 pub(crate) async fn run(core: Arc<Core>, mut inbox: mpsc::Receiver<Delivery>) {
     let own = core.config.node;
     while let Some(delivery) = inbox.recv().await {
+        let _callers = core.callers.enter();
         match delivery {
             Delivery::Message(topic, body) => {
                 if let Some(handler) = core.handler(topic) {

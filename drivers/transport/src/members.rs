@@ -227,10 +227,11 @@ impl Members {
         links.insert(node, link.clone());
         drop(links);
         let event = PeerEvent::Up(peer);
+        let callers = self.core.callers.enter();
         for handler in self.core.all_handlers() {
             handler.handle_peer(&event);
         }
-        drop(events);
+        drop((callers, events));
         for lane in lanes {
             self.run_lane(&link, lane);
         }
@@ -257,10 +258,11 @@ impl Members {
             link.close();
         }
         tracing::info!(peer = %node, "peer is down");
+        let callers = self.core.callers.enter();
         for handler in self.core.all_handlers() {
             handler.handle_peer(&PeerEvent::Down(node));
         }
-        drop(events);
+        drop((callers, events));
     }
 
     async fn say(&mut self) {

@@ -20,27 +20,41 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::{Handle, Runtime},
     sync::{oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
 
-/// This node's part of the mesh. Cheap to clone; runs until [`Mesh::stop`].
+/// This node's part of the mesh. Cheap to clone; runs until [`Mesh::stop`], on threads of its own.
 #[derive(Clone)]
 pub struct Mesh {
     core: Arc<Core>,
 }
 
 impl Mesh {
-    /// Opens the sockets and begins to look for peers; needs a tokio runtime.
+    /// Opens the sockets and begins to look for peers, in the calling thread's network namespace.
+    /// What handlers spawn runs on the calling tokio runtime.
     ///
     /// # Errors
     /// [`MeshError::Host`]: the keys do not fit the node, or the interface cannot be used.
     pub async fn start(config: MeshConfig) -> Result<Mesh, MeshError> {
+        let runtime = own_runtime()?;
         let (core, inboxes) = Core::new(config);
         let core = Arc::new(core);
-        let task = members::start(core.clone(), inboxes)?;
-        *core.task.lock().expect("no panic under this lock") = Some(task);
+        let task = {
+            let _own = runtime.enter();
+            members::start(core.clone(), inboxes)
+        };
+        // Also where the start has failed, so that the threads end in any case.
+        *core.runtime.lock().expect("no panic under this lock") = Some(runtime);
+        match task {
+            Ok(task) => *core.task.lock().expect("no panic under this lock") = Some(task),
+            Err(error) => {
+                core.end_runtime();
+                return Err(error);
+            }
+        }
         Ok(Mesh { core })
     }
 
@@ -51,6 +65,13 @@ impl Mesh {
         if let Some(task) = task {
             let _ = task.await;
         }
+        self.core.end_runtime();
+    }
+
+    /// Ends the mesh as the death of the node would: sockets close, nothing is said, handlers and
+    /// callers on this node are told nothing. For tests.
+    pub fn abort(&self) {
+        self.core.end_runtime();
     }
 
     /// Returns this node's number.
@@ -65,6 +86,7 @@ impl Mesh {
     pub fn register(&self, topic: Topic, handler: Arc<dyn Handler>) {
         let _events = self.core.events.lock().expect("no panic under this lock");
         self.core.set_handler(topic, handler.clone());
+        let _callers = self.core.callers.enter();
         for peer in self.peers() {
             handler.handle_peer(&PeerEvent::Up(peer));
         }
@@ -190,6 +212,23 @@ pub(crate) struct Core {
     handlers: RwLock<[Option<Arc<dyn Handler>>; Topic::COUNT]>,
     counters: Mutex<BTreeMap<NodeId, Arc<Counters>>>,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// The mesh's own threads: a caller's runtime that is stuck, perhaps waiting for this very mesh,
+    /// must not stop the proofs of life.
+    runtime: Mutex<Option<Runtime>>,
+    /// The runtime that the mesh was started in; what handlers spawn runs there.
+    pub(crate) callers: Handle,
+}
+
+/// Threads of the mesh's runtime: one may encrypt bulk while the other answers.
+const THREADS: usize = 2;
+
+fn own_runtime() -> Result<Runtime, MeshError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("mesh")
+        .enable_all()
+        .build()
+        .map_err(|error| MeshError::Host(format!("no threads for the mesh: {error}")))
 }
 
 impl Core {
@@ -205,6 +244,8 @@ impl Core {
             handlers: RwLock::default(),
             counters: Mutex::default(),
             task: Mutex::default(),
+            runtime: Mutex::default(),
+            callers: Handle::current(),
         };
         (core, inboxes)
     }
@@ -213,6 +254,14 @@ impl Core {
     pub(crate) fn handler(&self, topic: Topic) -> Option<Arc<dyn Handler>> {
         let handlers = self.handlers.read().expect("no panic under this lock");
         handlers[topic as usize - 1].clone()
+    }
+
+    fn end_runtime(&self) {
+        let runtime = self.runtime.lock().expect("no panic under this lock").take();
+        if let Some(runtime) = runtime {
+            // Does not wait: this may be one of its own threads.
+            runtime.shutdown_background();
+        }
     }
 
     fn set_handler(&self, topic: Topic, handler: Arc<dyn Handler>) {

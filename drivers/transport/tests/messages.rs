@@ -79,6 +79,24 @@ async fn calls_end_in_every_way() {
     assert_eq!(under_way.await, Err(MeshError::Broken(NodeId(2))));
 }
 
+/// What a stuck daemon must not do to its node: seem dead.
+#[tokio::test]
+async fn a_stuck_runtime_does_not_stop_the_mesh() {
+    let (_segment, _ca, one, two) = pair().await;
+    let (release, stuck) = std::sync::mpsc::channel::<()>();
+    let stuck = std::sync::Arc::new(std::sync::Mutex::new(stuck));
+    for _ in 0..2 {
+        let stuck = stuck.clone();
+        let runtime = two.runtime.as_ref().expect("running");
+        runtime.spawn(async move {
+            let _ = stuck.lock().map(|stuck| stuck.recv());
+        });
+    }
+    let answer = one.mesh.call(NodeId(2), TOPIC, b"alive?".to_vec(), PATIENCE).await;
+    assert_eq!(answer.expect("answered"), b"alive?".as_slice());
+    drop(release);
+}
+
 /// A sanity check of speed, not a benchmark: prints its figures, fails only far below them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_are_quick() {

@@ -205,6 +205,7 @@ impl Node {
 impl Drop for Node {
     /// Ends the node at once: all its sockets close, nothing is said.
     fn drop(&mut self) {
+        self.mesh.abort();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
