@@ -90,6 +90,14 @@ pub const OP_REMOTE_CANCEL: u64 = 26;
 /// Descriptors changed hands: `a1` = fd, `a2` = new fd (dup of a remote descriptor) or -1 (closed).
 pub const OP_REMOTE_FD: u64 = 27;
 
+/// What SIGCHLD means to the caller: `a1` = [`CHILDREN_REAPED`] and [`STOPS_SILENT`] bits. A new
+/// image begins with neither and rings if it ignores SIGCHLD.
+pub const OP_CHILD_POLICY: u64 = 28;
+
+/// Children leave no zombies: SIGCHLD is ignored or has `SA_NOCLDWAIT`.
+pub const CHILDREN_REAPED: u64 = 1 << 0;
+/// Stops and continuations of children send no SIGCHLD (`SA_NOCLDSTOP`).
+pub const STOPS_SILENT: u64 = 1 << 1;
 /// Added to [`OP_OPEN_TERMINAL`]'s answer: calls on the descriptor ring [`OP_REMOTE`].
 pub const OPENED_REMOTE: u64 = 1 << 32;
 /// [`OP_EXEC`]'s answer when the image went to another node.

@@ -98,6 +98,8 @@ pub(crate) struct Process {
     /// Guards `actions`; held across fork, so that the child finds it free.
     pub(crate) lock: Lock,
     actions: UnsafeCell<[Action; SIGNAL_MAX as usize + 1]>,
+    /// What the daemon was told SIGCHLD means ([`OP_CHILD_POLICY`](dunix_guest_abi::doorbell::OP_CHILD_POLICY)).
+    pub(crate) child_policy: AtomicU64,
     /// Descriptors whose offset or queue lives at another node.
     pub(crate) remote: Descriptors,
     /// Descriptors opened since the last fork: their offset is shared with nobody.
@@ -118,6 +120,7 @@ impl Process {
             slot: AtomicU32::new(0),
             lock: Lock::new(),
             actions: UnsafeCell::new([Action::DEFAULT; SIGNAL_MAX as usize + 1]),
+            child_policy: AtomicU64::new(0),
             remote: Descriptors::new(),
             private: Descriptors::new(),
             signalfds: Descriptors::new(),
@@ -151,6 +154,7 @@ impl Process {
             self.with_action(signal, |own| *own = action);
         }
         self.slot.store(parent.slot.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.child_policy.store(parent.child_policy.load(Ordering::Relaxed), Ordering::Relaxed);
         self.remote.set_words(&parent.remote.words());
         self.private.set_words(&[0; REMOTE_FD_WORDS]);
         self.signalfds.set_words(&parent.signalfds.words());

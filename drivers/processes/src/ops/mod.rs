@@ -29,6 +29,7 @@ impl Node {
             OP_EXEC => self.handle_exec(call),
             OP_EXEC_FAILED => self.handle_exec_failed(call),
             OP_WAIT => self.handle_wait(call),
+            OP_CHILD_POLICY => self.handle_child_policy(call),
             OP_KILL => self.handle_kill(call),
             OP_TGKILL => self.handle_tgkill(call),
             OP_GETPPID => self.handle_getppid(call),

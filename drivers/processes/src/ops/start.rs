@@ -79,6 +79,8 @@ impl Node {
             if let Err(error) = state.table.exec(now, pid, comm, credentials) {
                 tracing::warn!(%pid, ?error, "the table does not know who executes");
             }
+            // Handlers are gone; an image that ignores SIGCHLD says so itself.
+            state.table.set_child_policy(pid, false, false);
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::call::{DoorbellCall, errno_of};
 use crate::node::Node;
-use dunix_guest_abi::doorbell::WaitResult;
+use dunix_guest_abi::doorbell::{CHILDREN_REAPED, STOPS_SILENT, WaitResult};
 use dunix_ids::Pid;
 use dunix_linux::{Errno, Result};
 use dunix_proc_table::{Kind, WaitFor, WaitOptions, WaitOutcome, Waited};
@@ -26,6 +26,17 @@ const P_PGID: u64 = 2;
 impl Node {
     pub(crate) fn handle_wait(&self, call: DoorbellCall) {
         let result = self.wait(&call);
+        call.conclude(result);
+    }
+
+    /// `OP_CHILD_POLICY`: what SIGCHLD means to the caller.
+    pub(crate) fn handle_child_policy(&self, call: DoorbellCall) {
+        let policy = call.arg(1);
+        let result = call.caller().map(|caller| {
+            let (reaped, silent) = (policy & CHILDREN_REAPED != 0, policy & STOPS_SILENT != 0);
+            self.with(|state, _| state.table.set_child_policy(caller.pid, reaped, silent));
+            0
+        });
         call.conclude(result);
     }
 

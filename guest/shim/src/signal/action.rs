@@ -2,12 +2,15 @@
 
 use super::{ALWAYS_CAUGHT, kernel_action};
 use crate::arch::frame::{AltStack, Context, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK};
+use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
 use crate::host::{self, KernelAction};
-use crate::process::Action;
+use crate::process::{Action, Process, has_daemon};
 use crate::thread::Thread;
+use core::sync::atomic::Ordering;
+use dunix_guest_abi::doorbell::{CHILDREN_REAPED, OP_CHILD_POLICY, STOPS_SILENT};
 use dunix_shim_core::Errno;
-use dunix_shim_core::signal::{SIGKILL, SIGNAL_MAX, SIGSTOP, UNMASKABLE};
+use dunix_shim_core::signal::{SIGCHLD, SIGKILL, SIGNAL_MAX, SIGSTOP, UNMASKABLE};
 
 /// Least bytes of an alternate stack.
 const MINSIGSTKSZ: u64 = 2048;
@@ -55,20 +58,43 @@ pub(crate) fn rt_sigaction(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno
         }
         previous
     });
+    if number == SIGCHLD && has_daemon() {
+        tell_child_policy(thread.process());
+    }
     if !old.is_null() {
         guest::write(old, &previous)?;
     }
     Ok(0)
 }
 
+/// Tells the daemon what SIGCHLD means to the process: it decides which children leave zombies.
+fn tell_child_policy(process: &Process) {
+    const SA_NOCLDSTOP: u64 = 1;
+    const SA_NOCLDWAIT: u64 = 2;
+    let action = process.action(SIGCHLD);
+    let mut policy = 0;
+    if action.handler == host::SIG_IGN || action.flags & SA_NOCLDWAIT != 0 {
+        policy |= CHILDREN_REAPED;
+    }
+    if action.flags & SA_NOCLDSTOP != 0 {
+        policy |= STOPS_SILENT;
+    }
+    if process.child_policy.swap(policy, Ordering::Relaxed) != policy {
+        let _ = ring(OP_CHILD_POLICY, [policy, 0, 0, 0]);
+    }
+}
+
 /// Reads from the kernel which signals are ignored: an exec keeps that.
-pub(crate) fn inherit(process: &crate::process::Process) {
+pub(crate) fn inherit(process: &Process) {
     for number in 1..=SIGNAL_MAX {
         if let Ok(kernel) = host::get_action(number)
             && kernel.handler == host::SIG_IGN
         {
             process.with_action(number, |action| action.handler = host::SIG_IGN);
         }
+    }
+    if has_daemon() {
+        tell_child_policy(process);
     }
 }
 
