@@ -392,3 +392,17 @@ fn a_node_that_was_cut_off_shows_nothing_old() {
         assert_eq!(open.read_at(&mut data, 0).expect("it is still open"), 10);
     });
 }
+
+/// The lower should be at rest; a file that goes there all the same leaves no ghost.
+#[test]
+fn what_vanishes_below_leaves_no_ghost() {
+    with_two("what_vanishes_below_leaves_no_ghost", |fabric| {
+        assert_eq!(fs::read_dir(fabric.at(0, "d")).expect("list").count(), 3);
+        fs::remove_file(fabric.lower.join("d/sub/deep")).expect("unlink");
+        fs::remove_dir(fabric.lower.join("d/sub")).expect("rmdir");
+        assert!(fs::metadata(fabric.at(1, "d/sub")).is_err());
+        assert_eq!(fs::read_dir(fabric.at(0, "d")).expect("list").count(), 2);
+        fs::write(fabric.at(0, "d/sub"), "a file now").expect("create");
+        fs::remove_dir_all(fabric.at(1, "d")).expect("remove");
+    });
+}

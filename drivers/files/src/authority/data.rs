@@ -58,33 +58,16 @@ impl Ask<'_> {
         caller: Caller,
     ) -> Verdict {
         let new = New { kind: Kind::File, mode, rdev: 0, caller, target: Vec::new() };
-        match self.new_inode(parent, name, &new) {
-            Ok(Made { attr, lease, recalls }) => {
-                let (handle, cached) =
-                    self.with_state(|state| Ok(self.add_handle(state, attr.ino, open)?))?;
-                let reply = FileReply::Created { attr, lease, handle, cached };
-                Ok(Outcome::of(reply).recalling(recalls))
-            }
-            Err(Fail::Errno(Errno::EEXIST)) if !open.exclusive => {
-                self.open_existing(parent, name, open)
-            }
-            Err(other) => Err(other),
-        }
-    }
-
-    /// Somebody else made the file after the asker's kernel had looked.
-    fn open_existing(self, parent: Ino, name: &[u8], open: OpenMode) -> Verdict {
-        let ino = self.with_state(|state| state.tree.lookup(parent, name))?;
-        let mut outcome = self.open(ino, open)?;
-        let FileReply::Opened { handle, cached } = outcome.answer.result? else {
-            return Err(Errno::EIO.into());
-        };
-        let (attr, lease) = self.with_state(|state| {
-            Ok((state.tree.attr(ino)?, self.lease(state, ino, Some(parent))))
-        })?;
-        let attr = self.present(attr)?;
-        outcome.answer.result = Ok(FileReply::Created { attr, lease, handle, cached });
-        Ok(outcome)
+        let Made { attr, lease, recalls } = match self.new_inode(parent, name, &new) {
+            // Somebody else made it after the asker's kernel had looked. The kernel looks again, and
+            // checks permissions that a maker of a file need not have.
+            Err(Fail::Errno(Errno::EEXIST)) if !open.exclusive => Err(Errno::ESTALE.into()),
+            made => made,
+        }?;
+        let (handle, cached) =
+            self.with_state(|state| Ok(self.add_handle(state, attr.ino, open)?))?;
+        let reply = FileReply::Created { attr, lease, handle, cached };
+        Ok(Outcome::of(reply).recalling(recalls))
     }
 
     pub(super) fn read(self, ino: Ino, offset: u64, size: u32) -> Verdict {

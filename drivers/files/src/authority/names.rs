@@ -31,8 +31,13 @@ impl Ask<'_> {
             };
             let attr = state.tree.attr(ino)?;
             Ok(Ok((attr, self.lease(state, ino, Some(parent)))))
-        })?;
-        Ok(Outcome::of(match found {
+        });
+        if found == Err(Fail::Errno(Errno::ENOENT)) {
+            // The lower is not quite at rest: the name was listed, and is gone.
+            self.authority.state().tree.vanished(parent, name);
+            return Ok(Outcome::of(FileReply::Absent { lease: false }));
+        }
+        Ok(Outcome::of(match found? {
             Ok((attr, lease)) => FileReply::Entry(self.present(attr)?, lease),
             Err(lease) => FileReply::Absent { lease },
         }))

@@ -134,6 +134,20 @@ impl Tree {
         self.drop_link(ino, now)
     }
 
+    /// A name of the lower turned out to lead nowhere there: it is dropped, unless more is known of its
+    /// inode than that it was listed.
+    pub fn vanished(&mut self, parent: Ino, name: &[u8]) {
+        let entry = self.names(parent).ok().and_then(|names| names.get(name)).copied();
+        let known =
+            |entry: &Entry| self.nodes.get(&entry.ino).is_some_and(|node| node.meta.is_some());
+        if entry.is_some_and(|entry| !known(&entry))
+            && let Some(dir) = self.nodes.get_mut(&parent.0).and_then(|node| node.dir.as_mut())
+            && let Some(entry) = dir.names.as_mut().and_then(|names| names.remove(name))
+        {
+            dir.order.remove(&entry.cookie);
+        }
+    }
+
     /// Moves a name. Returns what lost its name by it.
     ///
     /// # Errors

@@ -131,6 +131,19 @@ fn an_open_file_outlives_its_name() {
 }
 
 #[test]
+fn a_name_that_vanished_below_is_free() {
+    let mut tree = Tree::new();
+    let root = ask(&mut tree, |tree| tree.readdir(Ino::ROOT, 0, 4096)).expect("readdir");
+    assert_eq!(root.len(), 5);
+    tree.vanished(Ino::ROOT, b"f");
+    assert_eq!(find(&mut tree, "f"), Err(Errno::ENOENT));
+    let made = ask(&mut tree, |tree| tree.create(Ino::ROOT, b"f", new(Kind::File), NOW));
+    tree.vanished(Ino::ROOT, b"f");
+    assert_eq!(find(&mut tree, "f"), Ok(made.expect("create").ino), "what is known stays");
+    tree.check_invariants();
+}
+
+#[test]
 fn a_removed_directory_takes_no_names() {
     let mut tree = Tree::new();
     let e = find(&mut tree, "e").expect("e");
