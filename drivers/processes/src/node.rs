@@ -190,6 +190,12 @@ impl Node {
         }
     }
 
+    /// Waits until every effect decided so far has been carried out.
+    pub(crate) fn settle_effects(&self) {
+        self.carry_out_effects();
+        drop(lock(&self.carrying_out));
+    }
+
     /// Makes the doorbell's thread look at arrivals and deadlines.
     pub(crate) fn ring_bell(&self) {
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());

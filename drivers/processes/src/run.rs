@@ -199,7 +199,7 @@ impl Node {
         });
         bound.map_err(|errno| RunError::Table(crate::call::errno_of(errno)))?;
         let mut image = root_image(run);
-        let gone = self.send_away(to, pid, &mut image, offer).await;
+        let gone = self.send_away(to, pid, &mut image, offer, |_| Ok(())).await;
         if let Err(error) = gone {
             self.with(|state, now| {
                 state.roots.remove(&pid);

@@ -29,6 +29,7 @@ fn main() {
         println!("skipped: needs root");
         return;
     }
+    harness::trace();
     let keeper = harness::fork_keeper();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

@@ -65,6 +65,7 @@ fn set_up_and_exec(spec: &SpawnSpec, fds: GuestFds, group: Option<u32>) -> Step<
     set_limits(spec).map_err(at(SetUpStep::Limits))?;
     signal::reset_dispositions(spec.signals_ignored);
     signal::set_mask(spec.signals_blocked).map_err(at(SetUpStep::Exec))?;
+    signal::raise(spec.signals_pending);
     Err((SetUpStep::Exec, child::exec_fd(own.shim.as_fd(), &argv, &envp)))
 }
 

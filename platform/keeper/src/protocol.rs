@@ -96,6 +96,9 @@ pub struct SpawnSpec {
     /// Bit `n - 1` for signal `n`.
     pub signals_ignored: u64,
     pub signals_blocked: u64,
+    /// What the child sends to itself before its program runs: signals that were pending where it
+    /// comes from.
+    pub signals_pending: u64,
     /// How many namespaces come with the message; joined in order.
     pub namespaces: u16,
     /// Numbers that the descriptors which come with the message get; one descriptor may get several.

@@ -67,6 +67,14 @@ pub fn reset_dispositions(ignored: u64) {
     }
 }
 
+/// Sends this process each of the signals, bit `n - 1` for signal `n`: blocked ones stay pending.
+pub fn raise(signals: u64) {
+    for signal in (1..=64).filter(|signal| signals & (1 << (signal - 1)) != 0) {
+        // SAFETY: kill takes plain numbers; the caller asked for what its dispositions do.
+        unsafe { libc::kill(libc::getpid(), signal) };
+    }
+}
+
 /// Sets the calling thread's signal mask, bit `n - 1` for signal `n`.
 pub fn set_mask(mask: u64) -> Result<()> {
     // The raw call: the C library would leave its own signals out.

@@ -45,6 +45,7 @@ impl Node {
             limits: limits.map(|(resource, &(soft, hard))| (resource, soft, hard)).collect(),
             signals_ignored: image.signals_ignored,
             signals_blocked: image.signals_blocked,
+            signals_pending: image.signals_pending,
             descriptors: numbers,
             opens,
             ..SpawnSpec::default()

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// How long the other node may take to become the process's node.
 const ADOPTION_WAIT: Duration = Duration::from_secs(30);
 
+/// SIGKILL in a signal set; a thread has it pending when its process is being killed.
+const SIGKILL_BIT: u64 = 1 << (dunix_proc_table::SIGKILL - 1);
+
 /// Why a process did not go.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotGone {
@@ -117,20 +120,26 @@ impl Node {
         let capture = Capture::new(&self.homes, self.id, to, host_pid, remote, &private);
         let offer = capture.run().await?;
         let mut image = image_of(host_pid, &call.memory(), request, ticket, self)?;
-        // What was read is the caller's only if he still waits.
-        if !call.is_pending() {
-            return Err(Errno::SRCH.into());
-        }
-        self.send_away(to, pid, &mut image, offer).await
+        let last_look = |image: &mut ExecImage| {
+            // What was read is the caller's only if he still waits.
+            let is_waiting = call.is_pending();
+            let status = Status::of(host_pid, self.ids_base)?;
+            image.signals_pending = status.signals_pending;
+            let is_dying = status.signals_pending & SIGKILL_BIT != 0;
+            if is_waiting && !is_dying { Ok(()) } else { Err(Errno::SRCH) }
+        };
+        self.send_away(to, pid, &mut image, offer, last_look).await
     }
 
-    /// Hands a process over: from the answer on it lives there.
+    /// Hands a process over: from the answer on it lives there. `last_look` runs when no signal
+    /// reaches the process here any more.
     pub(crate) async fn send_away(
         self: &Arc<Node>,
         to: NodeId,
         pid: Pid,
         image: &mut ExecImage,
         mut offer: Offer<'_>,
+        last_look: impl FnOnce(&mut ExecImage) -> Result<(), Errno>,
     ) -> Result<(), NotGone> {
         let mesh = self.mesh.clone().ok_or(NotGone::NotReached("this node is alone".into()))?;
         image.descriptors = std::mem::take(&mut offer.descriptors);
@@ -146,6 +155,8 @@ impl Node {
             state.table.depart(now, pid, to)
         });
         image.record = record.map_err(|errno| NotGone::Table(errno_of(errno)))?;
+        self.settle_effects();
+        last_look(image)?;
         for object in &offer.passed_on {
             let shared = ProcessesMessage::RemoteShared { object: object.serial, with: to };
             self.tell(object.home, &shared);

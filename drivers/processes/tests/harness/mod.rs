@@ -38,8 +38,8 @@ pub(crate) fn fork_keeper() -> OwnedFd {
 }
 
 /// The shim, or another program with the shim's manners that `DUNIX_TEST_SHIM` names.
-pub(crate) fn shim() -> OwnedFd {
-    let path = std::env::temp_dir().join(format!("dunix-test-shim-{}", std::process::id()));
+fn shim(node: u32) -> OwnedFd {
+    let path = std::env::temp_dir().join(format!("dunix-shim-{}-{node}", std::process::id()));
     let image = match std::env::var_os("DUNIX_TEST_SHIM") {
         Some(other) => std::fs::read(other).unwrap(),
         None => dunix_shim_image::SHIM.to_vec(),
@@ -64,7 +64,7 @@ pub(crate) async fn start(
         founder: NodeId(1),
         mesh,
         keeper,
-        shim: shim(),
+        shim: shim(number),
         namespaces: Vec::new(),
         root: Vec::new(),
         ids_base: 0,
@@ -124,18 +124,36 @@ pub(crate) async fn begin(node: &Processes, words: &[&str], input: &str) -> (Run
 
 /// Runs a command to its end.
 pub(crate) async fn run(node: &Processes, words: &[&str], input: &str) -> Done {
-    let (handle, mut output) = begin(node, words, input).await;
-    let reader = tokio::task::spawn_blocking(move || {
-        let mut text = Vec::new();
-        output.read_to_end(&mut text).unwrap();
-        String::from_utf8_lossy(&text).into_owned()
-    });
+    let (handle, output) = begin(node, words, input).await;
+    let reader = tokio::spawn(read_all(output));
     let end = tokio::time::timeout(PATIENCE, handle.end).await;
     let end = end.unwrap_or_else(|_| panic!("{words:?} hangs")).unwrap();
     let output = tokio::time::timeout(PATIENCE, reader).await.unwrap().unwrap();
     Done { end, output }
 }
 
+/// Reads to the end of a file.
+pub(crate) async fn read_all(mut file: File) -> String {
+    let text = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map(|_| text)
+    });
+    String::from_utf8_lossy(&text.await.unwrap().unwrap()).into_owned()
+}
+
+/// Shows what the drivers say, if `RUST_LOG` asks for it, and ends everything at a panic.
+pub(crate) fn trace() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        // The keepers see their sockets close and kill what still runs.
+        std::process::exit(101);
+    }));
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// A pipe: its read end, its write end.
 pub(crate) fn pair() -> (File, File) {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     (read.into(), write.into())

@@ -1,0 +1,171 @@
+//! Two nodes with a real mesh between them: programs that execute away from their parents keep
+//! parents, pipes, files, signals and exit order.
+//!
+//! Both nodes' guests see this machine's own tree, so what is shared here are the fabric's parts:
+//! PIDs, descriptors, waits. Not the standard harness: keepers are forked while the process has one
+//! thread.
+
+mod harness;
+#[path = "../../transport/tests/support/mod.rs"]
+mod link;
+
+use dunix_ids::NodeId;
+use dunix_processes::{KillTarget, PlaceQuestion, Placement, Policy, Processes};
+use dunix_transport::{Mesh, keys};
+use dunix_wire::processes::ExitStatus;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// Programs that node 1 sends to node 2, and that node 2 sends back.
+const AWAY: [&str; 10] =
+    ["cat", "tr", "seq", "head", "yes", "env", "sleep", "wc", "ls", "python3.11"];
+const BACK: [&str; 2] = ["sort", "id"];
+
+/// What a script with programs away prints and exits with; the same as with all of them here.
+const SCRIPTS: [(&str, &str, u8); 21] = [
+    ("echo one | cat", "one\n", 0),
+    ("cat < /dev/null; echo $?", "0\n", 0),
+    ("echo two | tr a-z A-Z | cat", "TWO\n", 0),
+    ("seq 1 3 | sort -r | cat", "3\n2\n1\n", 0),
+    ("x=$(seq 1 20000 | wc -c); echo $x", "108894\n", 0),
+    ("yes | head -n 2", "y\ny\n", 0),
+    ("yes | sed q", "y\n", 0),
+    ("seq 1 100000 | sed -n 99999p", "99999\n", 0),
+    ("A=b env | grep ^A=", "A=b\n", 0),
+    ("cd /usr; ls -d lib", "lib\n", 0),
+    ("ls /nonexistent 2>/dev/null; echo $?", "2\n", 0),
+    ("exec 2>/dev/null; sleep 100 & kill $!; wait $!; echo $?", "143\n", 0),
+    ("(echo a; cat; echo c) < /dev/null > $T/f; sort $T/f", "a\nc\n", 0),
+    ("(seq 1 2; echo x; seq 3 4) > $T/g; cat $T/g", "1\n2\nx\n3\n4\n", 0),
+    ("printf 'l1\\nl2\\nl3\\n' > $T/h; (read x; cat) < $T/h", "l2\nl3\n", 0),
+    ("printf 'l1\\nl2\\nl3\\n' | (read x; cat)", "l2\nl3\n", 0),
+    ("cat <<END\nhere\nEND", "here\n", 0),
+    ("seq 1 5 | while read i; do echo $i | cat; done", "1\n2\n3\n4\n5\n", 0),
+    ("sleep 0.1 & wait; echo $?", "0\n", 0),
+    ("env sh -c 'echo $(sort < /dev/null; seq 2 2)'", "2\n", 0),
+    ("env sh -c 'exit 7'", "", 7),
+];
+
+/// Sends programs away by name.
+struct ByName {
+    names: &'static [&'static str],
+    to: NodeId,
+}
+
+impl Policy for ByName {
+    fn place(&self, question: &PlaceQuestion) -> Placement {
+        let path = String::from_utf8_lossy(&question.exe_path);
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let goes = !question.is_root && self.names.contains(&name);
+        if goes { Placement::OnlyAt(self.to) } else { Placement::Here }
+    }
+}
+
+/// A node in a network namespace of its own.
+struct Place {
+    processes: Processes,
+    runtime: Runtime,
+}
+
+impl Place {
+    async fn start(
+        runtime: Runtime,
+        ca: &keys::Ca,
+        number: u32,
+        keeper: OwnedFd,
+        policy: ByName,
+    ) -> Place {
+        let config = link::config(ca, number);
+        let processes = runtime.spawn(async move {
+            let mesh = Mesh::start(config).await.unwrap();
+            harness::start(number, keeper, Some(mesh), Arc::new(policy)).await
+        });
+        Place { processes: processes.await.unwrap(), runtime }
+    }
+}
+
+fn main() {
+    if !harness::is_possible() {
+        println!("skipped: needs root");
+        return;
+    }
+    harness::trace();
+    let keepers = [harness::fork_keeper(), harness::fork_keeper()];
+    let segment = link::Segment::new(2);
+    let ca = keys::make_ca(link::FABRIC).unwrap();
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(async {
+        let [first, second] = keepers;
+        let away = ByName { names: &AWAY, to: NodeId(2) };
+        let back = ByName { names: &BACK, to: NodeId(1) };
+        let places = &segment.places;
+        let (one, two) = tokio::join!(
+            Place::start(places[0].runtime(), &ca, 1, first, away),
+            Place::start(places[1].runtime(), &ca, 2, second, back),
+        );
+        everything(&one.processes, &two.processes).await;
+        for place in [one, two] {
+            place.processes.shut_down();
+            place.runtime.shutdown_background();
+        }
+    });
+    std::fs::remove_dir_all(harness::scratch()).unwrap();
+}
+
+async fn everything(one: &Processes, two: &Processes) {
+    let only = std::env::args().nth(1);
+    for (script, output, status) in SCRIPTS {
+        if only.as_ref().is_some_and(|only| !script.contains(only.as_str())) {
+            continue;
+        }
+        for shell in ["dash", "bash"] {
+            let done = harness::run(one, &[shell, "-c", script], "").await;
+            assert_eq!(done.output, output, "{shell}: {script}");
+            assert_eq!(done.end.status, ExitStatus::Exited(status), "{shell}: {script}");
+        }
+        println!("ok: {script}");
+    }
+    roots_start_elsewhere(one).await;
+    roots_elsewhere_are_killed(one, two).await;
+    nothing_is_left(one).await;
+    nothing_is_left(two).await;
+}
+
+async fn roots_start_elsewhere(one: &Processes) {
+    let (stdin, feed) = harness::pair();
+    let (output, write) = harness::pair();
+    drop(feed);
+    let mut spec =
+        harness::command(&["sh", "-c", "echo there; exit 4"], stdin.into(), &write.into());
+    spec.node = Some(NodeId(2));
+    let handle = one.run(spec).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), handle.end).await.unwrap().unwrap();
+    assert_eq!(end.status, ExitStatus::Exited(4));
+    assert_eq!(harness::read_all(output).await, "there\n");
+    println!("ok: roots elsewhere");
+}
+
+async fn roots_elsewhere_are_killed(one: &Processes, two: &Processes) {
+    let (stdin, _feed) = harness::pair();
+    let (_output, write) = harness::pair();
+    let mut spec = harness::command(&["sleep", "100"], stdin.into(), &write.into());
+    spec.node = Some(NodeId(2));
+    let handle = one.run(spec).await.unwrap();
+    assert!(two.list().iter().any(|process| process.pid == handle.pid), "{:?}", two.list());
+    one.signal(KillTarget::Process(handle.pid), 9).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), handle.end).await.unwrap().unwrap();
+    assert_eq!(end.status, ExitStatus::Killed { signal: 9, dumped: false });
+    println!("ok: a kill reaches another node");
+}
+
+async fn nothing_is_left(node: &Processes) {
+    for _ in 0..500 {
+        if node.counts() == (0, 0, 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("left: {:?}, {:?}", node.counts(), node.list());
+}
