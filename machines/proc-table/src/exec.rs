@@ -186,8 +186,17 @@ impl ProcTable {
         self.tombstones.remove(pid);
         let mut process = Process::of_record(record, from);
         process.comm = fork::cut_comm(process.comm);
+        let doubtful: alloc::vec::Vec<Pid> = process
+            .children
+            .iter()
+            .filter(|(_, child)| !crate::wait::has_ended(child) && self.peers.is_buried(child.node))
+            .map(|(child, _)| *child)
+            .collect();
         self.processes.insert(pid, process);
         self.tell_all_of(pid);
+        for child in doubtful {
+            self.confirm_child(pid, child);
+        }
         self.finish();
         Ok(())
     }

@@ -277,7 +277,7 @@ impl ProcTable {
     /// Lets a zombie go: its own node does it, or this one if that node is dead.
     pub(crate) fn send_reaped(&mut self, child: Pid, node: NodeId) {
         if self.peers.is_dead(node) {
-            self.send_owner(child, ProcMessage::Released { pid: child, node });
+            self.send_owner(child, ProcMessage::Released { pid: child, node, version: 0 });
         } else {
             self.send_process(child, Some(node), ProcessBody::Reaped);
         }
@@ -295,7 +295,7 @@ impl ProcTable {
         let version = process.version + 1;
         self.send_owner(process.pgid, ProcMessage::MemberLeft { pgid: process.pgid, pid, version });
         let node = self.config.node;
-        self.send_owner(pid, ProcMessage::Released { pid, node });
+        self.send_owner(pid, ProcMessage::Released { pid, node, version });
     }
 
     pub(crate) fn handle_parent_changed(

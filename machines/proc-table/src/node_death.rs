@@ -335,7 +335,8 @@ impl ProcTable {
         let (mut doubtful, mut lost, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for (parent, process) in &self.processes {
             for (child, entry) in &process.children {
-                if entry.node == dead && !crate::wait::has_ended(entry) {
+                // Of an earlier death too: who asked about it may have been on this node.
+                if self.peers.is_buried(entry.node) && !crate::wait::has_ended(entry) {
                     doubtful.push((*parent, *child));
                 }
                 if self.peers.is_buried(entry.node) && crate::wait::has_ended(entry) {

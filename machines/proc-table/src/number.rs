@@ -82,7 +82,11 @@ impl Numbers {
             && until <= now
         {
             self.rests.pop_front();
-            self.resting.remove(&pid);
+            // It may have been used, and rest, again.
+            match self.resting.get(&pid) {
+                Some(later) if *later > now => self.rests.push_back((*later, pid)),
+                _ => drop(self.resting.remove(&pid)),
+            }
         }
         while let Some((until, key)) = self.left_ages.front().copied()
             && until <= now
@@ -111,10 +115,14 @@ impl Numbers {
     pub(crate) fn try_free(&mut self, now: Duration, pid: Pid) {
         if self.used.get(&pid).is_some_and(Number::is_free) {
             self.used.remove(&pid);
-            let until = now + limits::QUARANTINE;
-            if self.resting.insert(pid, until).is_none() {
-                self.rests.push_back((until, pid));
-            }
+            self.rest(now, pid);
+        }
+    }
+
+    fn rest(&mut self, now: Duration, pid: Pid) {
+        let until = now + limits::QUARANTINE;
+        if self.resting.insert(pid, until).is_none() {
+            self.rests.push_back((until, pid));
         }
     }
 
@@ -174,12 +182,18 @@ impl ProcTable {
     }
 
     /// Only the node that has the process can release it, or anyone if that node is dead.
-    pub(crate) fn handle_released(&mut self, pid: Pid, by: NodeId) {
+    pub(crate) fn handle_released(&mut self, pid: Pid, by: NodeId, version: u64) {
         if !self.owns(pid) {
-            return self.send_owner(pid, ProcMessage::Released { pid, node: by });
+            return self.send_owner(pid, ProcMessage::Released { pid, node: by, version });
+        }
+        if !self.leases(pid) && !self.numbers.used.contains_key(&pid) {
+            // What is still told of it is older.
+            return self.numbers.rest(self.now, pid);
         }
         let may_release = match self.numbers.place(pid) {
-            Place::At { node, .. } => node == by || self.peers.is_dead(node),
+            Place::At { node, version: newest } => {
+                node == by || newest < version || self.peers.is_dead(node)
+            }
             Place::Lost { .. } => true,
             Place::None | Place::Thread => false,
         };

@@ -145,7 +145,7 @@ impl ProcTable {
         match message {
             M::ToProcess { pid, hops, body } => self.handle_to_process(pid, hops, body),
             M::Located { pid, node, version } => self.handle_located(pid, node, version),
-            M::Released { pid, node } => self.handle_released(pid, node),
+            M::Released { pid, node, version } => self.handle_released(pid, node, version),
             M::Held { pid } => self.handle_held(pid),
             M::LostOnTheWay { pid, version } => self.handle_lost_on_the_way(pid, version),
             M::Member { pgid, sid, pid, state, by_exit } => {

@@ -167,6 +167,7 @@ pub enum ProcMessage {
     Released {
         pid: Pid,
         node: NodeId,
+        version: u64,
     },
     /// To the leaser, after a death: a parent still holds the zombie.
     Held {
