@@ -20,7 +20,7 @@ pub(crate) fn in_private_namespace(test: &str, body: impl FnOnce()) {
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--fork", "--kill-child"])
         .arg(exe)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"])
         .env(INSIDE, "1")
         .status()
         .expect("unshare(1) runs");
