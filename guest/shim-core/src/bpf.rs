@@ -40,6 +40,7 @@ pub enum Bell {
 }
 
 const LOAD: u16 = 0x20;
+const LOAD_CONSTANT: u16 = 0x00;
 const JUMP: u16 = 0x05;
 const EQUAL: u16 = 0x15;
 const GREATER_EQUAL: u16 = 0x35;
@@ -77,6 +78,19 @@ const fn low(address: u64) -> u32 {
 const fn ret_errno(errno: Errno) -> u32 {
     RET_ERRNO | errno.get() as u32
 }
+
+/// Goes before a guest's own filter: calls that the shim issues pass; the guest's program then
+/// begins with an accumulator of zero, as it expects. Jumps are relative and need no change.
+pub const GUEST_PROLOGUE: [Instruction; 6] = [
+    Instruction { code: LOAD, jt: 0, jf: 0, k: AT_IP_HIGH },
+    Instruction { code: EQUAL, jt: 0, jf: 3, k: RESERVED_HIGH },
+    Instruction { code: LOAD, jt: 0, jf: 0, k: AT_IP_LOW },
+    Instruction { code: GREATER_EQUAL, jt: 1, jf: 0, k: low(layout::TEXT_END) },
+    Instruction { code: RETURN, jt: 0, jf: 0, k: RET_ALLOW },
+    Instruction { code: LOAD_CONSTANT, jt: 0, jf: 0, k: 0 },
+];
+/// Most instructions of a filter (`BPF_MAXINSNS`).
+pub const INSTRUCTIONS_MAX: usize = 4096;
 
 /// A program being assembled.
 pub struct Program {
@@ -303,6 +317,7 @@ mod tests {
                 JUMP => at += i.k as usize,
                 EQUAL => at += usize::from(if acc == i.k { i.jt } else { i.jf }),
                 GREATER_EQUAL => at += usize::from(if acc >= i.k { i.jt } else { i.jf }),
+                LOAD_CONSTANT => acc = i.k,
                 AND => acc &= i.k,
                 RETURN => return i.k,
                 other => panic!("unknown operation {other:#x}"),
@@ -354,6 +369,21 @@ mod tests {
             assert_eq!(run(&program, &call(doorbell::NR, layout::TEXT_START + 9)), answer);
             assert_eq!(run(&program, &call(doorbell::NR, 0x1234)), ret_errno(Errno::ENOSYS));
         }
+    }
+
+    #[test]
+    fn a_guests_filter_judges_only_the_guest() {
+        let mut program = Program { code: [Instruction::default(); PROGRAM_MAX], len: 0 };
+        for i in GUEST_PROLOGUE {
+            program.emit(i.code, i.jt, i.jf, i.k);
+        }
+        program.emit(EQUAL, 0, 1, 0);
+        program.give(RET_TRAP);
+        program.give(RET_NOTIFY);
+        let at = |ip| run(&program, &Call { arch: ARCH_X86_64, nr: 1, ip, args: [0; 6] });
+        assert_eq!(at(layout::TEXT_START), RET_ALLOW);
+        assert_eq!(at(layout::TEXT_END), RET_TRAP);
+        assert_eq!(at(0x40_0000), RET_TRAP);
     }
 
     #[test]

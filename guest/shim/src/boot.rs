@@ -51,6 +51,9 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
     thread.install_gs();
     // SAFETY: the kernel's block, untouched so far.
     let mut initial = unsafe { InitialStack::read(stack_pointer) };
+    if initial.has_variable(report::VERBOSE_VARIABLE) {
+        report::want_hints();
+    }
     let exe_fd = match start() {
         Some(info) => start_with_daemon(thread, &info),
         None => start_solo(thread, mask, &mut initial),

@@ -76,6 +76,21 @@ impl InitialStack {
         self.envp as u64
     }
 
+    /// Whether the environment has a variable; `start` ends with `=`.
+    pub(crate) fn has_variable(&self, start: &[u8]) -> bool {
+        let mut at = self.envp;
+        // SAFETY: the list ends with a zero.
+        unsafe {
+            while at.read() != 0 {
+                if string_at(at.read()).starts_with(start) {
+                    return true;
+                }
+                at = at.add(1);
+            }
+        }
+        false
+    }
+
     /// Takes the first `count` arguments away.
     pub(crate) fn drop_arguments(&mut self, count: usize) {
         let count = count.min(self.argc);

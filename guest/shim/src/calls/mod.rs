@@ -13,6 +13,7 @@ mod path;
 mod poll;
 mod remote;
 mod robust;
+mod seccomp;
 mod signalfd;
 mod socket;
 mod terminal;
@@ -115,7 +116,12 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         nr::EXIT_GROUP => exit::exit_group(thread, args[0]),
         nr::GETPID => Answer::Return(i64::from(thread.process().pid())),
         nr::GETTID => Answer::Return(i64::from(thread.tid.get())),
-        nr::PTRACE => Answer::Return(Errno::EPERM.as_result()),
+        nr::PTRACE => {
+            crate::report::unsupported("ptrace");
+            Answer::Return(Errno::EPERM.as_result())
+        }
+        nr::SECCOMP => seccomp::seccomp(args),
+        nr::PRCTL => seccomp::prctl(args),
         nr::ARCH_PRCTL => arch_prctl(args),
         _ => path::try_handle(thread, context, number, args)
             .or_else(|| has_daemon().then(|| with_daemon(thread, context, number, args))?)

@@ -18,6 +18,7 @@ use crate::arch::{copy, switch};
 use crate::host::{self, KernelAction};
 use crate::thread::Thread;
 use dunix_shim_core::signal::{SHIM_MASK, SIGBUS, SIGSEGV, SIGSYS};
+use dunix_shim_core::table::{self, Class};
 use dunix_shim_core::{Errno, nr};
 
 /// `SA_SIGINFO`.
@@ -68,7 +69,7 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
     let thread = Thread::current();
     // SAFETY: the kernel made both for this handler, on this stack.
     let (info, context) = unsafe { (&mut *info, &mut *context) };
-    if signal.unsigned_abs() == SIGSYS && info.code == SYS_SECCOMP {
+    if signal.unsigned_abs() == SIGSYS && info.code == SYS_SECCOMP && is_trapped_class(context) {
         crate::calls::handle(thread, context);
         return;
     }
@@ -101,6 +102,12 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
         Place::Shim if is_fault(info) => die_of_fault(signal, context),
         Place::Shim => thread.note(*info),
     }
+}
+
+/// Whether the call is one that the shim's own filter traps; else a filter of the guest's did.
+fn is_trapped_class(context: &Context) -> bool {
+    let number = u32::try_from(context.call().0).unwrap_or(u32::MAX);
+    !matches!(table::class(number), Class::Native | Class::Refuse(_))
 }
 
 /// Whether the processor raised it here and now, rather than a sender.

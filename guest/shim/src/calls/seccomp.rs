@@ -1,0 +1,67 @@
+//! seccomp(2) and prctl(2): filters of the guest's own, and requests that would unseat the shim.
+//!
+//! A guest's filter is installed behind a prologue that lets the shim's calls pass. What is lost: a
+//! call that the shim traps anyway is trapped before the guest's filter can refuse it with an
+//! errno; its verdicts to kill stay in force, and those on native calls.
+
+use super::Answer;
+use crate::guest::{self, GuestAddr};
+use crate::host;
+use dunix_shim_core::bpf::{GUEST_PROLOGUE, INSTRUCTIONS_MAX, Instruction};
+use dunix_shim_core::{Errno, nr};
+
+const SET_MODE_STRICT: u64 = 0;
+const SET_MODE_FILTER: u64 = 1;
+const PR_SET_SECCOMP: u64 = 22;
+const SECCOMP_MODE_FILTER: u64 = 2;
+const PR_SET_MM: u64 = 35;
+const PR_SET_SYSCALL_USER_DISPATCH: u64 = 59;
+
+/// seccomp(2).
+pub(crate) fn seccomp(args: [u64; 6]) -> Answer {
+    match u64::from(host::uint_arg(args[0])) {
+        SET_MODE_STRICT => Answer::from(Err(Errno::EINVAL)),
+        SET_MODE_FILTER => install(nr::SECCOMP, args).into(),
+        _ => Answer::PassOn,
+    }
+}
+
+/// prctl(2).
+pub(crate) fn prctl(args: [u64; 6]) -> Answer {
+    match u64::from(host::uint_arg(args[0])) {
+        PR_SET_SECCOMP if args[1] == SECCOMP_MODE_FILTER => install(nr::PRCTL, args).into(),
+        PR_SET_SECCOMP | PR_SET_SYSCALL_USER_DISPATCH => Answer::from(Err(Errno::EINVAL)),
+        PR_SET_MM => Answer::from(Err(Errno::EPERM)),
+        _ => Answer::PassOn,
+    }
+}
+
+/// Installs the guest's program (the third argument in both calls) behind the prologue.
+fn install(number: u64, mut args: [u64; 6]) -> Result<u64, Errno> {
+    const BYTES: usize = size_of::<Instruction>();
+    let [len, filter]: [u64; 2] = guest::read(GuestAddr(args[2]))?;
+    let len = usize::from((host::uint_arg(len) & 0xffff) as u16);
+    let total = len + GUEST_PROLOGUE.len();
+    if len == 0 || total > INSTRUCTIONS_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let flags = host::MAP_PRIVATE | host::MAP_ANONYMOUS;
+    let bytes = (total * BYTES) as u64;
+    // SAFETY: a new mapping, anywhere.
+    let at = unsafe { host::mmap(0, bytes, host::PROT_READ | host::PROT_WRITE, flags, -1, 0) }?;
+    // SAFETY: the new mapping is zero and holds this many instructions.
+    let program = unsafe { core::slice::from_raw_parts_mut(at as *mut Instruction, total) };
+    program[..GUEST_PROLOGUE.len()].copy_from_slice(&GUEST_PROLOGUE);
+    let rest = at + (GUEST_PROLOGUE.len() * BYTES) as u64;
+    // SAFETY: the rest of the new mapping, seen as bytes.
+    let rest = unsafe { core::slice::from_raw_parts_mut(rest as *mut u8, len * BYTES) };
+    let result = guest::read_bytes(GuestAddr(filter), rest).and_then(|()| {
+        let prog = [total as u64, at];
+        args[2] = prog.as_ptr() as u64;
+        // SAFETY: reads the program.
+        unsafe { host::call(number, args) }
+    });
+    // SAFETY: mapped above, and the kernel keeps its own copy.
+    unsafe { host::munmap(at, bytes) };
+    result
+}
