@@ -175,7 +175,10 @@ impl Errand {
                     Ok((answer, at)) => self.finish(answer, &body[at..]),
                     Err(_) => self.reply.send(Err(Errno::EIO), &[]),
                 },
-                Err(error) => self.reply.send(Err(errno_of(&error)), &[]),
+                Err(error) => {
+                    tracing::warn!(%error, "the authority's node gives no answer");
+                    self.reply.send(Err(errno_of(&error)), &[]);
+                }
             }
         });
     }
