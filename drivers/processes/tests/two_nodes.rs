@@ -129,8 +129,62 @@ async fn everything(one: &Processes, two: &Processes) {
     }
     roots_start_elsewhere(one).await;
     roots_elsewhere_are_killed(one, two).await;
+    sockets_are_relayed(one).await;
     nothing_is_left(one).await;
     nothing_is_left(two).await;
+    many_at_once(one).await;
+    killed_at_any_instant(one).await;
+    nothing_is_left(one).await;
+    nothing_is_left(two).await;
+}
+
+/// A child elsewhere talks over its parent's socket pair; half-close reaches it.
+async fn sockets_are_relayed(one: &Processes) {
+    let program = "
+import os, socket, subprocess
+ours, theirs = socket.socketpair()
+child = subprocess.Popen(['cat'], stdin=theirs, stdout=theirs)
+theirs.close()
+ours.sendall(b'x' * 300000)
+ours.shutdown(socket.SHUT_WR)
+got = b''
+while True:
+    part = ours.recv(65536)
+    if not part: break
+    got += part
+print(len(got), child.wait())
+";
+    let done = harness::run(one, &["/usr/bin/python3", "-c", program], "").await;
+    assert_eq!(done.output, "300000 0\n");
+    println!("ok: sockets");
+}
+
+/// Scripts side by side, each with its own answer.
+async fn many_at_once(one: &Processes) {
+    let script = "for i in 1 2 3 4 5 6; do seq 1 $((i * 100 + $0)) | wc -l | tr -d ' '; done";
+    let runs = (0..12_u32).map(|number| {
+        let one = one.clone();
+        tokio::spawn(async move {
+            let number = number.to_string();
+            harness::run(&one, &["dash", "-c", script, &number], "").await
+        })
+    });
+    for (number, run) in (0..).zip(runs.collect::<Vec<_>>()) {
+        let expected: String = (1..=6).map(|i| format!("{}\n", i * 100 + number)).collect();
+        assert_eq!(run.await.unwrap().output, expected);
+    }
+    println!("ok: many at once");
+}
+
+/// Pipelines across the nodes that lose a member at growing distances from their start.
+async fn killed_at_any_instant(one: &Processes) {
+    let script = "exec 2>/dev/null; i=0; while [ $i -lt 25 ]; do
+        yes | cat > /dev/null & p=$!
+        j=0; while [ $j -lt $((i * 40)) ]; do j=$((j + 1)); done
+        kill -9 $p; wait $p; test $? = 137 || echo bad; i=$((i + 1)); done; wait; echo end";
+    let done = harness::run(one, &["dash", "-c", script], "").await;
+    assert_eq!(done.output, "end\n");
+    println!("ok: killed at any instant");
 }
 
 async fn roots_start_elsewhere(one: &Processes) {

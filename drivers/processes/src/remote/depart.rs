@@ -166,7 +166,9 @@ impl Node {
         let outcome = settle(answer);
         match &outcome {
             Ok(()) => {
-                self.with(|state, now| state.table.departed(now, pid));
+                if !self.with(|state, now| state.table.departed(now, pid)) {
+                    return Err(NotGone::Unsettled("it adopted the process and died".into()));
+                }
                 offer.was_taken();
             }
             Err(_) => {
