@@ -107,12 +107,20 @@ impl Files {
     /// # Errors
     /// The descriptor is not that of a fresh mount; there is a mount already (EBUSY).
     pub fn mount(&self, device: OwnedFd) -> io::Result<Features> {
+        self.mount_shifted(device, 0)
+    }
+
+    /// As [`Files::mount`], for a mount of a user namespace in which the tree's id 0 is `id_first`.
+    ///
+    /// # Errors
+    /// As [`Files::mount`].
+    pub fn mount_shifted(&self, device: OwnedFd, id_first: u32) -> io::Result<Features> {
         let mount = Arc::new(Mount::new(self.clone()));
         if self.0.mount.set(Arc::clone(&mount)).is_err() {
             return Err(rustix::io::Errno::BUSY.into());
         }
         let volume = Arc::clone(&mount) as Arc<dyn dunix_fuse::Volume>;
-        let session = Session::start(device, volume, THREADS)?;
+        let session = Session::start(device, volume, THREADS, id_first)?;
         let features = session.features();
         mount.serve_caches(session.caches());
         Ok(features)

@@ -26,6 +26,9 @@ pub(crate) fn name(name: &OsStr) -> Name {
     Name(name.as_bytes().to_vec())
 }
 
+/// What stands for a user or group that the fabric does not have.
+const NOBODY: u32 = 65_534;
+
 pub(crate) fn errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(i32::from(errno.0))
 }
@@ -50,7 +53,7 @@ pub(crate) fn lives(lease: Lease, names_can_be_recalled: bool) -> (Duration, Dur
 
 /// Returns what stands for the attributes of no inode.
 pub(crate) fn no_attr() -> FileAttr {
-    attr(&Attr {
+    let nothing = Attr {
         ino: Ino(0),
         kind: Kind::File,
         mode: 0,
@@ -63,10 +66,22 @@ pub(crate) fn no_attr() -> FileAttr {
         atime: Time::default(),
         mtime: Time::default(),
         ctime: Time::default(),
-    })
+    };
+    attr(&nothing, 0)
 }
 
-pub(crate) fn attr(attr: &Attr) -> FileAttr {
+/// Returns a guest's id of the kernel's, whose namespace has the guests' 0 at `id_first`; ids below
+/// are no guest's.
+pub(crate) fn guest_id(id: u32, id_first: u32) -> u32 {
+    id.checked_sub(id_first).unwrap_or(NOBODY)
+}
+
+/// Returns the kernel's id of a guest's.
+pub(crate) fn kernel_id(id: u32, id_first: u32) -> u32 {
+    id.saturating_add(id_first)
+}
+
+pub(crate) fn attr(attr: &Attr, id_first: u32) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
@@ -78,8 +93,8 @@ pub(crate) fn attr(attr: &Attr) -> FileAttr {
         kind: kind(attr.kind),
         perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
         nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
+        uid: kernel_id(attr.uid, id_first),
+        gid: kernel_id(attr.gid, id_first),
         rdev: attr.rdev,
         blksize: BLOCK_BYTES,
         flags: 0,

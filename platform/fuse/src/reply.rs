@@ -15,6 +15,7 @@ const GENERATION: Generation = Generation(0);
 pub struct Reply {
     pub(crate) form: Form,
     pub(crate) names_can_be_recalled: bool,
+    pub(crate) id_first: u32,
 }
 
 pub(crate) enum Form {
@@ -41,14 +42,14 @@ impl Reply {
     }
 
     fn succeed(self, answer: FileReply, payload: &[u8]) {
-        let names = self.names_can_be_recalled;
+        let (names, id_first) = (self.names_can_be_recalled, self.id_first);
         match (self.form, answer) {
             (Form::Attr(reply), FileReply::Attr(attr, lease)) => {
-                reply.attr(&convert::lives(lease, names).0, &convert::attr(&attr));
+                reply.attr(&convert::lives(lease, names).0, &convert::attr(&attr, id_first));
             }
             (Form::Entry(reply), FileReply::Entry(attr, lease)) => {
                 let (attr_life, name_life) = convert::lives(lease, names);
-                let attr = convert::attr(&attr);
+                let attr = convert::attr(&attr, id_first);
                 reply.entry_with_ttls(&attr_life, &name_life, &attr, GENERATION);
             }
             (Form::Entry(reply), FileReply::Absent { lease }) if lease && names => {
@@ -61,7 +62,7 @@ impl Reply {
             }
             (Form::Create(reply), FileReply::Created { attr, lease, handle, cached }) => {
                 let (attr_life, name_life) = convert::lives(lease, names);
-                let (attr, flags) = (convert::attr(&attr), convert::open_flags(cached));
+                let (attr, flags) = (convert::attr(&attr, id_first), convert::open_flags(cached));
                 let life = attr_life.min(name_life);
                 reply.created(&life, &attr, GENERATION, FileHandle(handle), flags);
             }

@@ -29,6 +29,7 @@ const ENOTTY: Errno = Errno(25);
 pub(crate) struct Server {
     pub(crate) volume: Arc<dyn Volume>,
     pub(crate) features: Arc<OnceLock<Features>>,
+    pub(crate) id_first: u32,
 }
 
 impl Server {
@@ -38,12 +39,17 @@ impl Server {
 
     fn ask(&self, request: FileRequest, payload: &[u8], form: Form) {
         let names_can_be_recalled = self.features().recall_names;
-        self.volume.ask(request, payload, Reply { form, names_can_be_recalled });
+        let id_first = self.id_first;
+        self.volume.ask(request, payload, Reply { form, names_can_be_recalled, id_first });
     }
-}
 
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid() }
+    fn id(&self, id: u32) -> u32 {
+        convert::guest_id(id, self.id_first)
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        Caller { uid: self.id(request.uid()), gid: self.id(request.gid()) }
+    }
 }
 
 impl Filesystem for Server {
@@ -82,6 +88,7 @@ impl Filesystem for Server {
         reply: ReplyAttr,
     ) {
         let (atime, mtime) = (atime.map(convert::set_time), mtime.map(convert::set_time));
+        let (uid, gid) = (uid.map(|id| self.id(id)), gid.map(|id| self.id(id)));
         let set = SetAttr { mode, uid, gid, size, atime, mtime };
         self.ask(FileRequest::Setattr { ino: convert::ino(ino), set }, &[], Form::Attr(reply));
     }
@@ -100,7 +107,8 @@ impl Filesystem for Server {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (parent, name, caller) = (convert::ino(parent), convert::name(name), caller(request));
+        let (parent, name, caller) =
+            (convert::ino(parent), convert::name(name), self.caller(request));
         let ask = FileRequest::Mknod { parent, name, mode, rdev, caller };
         self.ask(ask, &[], Form::Entry(reply));
     }
@@ -114,7 +122,8 @@ impl Filesystem for Server {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let (parent, name, caller) = (convert::ino(parent), convert::name(name), caller(request));
+        let (parent, name, caller) =
+            (convert::ino(parent), convert::name(name), self.caller(request));
         self.ask(FileRequest::Mkdir { parent, name, mode, caller }, &[], Form::Entry(reply));
     }
 
@@ -126,7 +135,8 @@ impl Filesystem for Server {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (parent, name, caller) = (convert::ino(parent), convert::name(name), caller(request));
+        let (parent, name, caller) =
+            (convert::ino(parent), convert::name(name), self.caller(request));
         let target = target.as_os_str().as_bytes();
         self.ask(FileRequest::Symlink { parent, name, caller }, target, Form::Entry(reply));
     }
@@ -186,7 +196,8 @@ impl Filesystem for Server {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (parent, name, caller) = (convert::ino(parent), convert::name(name), caller(request));
+        let (parent, name, caller) =
+            (convert::ino(parent), convert::name(name), self.caller(request));
         let open = convert::open_mode(OpenFlags(flags));
         let ask = FileRequest::Create { parent, name, mode, open, caller };
         self.ask(ask, &[], Form::Create(reply));

@@ -74,14 +74,20 @@ pub struct Session {
 }
 
 impl Session {
-    /// Serves the mount behind an open `/dev/fuse`; blocks until the kernel has greeted.
+    /// Serves the mount behind an open `/dev/fuse`; blocks until the kernel has greeted. The mount
+    /// belongs to a user namespace in which the users' id 0 is `id_first`.
     ///
     /// # Errors
     /// The descriptor is not that of a fresh mount, or no threads can be made.
-    pub fn start(device: OwnedFd, volume: Arc<dyn Volume>, threads: usize) -> io::Result<Session> {
+    pub fn start(
+        device: OwnedFd,
+        volume: Arc<dyn Volume>,
+        threads: usize,
+        id_first: u32,
+    ) -> io::Result<Session> {
         let notify = Arc::new(device.try_clone()?);
         let features = Arc::new(OnceLock::new());
-        let server = Server { volume, features: Arc::clone(&features) };
+        let server = Server { volume, features: Arc::clone(&features), id_first };
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);

@@ -2,39 +2,39 @@
 //! namespace whose root is the fabric's tree.
 //!
 //! ```text
-//! creator (one thread)                 set-up child
-//!   fork into user + mount namespaces ->
-//!   write the id maps, then `m`       ->  becomes root, opens /dev/fuse, mounts it at the tree
-//!                                     <-  the FUSE descriptor
-//!   ... a server answers on it ...
-//!   `finish`: `g`                     ->  mounts proc, dev, sys over the tree, makes it the root
-//!                                     <-  done, exits
+//! creator (one thread)                    set-up child
+//!   opens /dev/fuse, makes the mount,
+//!   attached nowhere yet
+//!   forks into user + mount namespaces ->
+//!   writes the id maps, then `m`       ->  becomes root, attaches the mount at the tree
+//!                                      <-  `a`
+//!   ... a server answers on /dev/fuse ...
+//!   `finish`: `g`                      ->  mounts proc, dev, sys over the tree, makes it the root
+//!                                      <-  done, exits
 //! ```
 //!
 //! Only then does anybody look into the tree, so that nobody waits for a server that does not run
-//! yet. The kernel wants /dev/fuse opened in the user namespace that mounts it. The FUSE mount is
-//! in the guests' namespace alone: a server that looks at paths of its own never meets it.
+//! yet. The mount is attached in the guests' mount namespace alone, but belongs to the creator's
+//! user namespace: the kernel lets only members of that namespace and those below it ask for the
+//! attributes of a file, and the creator looks at files that guests have open. So the server sees
+//! ids as the creator's namespace numbers them: the guests' root is [`GuestSpaceConfig::id_first`].
 
 use crate::clone::{Forked, Namespaces, Parent, become_root, fork_into};
 use crate::mounts::restrict_recursively;
+use crate::{child, scm};
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
 use rustix::io::{self, Errno};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
-    mount_change, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen, mount, mount_change, move_mount, open_tree, unmount,
 };
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg,
-    socketpair,
-};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::{
     Pid, Signal, WaitOptions, chdir, fchdir, pivot_root, set_parent_process_death_signal, waitpid,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::CString;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Greatest bytes of the set-up child's messages.
@@ -93,18 +93,20 @@ impl UnservedGuestNamespaces {
     /// # Errors
     /// `EBUSY` if the caller has more than one thread; else the step that failed.
     pub fn create(config: &GuestSpaceConfig) -> Result<(Self, OwnedFd), GuestSpaceError> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(host("socket pair"))?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let fuse = fs::open("/dev/fuse", flags, Mode::empty()).map_err(host("open /dev/fuse"))?;
+        let tree = make_tree(config, fuse.as_fd()).map_err(host("make the tree's mount"))?;
+        let (ours, theirs) = scm::packet_pair().map_err(host("socket pair"))?;
         let pid = match fork_into(Namespaces::USER.and(Namespaces::MOUNT), Parent::Caller) {
             Err(error) => return Err(host("clone3")(error)),
             Ok(Forked::Parent(pid)) => pid,
             Ok(Forked::Child) => {
-                drop(ours);
-                run_setup(config, &theirs);
+                // The server alone may hold it: when it dies, so does the tree.
+                drop((ours, fuse));
+                run_setup(config, &theirs, tree);
             }
         };
-        drop(theirs);
+        drop((theirs, tree));
         let child = SetupChild { pid, socket: ours };
         let namespaces = GuestNamespaces {
             user: open_namespace(pid, "user").map_err(host("open user namespace"))?,
@@ -112,7 +114,7 @@ impl UnservedGuestNamespaces {
         };
         child.write_maps(config).map_err(host("write id maps"))?;
         child.say(b"m")?;
-        let fuse = child.receive_fuse()?;
+        child.expect(b"attached")?;
         Ok((Self { namespaces, child }, fuse))
     }
 
@@ -122,7 +124,7 @@ impl UnservedGuestNamespaces {
     /// The step of the set-up child that failed.
     pub fn finish(self) -> Result<GuestNamespaces, GuestSpaceError> {
         self.child.say(b"g")?;
-        self.child.expect_done()?;
+        self.child.expect(b"done")?;
         Ok(self.namespaces)
     }
 }
@@ -161,32 +163,16 @@ impl SetupChild {
         match send(&self.socket, word, SendFlags::NOSIGNAL) {
             Ok(_) => Ok(()),
             // The child said why before it went.
-            Err(_) => self.expect_done(),
+            Err(_) => self.expect(word),
         }
     }
 
-    fn receive_fuse(&self) -> Result<OwnedFd, GuestSpaceError> {
-        let mut bytes = [0; MESSAGE_BYTES_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        let message = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
-            .map_err(host("receive the FUSE descriptor"))?;
-        let descriptor = control.drain().find_map(|part| match part {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        });
-        descriptor.ok_or_else(|| complaint(bytes.get(..message.bytes).unwrap_or_default()))
-    }
-
-    fn expect_done(&self) -> Result<(), GuestSpaceError> {
+    fn expect(&self, word: &[u8]) -> Result<(), GuestSpaceError> {
         let mut bytes = [0; MESSAGE_BYTES_MAX];
         let (length, _) = recv(&self.socket, &mut bytes[..], RecvFlags::empty())
             .map_err(host("wait for the set-up child"))?;
-        match bytes.get(..length).unwrap_or_default() {
-            b"done" => Ok(()),
-            other => Err(complaint(other)),
-        }
+        let said = bytes.get(..length).unwrap_or_default();
+        if said == word { Ok(()) } else { Err(complaint(said)) }
     }
 }
 
@@ -212,16 +198,35 @@ fn open_namespace(process: Pid, kind: &str) -> io::Result<OwnedFd> {
     fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Makes the mount of the tree, attached nowhere.
+fn make_tree(config: &GuestSpaceConfig, fuse: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let root = config.id_first.to_string();
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let options = [
+        ("source", "dunix"),
+        ("subtype", "dunix"),
+        ("fd", &fuse.as_raw_fd().to_string()),
+        ("rootmode", "40000"),
+        ("user_id", &root),
+        ("group_id", &root),
+    ];
+    for (key, value) in options {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    fsconfig_set_flag(&context, "allow_other")?;
+    fsconfig_set_flag(&context, "default_permissions")?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
 /// The set-up child's whole life.
-fn run_setup(config: &GuestSpaceConfig, socket: &OwnedFd) -> ! {
-    let done = match set_up(config, socket) {
+fn run_setup(config: &GuestSpaceConfig, socket: &OwnedFd, tree: OwnedFd) -> ! {
+    let done = match set_up(config, socket, tree) {
         Ok(()) => "done".to_owned(),
         Err((step, error)) => format!("{step}: {error}"),
     };
     let told = send(socket, done.as_bytes(), SendFlags::NOSIGNAL);
-    // SAFETY: _exit ends the process at once; nothing of the creator's state, which this forked
-    // copy shares (buffers, exit handlers), is touched.
-    unsafe { libc::_exit(i32::from(told.is_err())) }
+    child::exit_child(i32::from(told.is_err()))
 }
 
 type Step<T> = Result<T, (String, Errno)>;
@@ -230,16 +235,16 @@ fn step<T>(name: impl Into<String>, result: io::Result<T>) -> Step<T> {
     result.map_err(|error| (name.into(), error))
 }
 
-fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd) -> Step<()> {
+fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd, tree: OwnedFd) -> Step<()> {
     step("death signal", set_parent_process_death_signal(Some(Signal::KILL)))?;
     await_word(socket, b'm')?;
     step("become root", become_root())?;
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
     step("private mounts", mount_change("/", private))?;
-    let fuse = mount_tree(&config.tree)?;
-    step("pass the FUSE descriptor", pass(socket, fuse.as_fd()))?;
-    // The server alone may hold it: when it dies, so does the tree.
-    drop(fuse);
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    step("attach the tree", move_mount(tree.as_fd(), "", CWD, &config.tree, flags))?;
+    drop(tree);
+    step("say so", send(socket, b"attached", SendFlags::NOSIGNAL))?;
     await_word(socket, b'g')?;
     cover(config)?;
     step("make the tree the root", make_root(&config.tree))
@@ -250,30 +255,6 @@ fn await_word(socket: &OwnedFd, wanted: u8) -> Step<()> {
     let (length, _) =
         step("wait for the creator", recv(socket, &mut word[..], RecvFlags::empty()))?;
     if length == 1 && word[0] == wanted { Ok(()) } else { Err(("creator".into(), Errno::PIPE)) }
-}
-
-fn mount_tree(tree: &str) -> Step<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let fuse = step("open /dev/fuse", fs::open("/dev/fuse", flags, Mode::empty()))?;
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-        fuse.as_raw_fd()
-    );
-    let options = CString::new(options).map_err(|_| ("options".to_owned(), Errno::INVAL))?;
-    let mounted = mount("dunix", tree, "fuse.dunix", MountFlags::empty(), options.as_c_str());
-    step("mount the tree", mounted)?;
-    Ok(fuse)
-}
-
-fn pass(socket: &OwnedFd, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    let descriptors = [descriptor];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(Errno::MSGSIZE);
-    }
-    sendmsg(socket, &[IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
 }
 
 /// Mounts over the tree what is the node's: processes, devices, the kernel's settings.

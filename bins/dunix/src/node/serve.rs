@@ -47,7 +47,7 @@ pub fn run_daemon() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dunix: the node cannot run: {error:#}");
+            tracing::error!("the node cannot run: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -59,13 +59,20 @@ fn start() -> Result<()> {
     let admin = UnixListener::from(given(ADMIN_FD, "the admin socket")?);
     let config = read_config(given(CONFIG_FD, "the configuration")?)?;
     let keeper = given(KEEPER_FD, "the socket to the keeper")?;
+    // The keeper ends the node when its socket closes: not before this process has said why.
+    std::mem::forget(keeper.try_clone()?);
     let space = GuestSpaceConfig::default();
     let (unserved, fuse) = UnservedGuestNamespaces::create(&space)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
         .build()?;
-    runtime.block_on(serve_node(Start { config, admin, keeper, space, unserved, fuse }))
+    let start = Start { config, admin, keeper, space, unserved, fuse };
+    let result = runtime.block_on(serve_node(start));
+    if let Err(error) = &result { tracing::error!("DEBUG {error:#}"); }
+    // Threads of a half-started node may wait for what never comes: they end with the process.
+    runtime.shutdown_background();
+    result
 }
 
 struct Start {
@@ -86,7 +93,7 @@ fn read_config(pipe: OwnedFd) -> Result<NodeConfig> {
 async fn serve_node(start: Start) -> Result<()> {
     let Start { config, admin, keeper, space, unserved, fuse } = start;
     let mesh = join_mesh(&config).await?;
-    let tree = tree::serve(&config, &mesh, fuse).await?;
+    let tree = tree::serve(&config, &mesh, fuse, space.id_first).await?;
     // Looks into the tree, so it may wait for the authority's node.
     let namespaces = tokio::task::spawn_blocking(move || unserved.finish()).await??;
     let load = Load::start(

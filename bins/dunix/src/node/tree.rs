@@ -5,6 +5,10 @@ use anyhow::{Context, Result};
 use dunix_admin_api::NodeConfig;
 use dunix_files::{Files, LowerConfig, VolumeConfig};
 use dunix_transport::Mesh;
+use dunix_wire::{
+    Topic,
+    files::{FileCall, FileRequest, pack},
+};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -16,8 +20,13 @@ const AUTHORITY_WITHIN: Duration = Duration::from_secs(15);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Serves the mount behind `fuse`; returns once the kernel and the authority can talk.
-pub(super) async fn serve(config: &NodeConfig, mesh: &Mesh, fuse: OwnedFd) -> Result<Files> {
+/// Serves the mount behind `fuse`, in whose namespace the guests' id 0 is `id_first`; returns once the kernel and the authority can talk.
+pub(super) async fn serve(
+    config: &NodeConfig,
+    mesh: &Mesh,
+    fuse: OwnedFd,
+    id_first: u32,
+) -> Result<Files> {
     let volume = (config.node == config.authority).then(|| VolumeConfig {
         lower: LOWER.into(),
         upper: UPPER.into(),
@@ -27,21 +36,26 @@ pub(super) async fn serve(config: &NodeConfig, mesh: &Mesh, fuse: OwnedFd) -> Re
         .context("the tree cannot be opened")?;
     wait_for_authority(config, mesh).await?;
     let served = files.clone();
-    let mount = tokio::task::spawn_blocking(move || served.mount(fuse));
+    let mount = tokio::task::spawn_blocking(move || served.mount_shifted(fuse, id_first));
     let features = mount.await?.context("the tree cannot be mounted")?;
     tracing::info!(?features, "the tree is mounted");
     Ok(files)
 }
 
+/// Waits until the authority answers: it may still be on its way to the link, or opening its volume.
 async fn wait_for_authority(config: &NodeConfig, mesh: &Mesh) -> Result<()> {
-    let there = async {
-        while config.node != config.authority
-            && !mesh.peers().iter().any(|peer| peer.node == config.authority)
-        {
+    let question = pack(&FileCall::Ask(FileRequest::Statfs), &[]);
+    let answers = async {
+        loop {
+            let question = question.clone();
+            let call = mesh.call(config.authority, Topic::Files, question, AUTHORITY_WITHIN);
+            if call.await.is_ok() {
+                return;
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
-    tokio::time::timeout(AUTHORITY_WITHIN, there).await.with_context(|| {
+    tokio::time::timeout(AUTHORITY_WITHIN, answers).await.with_context(|| {
         format!("node {}, which serves the tree, does not answer on the link", config.authority)
     })
 }
