@@ -64,7 +64,10 @@ fn candidate(program: &Program) -> Result<Vec<u8>, Errno> {
         let path = [directory, b"/", &program.path].concat();
         match open_executable(&path) {
             Ok(_) => return Ok(path),
-            Err(Errno::ACCESS) => denied = true,
+            // A shell looks whether it is there: a directory that cannot be searched has nothing.
+            Err(Errno::ACCESS) => {
+                denied |= accessat(CWD, &path, Access::EXISTS, AtFlags::empty()).is_ok()
+            }
             Err(_) => {}
         }
     }
