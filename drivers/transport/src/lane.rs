@@ -29,6 +29,8 @@ const READ_BYTES: usize = 256 << 10;
 const TLS_BUFFER_BYTES: usize = 256 << 10;
 /// Pieces (a header or a body each) encrypted in one go.
 const PIECES_MAX: usize = 128;
+/// Batches written before what came is read.
+const BATCHES_MAX: usize = 8;
 /// Rounds of reading and writing before other tasks get their turn.
 const ROUNDS_MAX: usize = 16;
 
@@ -189,7 +191,7 @@ impl<S: Sink> Lane<S> {
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, LaneError> {
         let mut progress = false;
-        loop {
+        for _ in 0..BATCHES_MAX {
             if self.writer.is_empty()
                 && let Poll::Ready(taken) = self.outbox.poll_take(cx, &mut self.writer.frames)
             {
@@ -199,10 +201,11 @@ impl<S: Sink> Lane<S> {
             let encrypted = self.writer.encrypt(&mut self.tls)?;
             let written = self.flush(cx)?;
             if !written && !encrypted {
-                return Ok(progress);
+                break;
             }
             progress = true;
         }
+        Ok(progress)
     }
 
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, LaneError> {
@@ -231,9 +234,8 @@ impl<S: Sink> Lane<S> {
                 Pulse::Ping => {
                     let id = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
                     self.writer.add(Frame::new(Kind::Ping, None, id, Bytes::new()));
-                    if let Err(error) = self.write(cx) {
-                        return Poll::Ready(error);
-                    }
+                    // The next poll writes it.
+                    cx.waker().wake_by_ref();
                 }
                 Pulse::Wait(until) => {
                     self.timer.as_mut().reset(self.began + until);

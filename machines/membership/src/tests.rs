@@ -4,7 +4,10 @@ extern crate std;
 
 use super::*;
 use proptest::prelude::*;
-use std::{collections::BTreeSet, vec};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    vec,
+};
 
 const fn at(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -87,6 +90,119 @@ fn any_event() -> impl Strategy<Value = Event> {
         any::<usize>().prop_map(Event::Lose),
         (0u64..30_000).prop_map(Event::Wait),
     ]
+}
+
+/// Several nodes on a link that loses beacons, fails dials and breaks links.
+struct Fabric {
+    nodes: Vec<Membership>,
+    /// Links that stand: number, dialler, dialled.
+    links: Vec<(u64, NodeId, NodeId)>,
+    dials: VecDeque<(NodeId, NodeId, Endpoint)>,
+    /// What each node was told last of each peer.
+    told: BTreeMap<(NodeId, NodeId), u64>,
+    last_link: u64,
+    random: u64,
+    now: Duration,
+}
+
+impl Fabric {
+    fn new(count: u32, seed: u64) -> Fabric {
+        Fabric {
+            nodes: (0..count).map(|node| Membership::new(NodeId(node))).collect(),
+            links: Vec::new(),
+            dials: VecDeque::new(),
+            told: BTreeMap::new(),
+            last_link: 0,
+            random: seed | 1,
+            now: at(0),
+        }
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % 100 < percent
+    }
+
+    fn feed(&mut self, node: NodeId, input: Input) {
+        for effect in self.nodes[node.0 as usize].step(self.now, input) {
+            match effect {
+                Effect::Dial { node: to, endpoint } => self.dials.push_back((node, to, endpoint)),
+                Effect::Up { node: peer, link } => {
+                    assert_eq!(self.told.insert((node, peer), link), None, "up twice");
+                }
+                Effect::Down { node: peer, link } => {
+                    assert_eq!(self.told.remove(&(node, peer)), Some(link), "down of another");
+                    self.break_link(link);
+                }
+                Effect::Refuse { link } => self.break_link(link),
+            }
+        }
+    }
+
+    /// Both ends hear of a broken link, one after the other.
+    fn break_link(&mut self, link: u64) {
+        let Some(index) = self.links.iter().position(|(number, ..)| *number == link) else {
+            return;
+        };
+        let (_, a, b) = self.links.swap_remove(index);
+        self.feed(a, Input::LinkDown { node: b, link });
+        self.feed(b, Input::LinkDown { node: a, link });
+    }
+
+    /// One second passes, with this much going wrong.
+    fn second(&mut self, trouble: u64) {
+        self.now += at(1000);
+        let count = u32::try_from(self.nodes.len()).expect("few");
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                if !self.chance(trouble) {
+                    self.feed(NodeId(to), beacon(from, 1));
+                }
+            }
+            self.feed(NodeId(from), Input::Tick);
+        }
+        if self.chance(trouble) && !self.links.is_empty() {
+            let which = usize::try_from(self.random).unwrap_or(0) % self.links.len();
+            self.break_link(self.links[which].0);
+        }
+        for _ in 0..self.dials.len() {
+            let Some((from, to, endpoint)) = self.dials.pop_front() else { break };
+            if self.chance(trouble) {
+                self.feed(from, Input::DialFailed { node: to, endpoint });
+                continue;
+            }
+            self.last_link += 1;
+            let link = self.last_link;
+            self.links.push((link, from, to));
+            // Either end may be the first to know.
+            let accepted_first = self.chance(50);
+            let ends =
+                if accepted_first { [(to, from), (from, to)] } else { [(from, to), (to, from)] };
+            for (end, peer) in ends {
+                self.feed(end, Input::LinkUp { node: peer, link });
+            }
+        }
+    }
+}
+
+#[test]
+fn after_any_trouble_everyone_is_linked_once_and_both_ends_agree() {
+    for seed in 1..200 {
+        let mut fabric = Fabric::new(5, seed * 0x9e37_79b9);
+        for _ in 0..30 {
+            fabric.second(40);
+        }
+        for _ in 0..20 {
+            fabric.second(0);
+        }
+        assert_eq!(fabric.told.len(), 5 * 4, "seed {seed}");
+        for ((node, peer), link) in &fabric.told {
+            assert_eq!(fabric.told.get(&(*peer, *node)), Some(link), "seed {seed}");
+        }
+        assert_eq!(fabric.links.len(), 10, "seed {seed}: stray links");
+    }
 }
 
 proptest! {
