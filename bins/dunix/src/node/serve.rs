@@ -69,7 +69,6 @@ fn start() -> Result<()> {
         .build()?;
     let start = Start { config, admin, keeper, space, unserved, fuse };
     let result = runtime.block_on(serve_node(start));
-    if let Err(error) = &result { tracing::error!("DEBUG {error:#}"); }
     // Threads of a half-started node may wait for what never comes: they end with the process.
     runtime.shutdown_background();
     result
