@@ -45,6 +45,23 @@ pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
     }
 }
 
+/// Reads a path that stands for a descriptor of the caller: `/dev/fd/N`, `/dev/stdin` and kin,
+/// `/proc/self/fd/N`.
+#[must_use]
+pub fn own_descriptor(path: &[u8]) -> Option<u32> {
+    match path {
+        b"/dev/stdin" => Some(0),
+        b"/dev/stdout" => Some(1),
+        b"/dev/stderr" => Some(2),
+        _ => {
+            let name = [&b"/dev/fd/"[..], b"/proc/self/fd/", b"/proc/thread-self/fd/"]
+                .into_iter()
+                .find_map(|folder| path.strip_prefix(folder))?;
+            number(name)
+        }
+    }
+}
+
 /// Reads a decimal number without sign or leading zero, below 2^30.
 #[must_use]
 pub fn number(text: &[u8]) -> Option<u32> {
@@ -98,6 +115,15 @@ mod tests {
             assert_eq!(parse(path, 7), None);
         }
         assert_eq!(parse(b"/proc/4294967297/x", 7), None);
+    }
+
+    #[test]
+    fn descriptors_have_names() {
+        assert_eq!(own_descriptor(b"/dev/fd/63"), Some(63));
+        assert_eq!(own_descriptor(b"/proc/self/fd/0"), Some(0));
+        assert_eq!(own_descriptor(b"/dev/stderr"), Some(2));
+        assert_eq!(own_descriptor(b"/dev/fd/6x"), None);
+        assert_eq!(own_descriptor(b"/dev/fd"), None);
     }
 
     #[test]

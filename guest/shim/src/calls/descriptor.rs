@@ -87,6 +87,12 @@ fn duplicate(process: &Process, number: u64, args: [u64; 6]) -> Answer {
     result.into()
 }
 
+/// Opens a remote descriptor anew by its name: a duplicate that lives at the same home.
+pub(crate) fn reopen(thread: &Thread, fd: i32, flags: u64) -> Answer {
+    let command = if flags & host::O_CLOEXEC == 0 { F_DUPFD } else { F_DUPFD_CLOEXEC };
+    duplicate(thread.process(), nr::FCNTL, [host::fd_arg(fd), command, 0, 0, 0, 0])
+}
+
 fn record_duplicate(process: &Process, old: i32, new: i32) {
     forget(process, new);
     if process.private.has(old) {

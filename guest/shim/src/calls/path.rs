@@ -86,12 +86,17 @@ pub(crate) fn try_handle(
     // Most paths are neither below /proc nor the terminal: a look at the first bytes tells.
     match guest::read::<[u8; 6]>(GuestAddr(args[at])) {
         Ok(start) if start == *b"/proc/" => {}
-        Ok(start) if start == *b"/dev/t" && has_daemon() => {}
+        Ok(start) if start.starts_with(b"/dev/") && has_daemon() => {}
         _ => return None,
     }
     let path = guest::read_str(GuestAddr(args[at]), &mut buffer).ok()?;
     if path == b"/dev/tty" && matches!(number, nr::OPEN | nr::OPENAT) {
         return Some(terminal::open_controlling(thread, args[at + 1]).into());
+    }
+    if matches!(number, nr::OPEN | nr::OPENAT)
+        && let Some(fd) = remote_descriptor(thread, path)
+    {
+        return Some(descriptor::reopen(thread, fd, args[at + 1]));
     }
     let (result, args) = match meaning(thread, path, is_followed) {
         Err(error) => return Some(Answer::from(Err(error))),
@@ -113,6 +118,13 @@ pub(crate) fn try_handle(
         }
     };
     Some(Answer::from(give_text(result, args, at)))
+}
+
+/// The descriptor that a path stands for, if its object lives at another node: the local
+/// placeholder cannot be opened in its stead.
+fn remote_descriptor(thread: &Thread, path: &[u8]) -> Option<i32> {
+    let fd = i32::try_from(proc_path::own_descriptor(path)?).ok()?;
+    thread.process().remote.has(fd).then_some(fd)
 }
 
 fn is_readlink(number: u64) -> bool {
