@@ -13,7 +13,8 @@ use alloc::{
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
-    ProcMessage,
+    ProcMessage, ProcessRecord,
+    record::LESSEES_MAX,
     table::{BLOCK_PIDS, BLOCKS, NODE_BLOCKS_MAX},
 };
 
@@ -266,6 +267,31 @@ impl ProcTable {
             match node {
                 Some(_) => self.send_owner(number, message),
                 None => self.undeliverable(message),
+            }
+        }
+    }
+
+    /// Names the lessees that the target of a move will have to speak to.
+    pub(crate) fn lessees_of(&self, record: &ProcessRecord) -> Vec<(u32, NodeId)> {
+        let numbers = [record.pid, record.pgid, record.sid, record.parent.pid];
+        let children = record.children.iter().map(|(child, _)| *child);
+        let blocks: BTreeSet<u32> = numbers.into_iter().chain(children).map(block_of).collect();
+        blocks
+            .into_iter()
+            .filter_map(|block| {
+                let is_ours = self.blocks.leased.contains(&block);
+                let lessee = self.blocks.lessees.get(&block).copied();
+                Some((block, if is_ours { self.config.node } else { lessee? }))
+            })
+            .take(LESSEES_MAX)
+            .collect()
+    }
+
+    /// Learns from a peer who leases what, where nothing is known yet.
+    pub(crate) fn learn_lessees(&mut self, lessees: &[(u32, NodeId)]) {
+        for (block, node) in lessees.iter().filter(|(block, _)| *block < BLOCKS) {
+            if !self.blocks.leased.contains(block) && *node != self.config.node {
+                self.blocks.lessees.entry(*block).or_insert(*node);
             }
         }
     }

@@ -19,7 +19,7 @@ use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
     Credentials, Errno, ProcMessage, ProcessBody, ProcessRecord, RunState,
-    record::{CHILDREN_MAX, SERIALS_MAX},
+    record::{CHILDREN_MAX, LESSEES_MAX, SERIALS_MAX},
     table::ChildChange,
 };
 
@@ -62,7 +62,9 @@ impl ProcTable {
             return Err(Errno::BUSY);
         }
         process.leaving = Some(to);
-        Ok(process.record(pid))
+        let mut record = process.record(pid);
+        record.lessees = self.lessees_of(&record);
+        Ok(record)
     }
 
     /// The other node has adopted it. The end of its host process here means nothing any more.
@@ -172,6 +174,7 @@ impl ProcTable {
         let pid = record.pid;
         let sound = record.children.len() <= CHILDREN_MAX
             && record.serials.len() <= SERIALS_MAX
+            && record.lessees.len() <= LESSEES_MAX
             && record.exit_signal <= crate::SIGNAL_MAX
             && record.version < u64::MAX / 2
             && !self.processes.contains_key(&pid)
@@ -184,6 +187,7 @@ impl ProcTable {
             return Err(Errno::AGAIN);
         }
         self.tombstones.remove(pid);
+        self.learn_lessees(&record.lessees);
         let mut process = Process::of_record(record, from);
         process.comm = fork::cut_comm(process.comm);
         let doubtful: alloc::vec::Vec<Pid> = process

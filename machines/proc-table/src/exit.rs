@@ -416,7 +416,9 @@ impl ProcTable {
 
     /// A child was on a node that died.
     pub(crate) fn lose_child(&mut self, parent: Pid, child: Pid, node: NodeId, version: u64) {
-        self.note(Note::LostWithNode { pid: child, node });
+        if !self.owns(child) {
+            self.note(Note::LostWithNode { pid: child, node });
+        }
         let change =
             ChildChange::Ended { status: ExitStatus::Lost, rusage: Rusage::default(), uid: 0 };
         let body = ProcessBody::ChildChanged { child, node, version, change };

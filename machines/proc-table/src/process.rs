@@ -124,6 +124,7 @@ impl Process {
             children_rusage: self.children_rusage,
             serials: self.serials.clone(),
             comm: self.comm.clone(),
+            lessees: Vec::new(),
         }
     }
 

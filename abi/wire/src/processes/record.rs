@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub const CHILDREN_MAX: usize = 32768;
 /// Most signal serials that a process remembers (see [`SignalSerial`]).
 pub const SERIALS_MAX: usize = 64;
+/// Most lessees that a record names.
+pub const LESSEES_MAX: usize = 16;
 /// Most bytes of a command name (`comm`, `TASK_COMM_LEN - 1`).
 pub const COMM_BYTES_MAX: usize = 15;
 
@@ -149,6 +151,9 @@ pub struct ProcessRecord {
     /// Group signals that it has had.
     pub serials: Vec<SignalSerial>,
     pub comm: String,
+    /// Who leases the blocks of the numbers above, as far as the source knows: at most
+    /// [`LESSEES_MAX`]. So the target need not ask before it can tell them.
+    pub lessees: Vec<(u32, NodeId)>,
 }
 
 /// One line of `ps`.
