@@ -59,6 +59,8 @@ struct State {
     reservations: Reservations,
     /// Programs spread so far.
     cursor: u64,
+    /// Programs placed here since the last sample, which does not show them.
+    unseen: u32,
     /// When peers were last asked for their windows.
     asked: Option<Instant>,
     random: Random,
@@ -73,6 +75,7 @@ impl Load {
             window: Window::default(),
             reservations: Reservations::default(),
             cursor: 0,
+            unseen: 0,
             asked: None,
             random: Random::new(),
         };
@@ -175,11 +178,22 @@ impl Shared {
 
 impl State {
     fn own_entry(&mut self, own: NodeId, now: Instant) -> LoadEntry {
-        let sample = self.sampler.fresh(now);
-        let reserved = self.reservations.count(now).saturating_mul(100);
+        self.entry_without(0, own, now)
+    }
+
+    /// As [`State::own_entry`] without so many young processes: the one that asks where to go is
+    /// among them.
+    fn entry_without(&mut self, leaving: u32, own: NodeId, now: Instant) -> LoadEntry {
+        let (sample, is_new) = self.sampler.fresh(now);
+        if is_new {
+            self.unseen = 0;
+        }
+        let expected = self.reservations.count(now).saturating_add(self.unseen);
+        let young = sample.young.saturating_sub(leaving);
+        let runnable = sample.running.saturating_add(young).saturating_add(expected);
         LoadEntry {
             node: own,
-            runnable_centi: sample.runnable_centi.saturating_add(reserved),
+            runnable_centi: runnable.saturating_mul(100),
             cpus_centi: sample.cpus_centi,
             pressure: sample.pressure,
             memory_free_mib: sample.memory_free_mib,

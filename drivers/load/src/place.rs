@@ -97,7 +97,7 @@ impl Load {
     fn input<'a>(&self, wish: Wish, peers: &'a [NodeId]) -> PlacementInput<'a> {
         let own = self.shared.mesh.node();
         let mut state = self.shared.lock();
-        let own_load = node_load(&state.own_entry(own, Instant::now()));
+        let own_load = node_load(&state.entry_without(1, own, Instant::now()));
         let cursor = state.cursor;
         if wish == Wish::Spread {
             state.cursor += 1;
@@ -110,7 +110,7 @@ impl Load {
     fn placed(&self, node: NodeId, why: Reason) -> Placed {
         let mut state = self.shared.lock();
         if node == self.shared.mesh.node() {
-            state.reservations.add_brief(Instant::now());
+            state.unseen = state.unseen.saturating_add(1);
         } else {
             state.window.charge(node);
         }

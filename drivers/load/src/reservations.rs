@@ -9,8 +9,6 @@ use std::{
 /// Beyond this many, further reservations are answered but not held.
 const RESERVATIONS_MAX: usize = 4096;
 const RESERVATION: Duration = Duration::from_millis(RESERVATION_MS as u64);
-/// How long a program that was started here counts by itself; then it is seen running, or it ended.
-const BRIEF: Duration = Duration::from_millis(10);
 
 /// The places held; each lapses by itself.
 #[derive(Default)]
@@ -22,18 +20,9 @@ pub(crate) struct Reservations {
 impl Reservations {
     /// Holds a place for a program of a peer; returns its number.
     pub(crate) fn add(&mut self, now: Instant) -> u64 {
-        self.hold(now, RESERVATION)
-    }
-
-    /// Holds a place for a program of this node.
-    pub(crate) fn add_brief(&mut self, now: Instant) {
-        self.hold(now, BRIEF);
-    }
-
-    fn hold(&mut self, now: Instant, time: Duration) -> u64 {
         self.last += 1;
         if self.until.len() < RESERVATIONS_MAX {
-            self.until.insert(self.last, now + time);
+            self.until.insert(self.last, now + RESERVATION);
         }
         self.last
     }
@@ -60,12 +49,10 @@ mod tests {
         let mut reservations = Reservations::default();
         let first = reservations.add(now);
         reservations.add(now);
-        reservations.add_brief(now);
-        assert_eq!(reservations.count(now), 3);
-        reservations.release(first);
-        reservations.release(first);
         assert_eq!(reservations.count(now), 2);
-        assert_eq!(reservations.count(now + BRIEF), 1);
+        reservations.release(first);
+        reservations.release(first);
+        assert_eq!(reservations.count(now), 1);
         assert_eq!(reservations.count(now + RESERVATION), 0);
     }
 }

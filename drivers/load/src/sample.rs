@@ -1,5 +1,9 @@
 //! Measures this node: runnable guests, CPUs, pressure, memory.
 //!
+//! A program that has just been forked counts as runnable whatever it does: it loads its libraries and
+//! waits for files now, and will want a CPU in a moment. One that has ended does not, so a sequence of
+//! short programs never looks like as many at once.
+//!
 //! Reads the node's own `/proc` (which lists the node's processes only), and its cgroup's
 //! `cpu.pressure` where the host has it. What cannot be read counts as zero load, or as all the
 //! memory there could be: a node that cannot measure itself still takes work.
@@ -10,11 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A sample older than this is taken again when it is needed: a sequence of short programs must not
-/// look like as many at once.
-const FRESH: Duration = Duration::from_millis(5);
+/// A sample older than this is taken again when it is needed.
+const FRESH: Duration = Duration::from_millis(1);
 /// Nor is more than this share of the time spent on sampling (one in so many).
 const EFFORT: u32 = 10;
+/// A process younger than this counts even while it waits. In ticks of `/proc` (`USER_HZ`, 100 a
+/// second on every architecture that matters here).
+const YOUNG_TICKS: u64 = 10;
+const TICKS_PER_SECOND: u64 = 100;
 
 /// What a node is and where its load is read.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +37,10 @@ pub struct SampleConfig {
 /// One measurement; units as in the wire's `LoadEntry`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sample {
-    pub(crate) runnable_centi: u32,
+    /// Running or waiting for a CPU.
+    pub(crate) running: u32,
+    /// Just started, and waiting for something else.
+    pub(crate) young: u32,
     pub(crate) cpus_centi: u32,
     pub(crate) pressure: u16,
     pub(crate) memory_free_mib: u32,
@@ -56,39 +66,52 @@ impl Sampler {
         }
     }
 
-    pub(crate) fn fresh(&mut self, now: Instant) -> Sample {
+    /// Returns a sample, and whether it was taken just now.
+    pub(crate) fn fresh(&mut self, now: Instant) -> (Sample, bool) {
         if let Some(Taken { at, keep, sample }) = self.last
             && now.saturating_duration_since(at) < keep
         {
-            return sample;
+            return (sample, false);
         }
         let start = Instant::now();
+        let (running, young) = self.runnable();
         let sample = Sample {
-            runnable_centi: self.runnable().saturating_mul(100),
+            running,
+            young,
             cpus_centi: self.cpus_centi,
             pressure: self.pressure(),
             memory_free_mib: self.memory_free_mib(),
         };
         let keep = FRESH.max(start.elapsed().saturating_mul(EFFORT));
         self.last = Some(Taken { at: now, keep, sample });
-        sample
+        (sample, true)
     }
 
-    /// Counts threads that run or wait for a CPU, but for this process's.
-    fn runnable(&self) -> u32 {
-        let others = numbers(&self.proc).filter(|pid| *pid != self.own_pid);
-        others.map(|pid| self.runnable_of(pid)).fold(0, u32::saturating_add)
+    /// Counts threads that run or wait for a CPU, and young processes that do not; all but this one.
+    fn runnable(&self) -> (u32, u32) {
+        let uptime = fs::read_to_string(self.proc.join("uptime"));
+        let uptime = uptime.ok().as_deref().and_then(ticks_of);
+        let (mut running, mut young) = (0u32, 0u32);
+        for pid in numbers(&self.proc).filter(|pid| *pid != self.own_pid) {
+            let process = self.proc.join(pid.to_string());
+            let Some(stat) = stat_of(&process) else { continue };
+            let runs = self.running_threads(&process, stat);
+            running = running.saturating_add(runs);
+            let age = uptime.map(|uptime| uptime.saturating_sub(stat.started_ticks));
+            let is_young = age.is_some_and(|age| age < YOUNG_TICKS);
+            young += u32::from(runs == 0 && stat.state == State::Waits && is_young);
+        }
+        (running, young)
     }
 
-    fn runnable_of(&self, pid: u32) -> u32 {
-        let process = self.proc.join(pid.to_string());
-        let Some(stat) = stat_of(&process) else { return 0 };
+    fn running_threads(&self, process: &Path, stat: Stat) -> u32 {
         if stat.threads <= 1 {
-            return u32::from(stat.runs);
+            return u32::from(stat.state == State::Runs);
         }
         let tasks = process.join("task");
         let threads = numbers(&tasks).filter_map(|tid| stat_of(&tasks.join(tid.to_string())));
-        u32::try_from(threads.filter(|stat| stat.runs).count()).unwrap_or(u32::MAX)
+        let running = threads.filter(|stat| stat.state == State::Runs);
+        u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
     fn pressure(&self) -> u16 {
@@ -121,22 +144,43 @@ fn numbers(directory: &Path) -> impl Iterator<Item = u32> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Runs,
+    Waits,
+    /// Stopped, or ended and not yet reaped.
+    Still,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stat {
-    runs: bool,
+    state: State,
     threads: u32,
+    started_ticks: u64,
 }
 
 fn stat_of(process: &Path) -> Option<Stat> {
     parse_stat(&fs::read_to_string(process.join("stat")).ok()?)
 }
 
-/// Reads `/proc/<pid>/stat` (proc(5)): the state is the first field after the name, which may hold
-/// anything; the number of threads the 18th.
+/// Reads `/proc/<pid>/stat` (proc(5)): the name may hold anything; after it the state is the first
+/// field, the number of threads the 18th, the start the 20th.
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    let runs = fields.next()? == "R";
-    let threads = fields.nth(16).and_then(|threads| threads.parse().ok()).unwrap_or(1);
-    Some(Stat { runs, threads })
+    let state = match fields.next()? {
+        "R" => State::Runs,
+        "S" | "D" | "I" => State::Waits,
+        _ => State::Still,
+    };
+    let threads = fields.nth(16)?.parse().ok()?;
+    let started_ticks = fields.nth(1)?.parse().ok()?;
+    Some(Stat { state, threads, started_ticks })
+}
+
+/// Reads the first field of `/proc/uptime`, `12.34`, as 1234.
+fn ticks_of(uptime: &str) -> Option<u64> {
+    let (seconds, part) = uptime.split_whitespace().next()?.split_once('.')?;
+    let (seconds, part): (u64, u64) = (seconds.parse().ok()?, part.parse().ok()?);
+    Some(seconds * TICKS_PER_SECOND + part)
 }
 
 /// Reads `some avg10=12.34 ...` as 1234.
@@ -159,10 +203,12 @@ mod tests {
 
     #[test]
     fn kernel_texts_are_read() {
-        let stat = "12 (a b) R) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 21 0 99";
-        assert_eq!(parse_stat(stat), Some(Stat { runs: false, threads: 21 }));
-        assert_eq!(parse_stat("12 (cc1) R 1"), Some(Stat { runs: true, threads: 1 }));
+        let stat = "12 (a b) R) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 21 0 99 5";
+        let expected = Stat { state: State::Waits, threads: 21, started_ticks: 99 };
+        assert_eq!(parse_stat(stat), Some(expected));
+        assert_eq!(parse_stat("12 (cc1) R 1"), None);
         assert_eq!(parse_stat("12 (cc1"), None);
+        assert_eq!(ticks_of("12.34 99.00\n"), Some(1234));
         let pressure = "some avg10=12.34 avg60=1.00 avg300=0.10 total=99\nfull avg10=0.00";
         assert_eq!(pressure_of(pressure), Some(1234));
         assert_eq!(pressure_of("some avg10=9999.00"), None);
@@ -173,9 +219,28 @@ mod tests {
     fn this_machine_can_be_measured() {
         let mut sampler = Sampler::new(SampleConfig::default());
         let now = Instant::now();
-        let sample = sampler.fresh(now);
+        let (sample, _) = sampler.fresh(now);
         assert!(sample.cpus_centi >= 100 && sample.memory_free_mib < u32::MAX);
-        assert_eq!(sampler.fresh(now), sample, "not measured twice at once");
+        assert_eq!(sampler.fresh(now), (sample, false), "not measured twice at once");
+    }
+
+    #[test]
+    fn a_young_program_counts_and_a_dead_or_idle_one_does_not() {
+        let proc = std::env::temp_dir().join(format!("dunix-sample-{}", std::process::id()));
+        let programs = [(1, "S", 90), (2, "S", 99), (3, "Z", 99), (4, "R", 99), (5, "R", 1)];
+        for (pid, state, started) in programs {
+            let directory = proc.join((1_000_000 + pid).to_string());
+            fs::create_dir_all(&directory).expect("writable");
+            let between = "0 ".repeat(16);
+            let stat = format!("{pid} (x) {state} {between}1 0 {started} 0");
+            fs::write(directory.join("stat"), stat).expect("writable");
+        }
+        fs::write(proc.join("uptime"), "1.00 1.00\n").expect("writable");
+        let config = SampleConfig { proc: Some(proc.clone()), ..SampleConfig::default() };
+        let (sample, is_new) = Sampler::new(config).fresh(Instant::now());
+        fs::remove_dir_all(&proc).expect("ours");
+        assert!(is_new);
+        assert_eq!((sample.running, sample.young), (2, 1));
     }
 
     #[test]
@@ -194,8 +259,10 @@ mod tests {
             .collect();
         let mut sampler = Sampler::new(SampleConfig::default());
         // As another process would see this one.
-        let own = std::mem::replace(&mut sampler.own_pid, 0);
-        assert!(sampler.runnable_of(own) >= 2);
+        sampler.own_pid = 0;
+        let own = Path::new("/proc/self");
+        let stat = stat_of(own).expect("readable");
+        assert!(sampler.running_threads(own, stat) >= 2);
         for (stop, thread) in threads {
             drop(stop);
             thread.join().expect("no panic");

@@ -19,7 +19,11 @@ impl Processes {
         for pid in 1..=running {
             let directory = path.join((1_000_000 + pid).to_string());
             fs::create_dir_all(&directory).expect("writable");
-            fs::write(directory.join("stat"), format!("{pid} (cc1) R 1 1")).expect("writable");
+            fs::write(
+                directory.join("stat"),
+                format!("{pid} (cc1) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 1 0 1 1"),
+            )
+            .expect("writable");
         }
         fs::create_dir_all(&path).expect("writable");
         fs::write(path.join("meminfo"), "MemAvailable: 1024000 kB\n").expect("writable");
