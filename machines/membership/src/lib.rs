@@ -25,8 +25,11 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use core::{net::Ipv6Addr, time::Duration};
 use dunix_ids::NodeId;
 
-/// Greatest number of peers; beacons of further ones are not heard.
+/// Greatest number of peers. A further claim makes the longest silent one without a link forgotten,
+/// so that a stranger's beacons cannot crowd real nodes out for long.
 pub const PEERS_MAX: usize = 4096;
+/// Greatest number of dials under way; further ones wait.
+pub const DIALS_MAX: usize = 64;
 /// Greatest number of addresses remembered for a peer; the longest silent one makes room.
 pub const CLAIMS_MAX: usize = 4;
 /// A claim that was not repeated for this long is forgotten.
@@ -140,8 +143,7 @@ impl Membership {
     }
 
     fn handle_beacon(&mut self, now: Duration, node: NodeId, endpoint: Endpoint) {
-        let room = self.peers.len() < PEERS_MAX || self.peers.contains_key(&node);
-        if node == self.own || !room {
+        if node == self.own || !self.make_room(node) {
             return;
         }
         let claims = &mut self.peers.entry(node).or_default().claims;
@@ -157,6 +159,17 @@ impl Membership {
         claims.push(Claim { endpoint, heard: now, failures: 0, dial_after: now });
     }
 
+    /// Whether the table may hold this peer.
+    fn make_room(&mut self, node: NodeId) -> bool {
+        if self.peers.len() < PEERS_MAX || self.peers.contains_key(&node) {
+            return true;
+        }
+        let heard = |entry: &Entry| entry.claims.iter().map(|claim| claim.heard).max();
+        let idle = self.peers.iter().filter(|(_, entry)| entry.link.is_none() && !entry.dialling);
+        let oldest = idle.min_by_key(|(_, entry)| heard(entry)).map(|(node, _)| *node);
+        oldest.is_some_and(|oldest| self.peers.remove(&oldest).is_some())
+    }
+
     fn handle_dial_failed(&mut self, now: Duration, node: NodeId, endpoint: Endpoint) {
         let Some(entry) = self.peers.get_mut(&node) else { return };
         entry.dialling = false;
@@ -168,8 +181,7 @@ impl Membership {
     }
 
     fn handle_link_up(&mut self, node: NodeId, link: u64, effects: &mut Vec<Effect>) {
-        let room = self.peers.len() < PEERS_MAX || self.peers.contains_key(&node);
-        if node == self.own || !room {
+        if node == self.own || !self.make_room(node) {
             effects.push(Effect::Refuse { link });
             return;
         }
@@ -212,20 +224,25 @@ impl Membership {
     }
 
     fn dial(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let under_way = self.dials_under_way();
         let mut due = Vec::new();
         for (node, entry) in &self.peers {
-            due.extend(
-                self.next_dial(*node, entry, now)
-                    .filter(|(at, _)| *at <= now)
-                    .map(|(_, endpoint)| (*node, endpoint)),
-            );
+            let next = self.next_dial(*node, entry, now).filter(|(at, _)| *at <= now);
+            due.extend(next.map(|(at, endpoint)| (at, *node, endpoint)));
         }
-        for (node, endpoint) in due {
+        // Who was heard last is dialled first: a claim that waits long is seldom true.
+        due.sort_unstable_by(|a, b| b.cmp(a));
+        due.truncate(DIALS_MAX.saturating_sub(under_way));
+        for (_, node, endpoint) in due {
             if let Some(entry) = self.peers.get_mut(&node) {
                 entry.dialling = true;
                 effects.push(Effect::Dial { node, endpoint });
             }
         }
+    }
+
+    fn dials_under_way(&self) -> usize {
+        self.peers.values().filter(|entry| entry.dialling).count()
     }
 
     /// When and where a peer is to be dialled next, if this node is the one who dials.
@@ -246,6 +263,7 @@ impl Membership {
     /// Asserts what holds between any two steps.
     pub fn check_invariants(&self) {
         assert!(self.peers.len() <= PEERS_MAX, "too many peers");
+        assert!(self.dials_under_way() <= DIALS_MAX, "too many dials");
         assert!(!self.peers.contains_key(&self.own), "this node is no peer of itself");
         for (node, entry) in &self.peers {
             assert!(entry.claims.len() <= CLAIMS_MAX, "too many claims");

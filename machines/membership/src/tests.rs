@@ -73,6 +73,22 @@ fn a_lost_peer_is_dialled_again_until_it_has_been_silent_for_long() {
     assert!(members.peers.is_empty());
 }
 
+#[test]
+fn a_flood_of_claims_costs_a_few_dials_and_hides_nobody() {
+    let mut members = Membership::new(NodeId(1));
+    let mut dials = 0;
+    let flood = u32::try_from(PEERS_MAX).expect("fits") + 1000;
+    for node in 0..flood {
+        dials += members.step(at(node.into()), beacon(10 + node, 66)).len();
+    }
+    assert_eq!((dials, members.peers.len()), (DIALS_MAX, PEERS_MAX));
+    let now = at(flood.into());
+    assert_eq!(members.step(now, beacon(2, 2)), vec![], "must wait for a dial to end");
+    let failed = Input::DialFailed { node: NodeId(10), endpoint: endpoint(66) };
+    let dial = Effect::Dial { node: NodeId(2), endpoint: endpoint(2) };
+    assert_eq!(members.step(now, failed), vec![dial]);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Beacon(u32, u16),
