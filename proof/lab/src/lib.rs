@@ -29,6 +29,7 @@ mod preflight;
 mod roles;
 mod state;
 mod switch;
+pub mod traces;
 mod watch;
 
 pub use config::{

@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "each test program uses its part of the rig")]
 mod rig;
 
-use rig::{Rig, can_run};
+use rig::{Rig, assert_gone, can_run};
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Command, Stdio};
 
@@ -29,7 +29,7 @@ fn ends_with(test: &str, choose: impl Fn(&Rig) -> u32) {
     let owner = rig.owner_pid();
     traces.processes.retain(|pid| *pid != owner || chosen == owner);
     kill(chosen);
-    traces.assert_gone();
+    assert_gone(&traces);
     if chosen != owner {
         rig.close_input();
         let said = rig.rest();
@@ -46,7 +46,7 @@ fn an_asked_end_leaves_nothing() {
     let traces = rig.traces();
     rig.close_input();
     assert!(rig.owner.wait().unwrap().success());
-    traces.assert_gone();
+    assert_gone(&traces);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn what_a_massacre_leaves_the_next_lab_removes() {
     kill(rig.owner_pid());
     let left = traces.paths();
     let mut next = Rig::start_after(rig, "next", 1);
-    traces.assert_gone();
+    assert_gone(&traces);
     next.close_input();
     assert!(next.owner.wait().unwrap().success());
     eprintln!("the massacre had left {left:?}");

@@ -4,8 +4,9 @@
 #[allow(dead_code, reason = "each test program uses its part of the rig")]
 mod rig;
 
+use dunix_lab::traces::{KINDS, namespace};
 use dunix_linux::kcmp::same_description_of;
-use rig::{KINDS, Rig, can_run, descriptors, identity, mapped, mounts, namespace};
+use rig::{Rig, can_run, descriptors, identity, mapped, mounts};
 use std::collections::BTreeSet;
 
 /// Each node's processes, after them the owner with its helpers.

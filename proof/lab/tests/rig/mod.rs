@@ -1,17 +1,15 @@
 //! A lab of stand-in nodes in a process of its own, and what of it can be seen from outside.
 
+use dunix_lab::traces::{KINDS, Traces, children, descendants};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The kinds of namespaces that a node has for itself.
-pub(crate) const KINDS: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 /// How long the end of a lab may take to complete.
 pub(crate) const GONE_WITHIN: Duration = Duration::from_secs(2);
 /// How long a change on the link may take to be noticed.
@@ -143,18 +141,16 @@ impl Rig {
 
     /// What must be gone when the lab is.
     pub(crate) fn traces(&self) -> Traces {
-        let processes = descendants(self.owner_pid());
-        let mut namespaces = BTreeSet::new();
-        for pid in processes.iter().filter(|pid| **pid != self.owner_pid()) {
-            namespaces.extend(KINDS.iter().filter_map(|kind| namespace(*pid, kind)));
-        }
-        for kind in KINDS {
-            namespaces.remove(&namespace(std::process::id(), kind).unwrap());
-        }
-        assert!(namespaces.len() >= self.keepers.len() * KINDS.len());
-        let others = all_processes().into_iter().filter(|pid| !processes.contains(pid)).collect();
-        Traces { name: self.name.clone(), processes, others, namespaces }
+        let traces = Traces::of(&self.name, self.owner_pid());
+        assert!(traces.namespaces.len() >= self.keepers.len() * KINDS.len());
+        traces
     }
+}
+
+/// Waits until nothing of a lab is left; panics naming what is, after [`GONE_WITHIN`].
+pub(crate) fn assert_gone(traces: &Traces) {
+    let left = traces.wait_until_gone(GONE_WITHIN);
+    assert!(left.is_empty(), "left after {GONE_WITHIN:?}: {left:#?}");
 }
 
 impl Drop for Rig {
@@ -163,96 +159,6 @@ impl Drop for Rig {
         let _ = self.owner.kill();
         let _ = self.owner.wait();
     }
-}
-
-/// What can be seen of a lab on the host.
-pub(crate) struct Traces {
-    name: String,
-    pub(crate) processes: Vec<u32>,
-    /// Processes that ran beside it. The kernel uses a namespace's number again, so one that came
-    /// later and has such a number says nothing.
-    others: Vec<u32>,
-    namespaces: BTreeSet<String>,
-}
-
-impl Traces {
-    /// Waits until nothing of the lab is left; panics naming what is, after [`GONE_WITHIN`].
-    pub(crate) fn assert_gone(&self) {
-        let deadline = Instant::now() + GONE_WITHIN;
-        loop {
-            let left = self.left();
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "left after {GONE_WITHIN:?}: {left:#?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn left(&self) -> Vec<String> {
-        let alive = self.processes.iter().filter(|pid| is_alive(**pid));
-        let mut left: Vec<String> = alive.map(|pid| format!("process {pid}")).collect();
-        for pid in self.processes.iter().chain(&self.others).copied() {
-            let held = KINDS.iter().filter_map(|kind| namespace(pid, kind));
-            let held = held.filter(|name| self.namespaces.contains(name));
-            left.extend(held.map(|name| format!("{name} of process {pid}")));
-        }
-        left.extend(self.paths().iter().map(|path| path.display().to_string()));
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        left.extend(mounts.lines().filter(|m| m.contains(&self.name)).map(str::to_owned));
-        left
-    }
-
-    /// The lab's directories that exist.
-    pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        let state =
-            ["/run/dunix", "/var/lib/dunix"].map(|parent| Path::new(parent).join(&self.name));
-        let mut found: Vec<PathBuf> = state.into_iter().filter(|path| path.exists()).collect();
-        for hierarchy in dunix_linux::cgroup::hierarchies().unwrap() {
-            found.push(hierarchy.base.join(format!("dunix-{}", self.name)));
-        }
-        found.retain(|path| path.exists());
-        found
-    }
-}
-
-pub(crate) fn all_processes() -> Vec<u32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// The identity of a process's namespace of a kind.
-pub(crate) fn namespace(pid: u32, kind: &str) -> Option<String> {
-    let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?;
-    Some(link.to_string_lossy().into_owned())
-}
-
-fn stat_fields(pid: u32) -> Option<(String, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
-}
-
-/// A process that is dead and not reaped yet is gone but for its number.
-fn is_alive(pid: u32) -> bool {
-    stat_fields(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
-}
-
-fn children(of: u32) -> Vec<u32> {
-    let is_child = |pid: &u32| stat_fields(*pid).is_some_and(|(_, parent)| parent == of);
-    all_processes().into_iter().filter(is_child).collect()
-}
-
-/// A process and everything below it.
-pub(crate) fn descendants(of: u32) -> Vec<u32> {
-    let mut found = vec![of];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        found.extend(children(pid));
-        next += 1;
-    }
-    found
 }
 
 /// Descriptor numbers of a process.
