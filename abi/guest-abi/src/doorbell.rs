@@ -207,11 +207,13 @@ pub struct SigInfo {
 pub struct RemoteCall {
     /// 0 in a new call; the daemon sets it for the calls that follow.
     pub ticket: u64,
-    /// The host's system-call number: read, write, readv, writev, lseek, ioctl (terminals), poll.
+    /// The host's system-call number: read, write, readv, writev, lseek,
+    /// ioctl (terminals), poll, fstat.
     pub nr: u32,
     /// The descriptor.
     pub fd: i32,
-    /// The call's further arguments, as the guest gave them. For poll: nothing, the events asked for, the timeout in
-    /// milliseconds (negative: none); the result is the events found.
+    /// The call's further arguments, as the guest gave them. For poll: the events asked for,
+    /// the timeout in milliseconds (negative: none); the result is the events found.
+    /// A write may come short at any length: the shim goes on with the rest.
     pub args: [u64; 4],
 }

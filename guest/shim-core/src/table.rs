@@ -72,7 +72,7 @@ table! {
     2 OPEN Trap, "the path may name a process under /proc or be /proc/self/exe";
     3 CLOSE Trap, "the shim tracks which descriptors are private or remote";
     4 STAT Trap, "the path may name a process under /proc or be /proc/self/exe";
-    5 FSTAT Native, "cannot block; no name of a process";
+    5 FSTAT Trap, "the object may live at another node";
     6 LSTAT Trap, "the path may name a process under /proc or be /proc/self/exe";
     7 POLL Trap, "waits with a deadline";
     8 LSEEK Trap, "the offset may live at another node";

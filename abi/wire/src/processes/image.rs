@@ -116,6 +116,8 @@ pub enum CallArguments {
         events: u16,
         timeout_ms: i32,
     },
+    /// fstat(2); the outcome's data is x86-64's `struct stat`.
+    Status,
 }
 
 /// What a remote call returned.

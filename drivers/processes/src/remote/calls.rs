@@ -31,6 +31,7 @@ const FOREVER: Duration = Duration::from_secs(365 * 86400);
 
 const READ: u32 = 0;
 const WRITE: u32 = 1;
+const FSTAT: u32 = 5;
 const POLL: u32 = 7;
 const LSEEK: u32 = 8;
 const IOCTL: u32 = 16;
@@ -209,6 +210,7 @@ fn arguments(memory: &GuestMemory, asked: &RemoteCall) -> Result<CallArguments> 
             let answer_bytes = u32::try_from(bytes).map_err(|_| Errno::INVAL)?;
             Ok(CallArguments::Ioctl { request, value: second, argument, answer_bytes })
         }
+        FSTAT => Ok(CallArguments::Status),
         POLL => {
             let events = u16::try_from(first & 0xffff).map_err(|_| Errno::INVAL)?;
             #[expect(clippy::cast_possible_truncation, reason = "an int of the guest")]
@@ -257,6 +259,7 @@ fn conclude(
             memory.write(asked.args[0], data.get(..count).unwrap_or(data))?;
         }
         READV => scatter(memory, &pieces(memory, asked.args[0], asked.args[1])?, data)?,
+        FSTAT if outcome.value >= 0 => memory.write(asked.args[0], data)?,
         IOCTL if outcome.value >= 0 && !data.is_empty() => memory.write(asked.args[1], data)?,
         _ => {}
     }

@@ -22,6 +22,7 @@ impl Node {
         let Purpose::Calls(what) = object.purpose else { return failed(Errno::BADF) };
         let cancelled = self.homes.begin_call(from, request.ticket);
         let outcome = match what {
+            _ if request.call == CallArguments::Status => status(&object),
             RemoteKind::File => {
                 let call = request.call;
                 let done = self.runtime.spawn_blocking(move || on_file(&object, call)).await;
@@ -42,6 +43,33 @@ fn failed(errno: Errno) -> CallOutcome {
 
 fn value(value: usize) -> CallOutcome {
     CallOutcome { value: i64::try_from(value).unwrap_or(i64::MAX), data: Vec::new() }
+}
+
+/// Describes the object as fstat(2) does: the words of x86-64's `struct stat`.
+fn status(object: &Object) -> Result<CallOutcome> {
+    let stat = rustix::fs::fstat(&object.original)?;
+    let words = [
+        stat.st_dev,
+        stat.st_ino,
+        stat.st_nlink,
+        u64::from(stat.st_mode) | u64::from(stat.st_uid) << 32,
+        u64::from(stat.st_gid),
+        stat.st_rdev,
+        stat.st_size.cast_unsigned(),
+        stat.st_blksize.cast_unsigned(),
+        stat.st_blocks.cast_unsigned(),
+        stat.st_atime.cast_unsigned(),
+        stat.st_atime_nsec,
+        stat.st_mtime.cast_unsigned(),
+        stat.st_mtime_nsec,
+        stat.st_ctime.cast_unsigned(),
+        stat.st_ctime_nsec,
+        0,
+        0,
+        0,
+    ];
+    let data = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(CallOutcome { value: 0, data })
 }
 
 /// A file: calls do not wait, and its offset lock is the kernel's.
@@ -67,6 +95,7 @@ fn on_file(object: &Object, call: CallArguments) -> Result<CallOutcome> {
             Ok(CallOutcome { value: at.cast_signed(), data: Vec::new() })
         }
         CallArguments::Ioctl { .. } => Err(Errno::NOTTY),
+        CallArguments::Status => status(object),
         CallArguments::Poll { events, .. } => Ok(value(usize::from(events & 0x45))),
     }
 }
@@ -107,6 +136,7 @@ async fn on_queue(
             }
         }
         CallArguments::Seek { .. } => Err(Errno::SPIPE),
+        CallArguments::Status => status(&object),
         CallArguments::Ioctl { request, value: argument, argument: structure, answer_bytes } => {
             let mut data = structure;
             let answer_bytes = (answer_bytes as usize).min(CALL_BYTES_MAX);

@@ -16,6 +16,7 @@ mod robust;
 mod seccomp;
 mod signalfd;
 mod socket;
+mod status;
 mod terminal;
 mod wait;
 
@@ -123,6 +124,13 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         nr::SECCOMP => seccomp::seccomp(args),
         nr::PRCTL => seccomp::prctl(args),
         nr::ARCH_PRCTL => arch_prctl(args),
+        nr::FSTAT | nr::STAT | nr::NEWFSTATAT | nr::STATX
+            if has_daemon() && !thread.process().remote.is_empty() =>
+        {
+            status::try_handle(thread, context, number, args)
+                .or_else(|| path::try_handle(thread, context, number, args))
+                .unwrap_or(Answer::PassOn)
+        }
         _ => path::try_handle(thread, context, number, args)
             .or_else(|| has_daemon().then(|| with_daemon(thread, context, number, args))?)
             .unwrap_or(Answer::PassOn),

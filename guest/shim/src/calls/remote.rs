@@ -2,9 +2,10 @@
 
 use super::Answer;
 use crate::arch::frame::{Context, SigInfo};
-use crate::doorbell::{ring_raw, ring_until_done};
+use crate::doorbell::{Wake, ring_raw, slot, wait_event};
 use crate::signal::deliver;
 use crate::thread::Thread;
+use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{OP_REMOTE, OP_REMOTE_CANCEL, RemoteCall};
 use dunix_shim_core::signal::{SIGPIPE, SigSet};
 use dunix_shim_core::{Errno, nr};
@@ -33,17 +34,30 @@ enum Outcome {
     Interrupted,
 }
 
-/// Lets the home execute a call on descriptor `fd`.
+/// Lets the home execute a call on descriptor `fd`. A write that comes short goes on with its rest.
 pub(crate) fn execute(
     thread: &Thread,
     context: &Context,
     number: u64,
     fd: i32,
-    args: [u64; 6],
+    mut args: [u64; 6],
 ) -> Answer {
-    let result = match ask_home(thread, context.mask, number, fd, args) {
-        Outcome::Done(result) => result,
-        Outcome::Interrupted => return Answer::Interrupted,
+    let mut written = 0;
+    let result = loop {
+        let result = match ask_home(thread, context.mask, number, fd, args) {
+            Outcome::Done(result) => result,
+            Outcome::Interrupted if written > 0 => break written,
+            Outcome::Interrupted => return Answer::Interrupted,
+        };
+        if number != nr::WRITE || result <= 0 {
+            break if written > 0 { written } else { result };
+        }
+        written += result;
+        args[1] = args[1].wrapping_add(result.unsigned_abs());
+        args[2] = args[2].saturating_sub(result.unsigned_abs());
+        if args[2] == 0 {
+            break written;
+        }
     };
     if result == EPIPE && matches!(number, nr::WRITE | nr::WRITEV) {
         broken_pipe(thread);
@@ -51,6 +65,8 @@ pub(crate) fn execute(
     Answer::Return(result)
 }
 
+/// Rings until the home has answered. The daemon gives a call in flight a ticket and takes it away
+/// with the answer, so that the object's own `EAGAIN` is not mistaken for 'not yet'.
 fn ask_home(thread: &Thread, mask: SigSet, number: u64, fd: i32, args: [u64; 6]) -> Outcome {
     let mut call = RemoteCall {
         ticket: 0,
@@ -58,14 +74,47 @@ fn ask_home(thread: &Thread, mask: SigSet, number: u64, fd: i32, args: [u64; 6])
         fd,
         args: [args[1], args[2], args[3], args[4]],
     };
-    let at = [&raw mut call as u64, 0, 0, 0];
-    match ring_until_done(thread, mask, OP_REMOTE, at) {
-        Ok(value) => Outcome::Done(value.cast_signed()),
-        Err(Some(error)) => Outcome::Done(error.as_result()),
-        Err(None) => match ring_raw(OP_REMOTE_CANCEL, at) {
-            deliver::INTERRUPTED => Outcome::Interrupted,
-            result => Outcome::Done(result),
-        },
+    let call = &raw mut call;
+    let at = [call as u64, 0, 0, 0];
+    // SAFETY: our structure; volatile, because the daemon writes it behind the compiler's back.
+    let is_in_flight = || unsafe { (&raw const (*call).ticket).read_volatile() } != 0;
+    loop {
+        let seen = event(thread);
+        let result = ring_raw(OP_REMOTE, at);
+        if result != Errno::EAGAIN.as_result() || !is_in_flight() {
+            return Outcome::Done(result);
+        }
+        if wait_event(thread, mask, seen) == Wake::Signal {
+            break;
+        }
+    }
+    loop {
+        let seen = event(thread);
+        match ring_raw(OP_REMOTE_CANCEL, at) {
+            result if result == Errno::EAGAIN.as_result() && is_in_flight() => {
+                // The home's last word is on its way; guest signals wait that long.
+                crate::host::futex_wait(&slot(thread.process()).event_seq, seen);
+            }
+            deliver::INTERRUPTED => return Outcome::Interrupted,
+            result => return Outcome::Done(result),
+        }
+    }
+}
+
+fn event(thread: &Thread) -> u32 {
+    slot(thread.process()).event_seq.load(Ordering::Acquire)
+}
+
+/// fstat(2) at the home: the words of `struct stat`.
+///
+/// # Errors
+/// `EINTR` if a signal was noted, or what the home says.
+pub(crate) fn status(thread: &Thread, mask: SigSet, fd: i32) -> Result<[u64; 18], Errno> {
+    let mut words = [0u64; 18];
+    let args = [0, words.as_mut_ptr() as u64, 0, 0, 0, 0];
+    match ask_home(thread, mask, nr::FSTAT, fd, args) {
+        Outcome::Done(result) => Errno::check(result).map(|_| words),
+        Outcome::Interrupted => Err(Errno::EINTR),
     }
 }
 
@@ -89,7 +138,7 @@ pub(crate) fn poll(
     events: u32,
     timeout_ms: i64,
 ) -> Result<u32, Errno> {
-    let args = [0, 0, u64::from(events), timeout_ms.cast_unsigned(), 0, 0];
+    let args = [0, u64::from(events), timeout_ms.cast_unsigned(), 0, 0, 0];
     let Outcome::Done(result) = ask_home(thread, mask, nr::POLL, fd, args) else {
         return Err(Errno::EINTR);
     };
