@@ -182,17 +182,19 @@ impl Node {
             errno: error.errno(),
             reason: error.to_string(),
         };
-        let private = |_: i32| false;
-        let own = std::process::id();
-        let table = RemoteTable::default();
-        let capture = Capture::new(&self.homes, self.id, to, own, table, &private);
         let copies = run
             .descriptors
             .iter()
             .map(|(fd, numbers)| Ok((rustix::io::fcntl_dupfd_cloexec(fd, 0)?, numbers.clone())))
             .collect::<Result<_, Errno>>()
             .map_err(|errno| elsewhere(errno.into()))?;
-        let offer = capture.run_on(copies).await.map_err(|error| elsewhere(error.into()))?;
+        let node = self.clone();
+        let described = self.runtime.spawn_blocking(move || {
+            let table = RemoteTable::default();
+            Capture::new(node, to, std::process::id(), table, Default::default()).run_on(copies)
+        });
+        let described = described.await.map_err(|_| elsewhere(Errno::IO.into()))?;
+        let offer = described.map_err(|error| elsewhere(error.into()))?;
         let bound = self.with(|state, now| {
             // The table hands over only what has a host process.
             state.table.bind_host(now, pid, NO_HOST_PROCESS | pid.get())

@@ -3,9 +3,11 @@
 //! The process waits in its exec meanwhile. What cannot be described (epoll sets, listening
 //! sockets, ...) keeps the process here: [`Unmovable`] says what it was.
 
-use super::homes::{Homes, Object, Purpose};
+use super::homes::{Object, Purpose};
 use super::{RemoteFd, RemoteTable};
 use crate::host;
+use crate::node::Node;
+use dunix_guest_abi::doorbell::REMOTE_FD_WORDS;
 use dunix_ids::{NodeId, ObjectId};
 use dunix_linux::{Errno, kcmp};
 use dunix_wire::processes::DescriptorImage;
@@ -14,6 +16,7 @@ use rustix::fs::{FileType, OFlags, SeekFrom, Stat, fcntl_getfl, fstat, fstatfs, 
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
 use rustix::net::{SocketType, getpeername};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a process cannot be described.
@@ -38,8 +41,8 @@ const ALONE_TRIES: u32 = 4;
 const ALONE_PAUSE: Duration = Duration::from_millis(3);
 
 /// Descriptions under way, given up on drop unless the other node has taken them.
-pub(crate) struct Offer<'a> {
-    homes: &'a Homes,
+pub(crate) struct Offer {
+    node: Arc<Node>,
     to: NodeId,
     kept: Vec<u64>,
     pub(crate) descriptors: Vec<DescriptorImage>,
@@ -47,17 +50,17 @@ pub(crate) struct Offer<'a> {
     pub(crate) passed_on: Vec<ObjectId>,
 }
 
-impl Offer<'_> {
+impl Offer {
     /// The other node holds the objects now.
     pub(crate) fn was_taken(mut self) {
         self.kept.clear();
     }
 }
 
-impl Drop for Offer<'_> {
+impl Drop for Offer {
     fn drop(&mut self) {
         for serial in &self.kept {
-            self.homes.release(*serial, self.to);
+            self.node.homes.release(*serial, self.to);
         }
     }
 }
@@ -72,53 +75,53 @@ struct Held {
 }
 
 /// Describes descriptors for a node.
-pub(crate) struct Capture<'a> {
-    own: NodeId,
+pub(crate) struct Capture {
     host_pid: u32,
     remote: RemoteTable,
-    private: &'a (dyn Fn(i32) -> bool + Sync),
+    /// Descriptors whose offset nobody else has, a bit each.
+    private: [u64; REMOTE_FD_WORDS],
     held: Vec<Held>,
-    offer: Offer<'a>,
+    offer: Offer,
 }
 
-impl<'a> Capture<'a> {
+/// Blocks on the tree: for threads that may.
+impl Capture {
     pub(crate) fn new(
-        homes: &'a Homes,
-        own: NodeId,
+        node: Arc<Node>,
         to: NodeId,
         host_pid: u32,
         remote: RemoteTable,
-        private: &'a (dyn Fn(i32) -> bool + Sync),
-    ) -> Capture<'a> {
+        private: [u64; REMOTE_FD_WORDS],
+    ) -> Capture {
         let (kept, descriptors, passed_on) = (Vec::new(), Vec::new(), Vec::new());
-        let offer = Offer { homes, to, kept, descriptors, passed_on };
-        Capture { own, host_pid, remote, private, held: Vec::new(), offer }
+        let offer = Offer { node, to, kept, descriptors, passed_on };
+        Capture { host_pid, remote, private, held: Vec::new(), offer }
     }
 
     /// Describes all descriptors that an exec keeps.
-    pub(crate) async fn run(mut self) -> Result<Offer<'a>, Unmovable> {
+    pub(crate) fn run(mut self) -> Result<Offer, Unmovable> {
         for number in kept_descriptors(self.host_pid)? {
             let fd = host::take_fd(self.host_pid, number)?;
-            self.add(number, fd).await?;
+            self.add(number, fd)?;
         }
         Ok(self.offer)
     }
 
     /// Describes descriptors that this daemon itself has, for a root that starts elsewhere.
-    pub(crate) async fn run_on(
+    pub(crate) fn run_on(
         mut self,
         descriptors: Vec<(OwnedFd, Vec<i32>)>,
-    ) -> Result<Offer<'a>, Unmovable> {
+    ) -> Result<Offer, Unmovable> {
         for (fd, numbers) in descriptors {
             for number in numbers {
                 let copy = rustix::io::fcntl_dupfd_cloexec(&fd, 0)?;
-                self.add(number, copy).await?;
+                self.add(number, copy)?;
             }
         }
         Ok(self.offer)
     }
 
-    async fn add(&mut self, number: i32, fd: OwnedFd) -> Result<(), Unmovable> {
+    fn add(&mut self, number: i32, fd: OwnedFd) -> Result<(), Unmovable> {
         if self.offer.descriptors.len() >= DESCRIPTORS_MAX {
             return Err(Unmovable::TooMany);
         }
@@ -128,7 +131,7 @@ impl<'a> Capture<'a> {
         let kind = match (twin, self.remote.get(number)) {
             (Some(twin), _) => self.offer.descriptors[twin as usize].kind.clone(),
             (None, Some(remote)) => self.pass_on(&fd, remote)?,
-            (None, None) => self.describe(number, &fd, &stat).await?,
+            (None, None) => self.describe(number, &fd, &stat)?,
         };
         let image = DescriptorImage { fd: number, cloexec: false, same_as: twin, kind };
         self.offer.descriptors.push(image);
@@ -166,7 +169,7 @@ impl<'a> Capture<'a> {
         Ok(DescriptorKind::Remote { flags, home, object, what: remote.what })
     }
 
-    async fn describe(
+    fn describe(
         &mut self,
         number: i32,
         fd: &OwnedFd,
@@ -175,7 +178,7 @@ impl<'a> Capture<'a> {
         let unmovable = |what| Unmovable::Descriptor { fd: number, what };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice => self.describe_device(number, fd, stat),
-            FileType::Fifo => self.describe_pipe(fd, stat).await,
+            FileType::Fifo => self.describe_pipe(fd, stat),
             FileType::Socket => self.describe_socket(number, fd),
             FileType::RegularFile | FileType::Directory => self.describe_file(number, fd, stat),
             FileType::BlockDevice => Err(unmovable("a block device")),
@@ -207,19 +210,15 @@ impl<'a> Capture<'a> {
         Ok(DescriptorKind::Device { path: path.to_vec(), flags })
     }
 
-    async fn describe_pipe(
-        &mut self,
-        fd: &OwnedFd,
-        stat: &Stat,
-    ) -> Result<DescriptorKind, Unmovable> {
-        let (flags, home) = (fcntl_getfl(fd)?.bits(), self.own);
+    fn describe_pipe(&mut self, fd: &OwnedFd, stat: &Stat) -> Result<DescriptorKind, Unmovable> {
+        let (flags, home) = (fcntl_getfl(fd)?.bits(), self.offer.node.id);
         match access(fd.as_fd()) {
             OFlags::WRONLY => {
                 let object =
                     self.leave_for_relay(super::homes::reopen(fd.as_fd(), OFlags::WRONLY)?)?;
                 Ok(DescriptorKind::PipeWrite { flags, home, object })
             }
-            OFlags::RDONLY if self.is_alone(stat).await => {
+            OFlags::RDONLY if self.is_alone(stat) => {
                 let object =
                     self.leave_for_relay(super::homes::reopen(fd.as_fd(), OFlags::RDONLY)?)?;
                 Ok(DescriptorKind::PipeRead { flags, home, object })
@@ -229,17 +228,15 @@ impl<'a> Capture<'a> {
     }
 
     /// Whether nobody else on this node reads the pipe.
-    async fn is_alone(&self, stat: &Stat) -> bool {
+    fn is_alone(&self, stat: &Stat) -> bool {
         for attempt in 0..ALONE_TRIES {
             if attempt > 0 {
-                tokio::time::sleep(ALONE_PAUSE).await;
+                std::thread::sleep(ALONE_PAUSE);
             }
-            if self.offer.homes.has_same_file(stat.st_dev, stat.st_ino) {
+            if self.offer.node.homes.has_same_file(stat.st_dev, stat.st_ino) {
                 return false;
             }
-            let (host_pid, inode) = (self.host_pid, stat.st_ino);
-            let others = tokio::task::spawn_blocking(move || other_readers(host_pid, inode)).await;
-            if others.is_ok_and(|others| !others) {
+            if !other_readers(self.host_pid, stat.st_ino) {
                 return true;
             }
         }
@@ -259,7 +256,7 @@ impl<'a> Capture<'a> {
         }
         let flags = fcntl_getfl(fd)?.bits();
         let object = self.leave_for_relay(rustix::io::fcntl_dupfd_cloexec(fd, 0)?)?;
-        Ok(DescriptorKind::Stream { flags, home: self.own, object })
+        Ok(DescriptorKind::Stream { flags, home: self.offer.node.id, object })
     }
 
     fn describe_file(
@@ -281,13 +278,24 @@ impl<'a> Capture<'a> {
         if flags.contains(OFlags::PATH) || is_directory {
             return Ok(DescriptorKind::File { path, flags: flags.bits(), offset: 0 });
         }
-        if (self.private)(number) {
+        if self.is_private(number) {
             let offset = rustix::fs::seek(fd, SeekFrom::Current(0))?;
             return Ok(DescriptorKind::File { path, flags: flags.bits(), offset });
         }
         let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
         let object = self.keep(copy, Purpose::Calls(RemoteKind::File))?;
-        Ok(DescriptorKind::SharedFile { path, flags: flags.bits(), home: self.own, object })
+        Ok(DescriptorKind::SharedFile {
+            path,
+            flags: flags.bits(),
+            home: self.offer.node.id,
+            object,
+        })
+    }
+
+    fn is_private(&self, number: i32) -> bool {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        let word = self.private.get(number / 64).copied().unwrap_or(0);
+        word >> (number % 64) & 1 == 1
     }
 
     fn leave_for_calls(
@@ -298,7 +306,7 @@ impl<'a> Capture<'a> {
     ) -> Result<DescriptorKind, Unmovable> {
         let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
         let object = self.keep(copy, Purpose::Calls(what))?;
-        Ok(DescriptorKind::Remote { flags, home: self.own, object, what })
+        Ok(DescriptorKind::Remote { flags, home: self.offer.node.id, object, what })
     }
 
     fn leave_for_relay(&mut self, fd: OwnedFd) -> Result<u64, Unmovable> {
@@ -306,7 +314,7 @@ impl<'a> Capture<'a> {
     }
 
     fn keep(&mut self, original: OwnedFd, purpose: Purpose) -> Result<u64, Unmovable> {
-        let object = self.offer.homes.keep(Object { original, purpose }, self.offer.to)?;
+        let object = self.offer.node.homes.keep(Object { original, purpose }, self.offer.to)?;
         self.offer.kept.push(object);
         Ok(object)
     }

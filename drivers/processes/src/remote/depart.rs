@@ -110,16 +110,17 @@ impl Node {
         request: &ExecRequest,
         ticket: &Ticket,
     ) -> Result<(), NotGone> {
-        let private = |number: i32| {
-            let number = usize::try_from(number).unwrap_or(usize::MAX);
-            let word = request.private_fds.get(number / 64).copied().unwrap_or(0);
-            word >> (number % 64) & 1 == 1
-        };
         let remote = self.look(|state| state.locals.get(&pid).map(|l| l.remote.for_child()));
         let remote = remote.unwrap_or_default();
-        let capture = Capture::new(&self.homes, self.id, to, host_pid, remote, &private);
-        let offer = capture.run().await?;
-        let mut image = image_of(host_pid, &call.memory(), request, ticket, self)?;
+        let (node, memory, request) = (self.clone(), call.memory(), *request);
+        let (exe_path, exec_fn) = (ticket.exe_path.clone(), ticket.exec_fn.clone());
+        // Looks into the tree and the guest's memory, which may wait for this runtime's threads.
+        let described = self.runtime.spawn_blocking(move || {
+            let capture = Capture::new(node.clone(), to, host_pid, remote, request.private_fds);
+            let image = image_of(host_pid, &memory, &request, exe_path, exec_fn, &node)?;
+            Ok::<_, NotGone>((capture.run()?, image))
+        });
+        let (offer, mut image) = described.await.unwrap_or(Err(Errno::IO.into()))?;
         let last_look = |image: &mut ExecImage| {
             // What was read is the caller's only if he still waits.
             let is_waiting = call.is_pending();
@@ -138,7 +139,7 @@ impl Node {
         to: NodeId,
         pid: Pid,
         image: &mut ExecImage,
-        mut offer: Offer<'_>,
+        mut offer: Offer,
         last_look: impl FnOnce(&mut ExecImage) -> Result<(), Errno>,
     ) -> Result<(), NotGone> {
         let mesh = self.mesh.clone().ok_or(NotGone::NotReached("this node is alone".into()))?;
@@ -205,7 +206,8 @@ fn image_of(
     host_pid: u32,
     memory: &GuestMemory,
     request: &ExecRequest,
-    ticket: &Ticket,
+    exe_path: Vec<u8>,
+    exec_fn: Vec<u8>,
     node: &Node,
 ) -> Result<ExecImage, NotGone> {
     let status = Status::of(host_pid, node.ids_base)?;
@@ -221,8 +223,8 @@ fn image_of(
         record: empty_record(),
         argv,
         envp,
-        exe_path: inside(&root, node.below_root(ticket.exe_path.clone())),
-        exec_fn: ticket.exec_fn.clone(),
+        exe_path: inside(&root, node.below_root(exe_path)),
+        exec_fn,
         cwd: inside(&root, cwd),
         root,
         umask: status.umask,
@@ -280,6 +282,7 @@ pub(crate) fn empty_record() -> ProcessRecord {
         children: Vec::new(),
         children_rusage: Rusage::default(),
         serials: Vec::new(),
+        lessees: Vec::new(),
         comm: String::new(),
     }
 }

@@ -45,8 +45,11 @@ impl Handler for MeshFace {
                 });
             }
             Ok(ProcessesCall::List) => {
-                let processes = node.list();
-                reply.send(encode(&ProcessesAnswer::Processes { node: node.id, processes }));
+                let node = node.clone();
+                node.runtime.clone().spawn_blocking(move || {
+                    let processes = node.list();
+                    reply.send(encode(&ProcessesAnswer::Processes { node: node.id, processes }));
+                });
             }
             Ok(ProcessesCall::Explain(pid)) => {
                 reply.send(encode(&ProcessesAnswer::Lines(node.explain(pid))));
