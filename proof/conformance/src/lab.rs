@@ -1,12 +1,12 @@
-//! A lab for the tests, and a folder that native runs and the fabric both see.
+//! A lab for the tests, and folders for native runs.
 
 use crate::{Outcome, run_within};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
+    os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -74,17 +74,14 @@ impl Lab {
         run_within(&mut self.command(arguments), COMMAND_LIMIT)
     }
 
-    /// Runs a script in the fabric.
-    pub fn script(
-        &self,
-        placement: &str,
-        scratch: &Scratch,
-        script: &str,
-    ) -> Result<Outcome, String> {
-        let folder = scratch.inside.to_string_lossy();
-        let mut arguments = vec!["run", "--cwd", &folder, "--env", "LC_ALL=C"];
+    /// Runs a script in the fabric, in a folder that exists only there.
+    pub fn script(&self, placement: &str, script: &str) -> Result<Outcome, String> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let folder = format!("/var/tmp/{}-{serial}", self.name);
+        let script = format!("mkdir {folder}; cd {folder}\n{script}");
+        let mut arguments = vec!["run", "--cwd", "/", "--env", "LC_ALL=C"];
         arguments.extend(placement.split_whitespace());
-        arguments.extend(["--", "bash", "-c", script]);
+        arguments.extend(["--", "bash", "-c", &script]);
         self.dunix(&arguments)
     }
 
@@ -126,53 +123,30 @@ impl Drop for Lab {
     }
 }
 
-/// Two folders with the same content: one for native runs, one whose copy the fabric changes.
-pub struct Scratch {
-    root: PathBuf,
-    pub native: PathBuf,
-    pub inside: PathBuf,
-}
+/// A folder for native runs, removed when dropped.
+pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes fresh folders that anyone may read.
+    /// Makes a fresh folder.
     pub fn new() -> Result<Scratch, String> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let root = PathBuf::from(format!("/var/tmp/dunix-test-{}-{serial}", std::process::id()));
-        let scratch = Scratch { native: root.join("native"), inside: root.join("fabric"), root };
-        for folder in [&scratch.root, &scratch.native, &scratch.inside] {
-            fs::create_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-            open_to_all(folder)?;
-        }
-        Ok(scratch)
-    }
-
-    /// Puts an executable file into both folders.
-    pub fn add_program(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
-        for folder in [&self.native, &self.inside] {
-            let path = folder.join(name);
-            fs::write(&path, bytes).map_err(|error| error.to_string())?;
-            open_to_all(&path)?;
-        }
-        Ok(())
+        let path = PathBuf::from(format!("/var/tmp/dunix-test-{}-{serial}", std::process::id()));
+        fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Scratch(path))
     }
 
     /// Runs a script on the host.
     pub fn script(&self, script: &str) -> Result<Outcome, String> {
         let mut command = Command::new("bash");
-        command.args(["-c", script]).current_dir(&self.native).env("LC_ALL", "C");
+        command.args(["-c", script]).current_dir(&self.0).env("LC_ALL", "C");
         run_within(command.stdin(Stdio::null()), COMMAND_LIMIT)
     }
 }
 
-fn open_to_all(path: &Path) -> Result<(), String> {
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(path, mode).map_err(|error| error.to_string())
-}
-
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.root) {
-            eprintln!("{}: {error}", self.root.display());
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("{}: {error}", self.0.display());
         }
     }
 }

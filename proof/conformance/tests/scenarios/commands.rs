@@ -1,6 +1,6 @@
 //! The command line against a running lab.
 
-use dunix_conformance::{Lab, Outcome, Scenario, Scratch, Verdict, run_within};
+use dunix_conformance::{Lab, Outcome, Scenario, Verdict, run_within};
 use serde_json::Value;
 use std::{
     io::Write,
@@ -66,12 +66,13 @@ fn dead_pids_are_errors(lab: &Lab) -> Verdict {
 
 /// An ELF file for i386, as far as anyone reads it before refusing it.
 fn foreign_binaries_are_refused(lab: &Lab) -> Verdict {
-    let mut elf = vec![0; 128];
-    elf[..20].copy_from_slice(b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0");
-    let scratch = Scratch::new()?;
-    scratch.add_program("foreign", &elf)?;
-    let path = scratch.inside.join("foreign");
-    expect(&lab.dunix(&["run", &path.to_string_lossy()])?, 126, "foreign")
+    let file = "/var/tmp/foreign";
+    let header = r"\177ELF\1\1\1\0\0\0\0\0\0\0\0\0\2\0\3\0";
+    let script =
+        format!("printf '{header}' > {file}; head -c 200 /dev/zero >> {file}; chmod 755 {file}");
+    expect(&lab.script("--local", &script)?, 0, "")?;
+    expect(&lab.dunix(&["run", file])?, 126, "foreign")?;
+    expect(&lab.script("--local", &format!("{file}; echo $?"))?, 0, "foreign")
 }
 
 fn same_name_is_refused(lab: &Lab) -> Verdict {

@@ -17,7 +17,7 @@ fn same_everywhere(lab: &Lab, script: &str) -> Verdict {
         return Err(format!("the script shows nothing on the host: {expected}"));
     }
     for placement in ["--local", "--spread"] {
-        let found = lab.script(placement, &Scratch::new()?, script)?;
+        let found = lab.script(placement, script)?;
         if !found.agrees_with(&expected) {
             return Err(format!("{placement}: {found}; on the host: {expected}"));
         }
