@@ -3,7 +3,7 @@
 use dunix_job_control::TerminalId;
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fcntl_getfl, fstat, major, minor};
 use rustix::io::Errno;
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, ptsname, unlockpt};
+use rustix::pty::{grantpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -64,8 +64,9 @@ impl Devpts {
         let master = rustix::fs::openat(CWD, self.directory.join("ptmx"), flags, Mode::empty())?;
         grantpt(&master)?;
         unlockpt(&master)?;
-        let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let slave = ioctl_tiocgptpeer(&master, peer)?;
+        // By name: TIOCGPTPEER would leave O_CLOEXEC among the flags of the description, where
+        // `/proc/<pid>/fdinfo` shows it for descriptors that are kept at an exec.
+        let slave = self.open_slave(master_number(master.as_fd())?, OFlags::RDWR)?;
         if let Some((uid, gid)) = owner
             && let Err(error) = fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
         {
