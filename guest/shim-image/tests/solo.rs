@@ -136,8 +136,7 @@ fn job_control_on_a_terminal() {
     if !has("script") {
         return;
     }
-    let jobs = "set -m; sleep 100 & kill -STOP %1; wait %1; jobs; kill -KILL %1; wait %1; \
-                sleep 0.2 & fg >/dev/null; echo $?; tty | cut -c1-8";
+    let jobs = "set -m; sleep 100 & kill -STOP %1; wait %1; jobs; kill -KILL %1; wait %1; dash -c \"sleep 0.1; exit 6\" & fg %dash >/dev/null; echo $?; tty | cut -c1-8";
     let inner = |shim: &str| format!("{shim} /bin/bash --norc -ic '{jobs}' 2>/dev/null");
     let output = |prefix: &str| {
         let found = native(&["/usr/bin/script", "-qec", &inner(prefix), "/dev/null"]);
