@@ -145,6 +145,8 @@ pub struct Attr {
     pub mtime: Time,
     /// Last change of data or attributes.
     pub ctime: Time,
+    /// Whether there are extended attributes.
+    pub xattrs: bool,
 }
 
 /// On whose behalf something is made.
@@ -333,7 +335,12 @@ pub enum FileReply {
     /// An offset in the file.
     Offset(u64),
     /// Entries of a directory; none at its end.
-    Entries(Vec<Dirent>),
+    Entries {
+        /// In the order of their cookies.
+        entries: Vec<Dirent>,
+        /// Whether there were no more after them.
+        end: bool,
+    },
     /// The volume's sizes.
     Statfs(Statfs),
 }

@@ -134,5 +134,7 @@ fn shown(stat: &Stat, kind: Kind) -> Attr {
         atime: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
         mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
         ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        // Those of the lower are not shown.
+        xattrs: false,
     }
 }

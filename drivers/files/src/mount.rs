@@ -18,8 +18,9 @@ use dunix_wire::files::{
     Reclaim, pack, unpack,
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 pub(crate) struct Mount {
@@ -35,8 +36,25 @@ pub(crate) struct Mount {
 struct Held {
     opens: HashMap<u64, (Ino, OpenMode)>,
     /// Inodes of which it may keep attributes or pages.
-    leased: HashSet<Ino>,
+    leased: HashMap<Ino, Lent>,
 }
+
+/// What the kernel was last told of an inode.
+#[derive(Clone, Copy)]
+struct Lent {
+    at: Instant,
+    /// It has no extended attributes, and those need not be asked for.
+    bare: bool,
+}
+
+/// Of more inodes than these nothing is cached.
+const LEASED_MAX: usize = 1 << 21;
+/// For so long after an answer the kernel may not have made the inode of it yet, so that it knows
+/// nothing to forget, and would then keep what is old.
+const UNBORN: Duration = Duration::from_secs(2);
+/// How long a recall waits for such an inode, and how often it looks.
+const BIRTH_WITHIN: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// One request on its way.
 struct Errand {
@@ -45,6 +63,8 @@ struct Errand {
     recalls_before: u64,
     /// What is opened by it, if it opens; of a create, the inode comes with the answer.
     opening: Option<(Option<Ino>, OpenMode)>,
+    /// Whose extended attributes it changes.
+    dressing: Option<Ino>,
 }
 
 impl Mount {
@@ -60,8 +80,23 @@ impl Mount {
 
     /// Makes the kernel forget; blocks until it has.
     pub(crate) fn forget(&self, recalls: &[Recall]) {
-        *self.recalls.write().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.drop_caches(recalls);
+        let lent: Vec<Option<Lent>> = {
+            let mut count = self.recalls.write().unwrap_or_else(PoisonError::into_inner);
+            *count += 1;
+            let mut held = self.held();
+            let of = |recall: &Recall| match recall {
+                Recall::Pages(ino) | Recall::Attr(ino) => held.leased.remove(ino),
+                Recall::Entries => None,
+            };
+            recalls.iter().map(of).collect()
+        };
+        for (recall, lent) in recalls.iter().zip(lent) {
+            let unborn_until = lent.map_or_else(Instant::now, |lent| lent.at + UNBORN);
+            let patience = unborn_until.min(Instant::now() + BIRTH_WITHIN);
+            while !self.drop_cache(*recall) && Instant::now() < patience {
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
     }
 
     /// Makes the kernel forget everything: the authority cannot recall it any more.
@@ -69,7 +104,7 @@ impl Mount {
         let leased = std::mem::take(&mut self.held().leased);
         tracing::info!(inodes = leased.len(), "all that was cached of the tree is dropped");
         let recalls: Vec<_> =
-            leased.into_iter().map(Recall::Pages).chain([Recall::Entries]).collect();
+            leased.into_keys().map(Recall::Pages).chain([Recall::Entries]).collect();
         self.forget(&recalls);
     }
 
@@ -84,18 +119,31 @@ impl Mount {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn drop_caches(&self, recalls: &[Recall]) {
-        let Some(caches) = self.caches.get() else { return };
-        for recall in recalls {
-            let forgotten = match *recall {
-                Recall::Pages(ino) => caches.drop_pages(ino),
-                Recall::Attr(ino) => caches.drop_attr(ino),
-                Recall::Entries => caches.drop_names(),
-            };
+    /// Returns whether the kernel knew what it had to forget.
+    fn drop_cache(&self, recall: Recall) -> bool {
+        let Some(caches) = self.caches.get() else { return true };
+        let known = match recall {
+            Recall::Pages(ino) => caches.drop_pages(ino),
+            Recall::Attr(ino) => caches.drop_attr(ino),
+            Recall::Entries => caches.drop_names().map(|()| true),
+        };
+        known.unwrap_or_else(|error| {
             // Only a kernel without the mount, or without such caches, refuses.
-            if let Err(error) = forgotten {
-                tracing::debug!(?recall, %error, "nothing to forget");
-            }
+            tracing::debug!(?recall, %error, "nothing to forget");
+            true
+        })
+    }
+
+    /// Whether the inode is known to have no extended attributes.
+    fn is_bare(&self, ino: Ino) -> bool {
+        self.held().leased.get(&ino).is_some_and(|lent| lent.bare)
+    }
+
+    /// This node changes extended attributes: nobody recalls what it knows of them.
+    fn forget_bare(&self, ino: Ino) {
+        *self.recalls.write().unwrap_or_else(PoisonError::into_inner) += 1;
+        if let Some(lent) = self.held().leased.get_mut(&ino) {
+            lent.bare = false;
         }
     }
 
@@ -116,7 +164,17 @@ impl Volume for Mount {
             FileRequest::Create { open, .. } => Some((None, *open)),
             _ => None,
         };
-        let errand = Errand { mount, reply, recalls_before, opening };
+        let dressing = match &request {
+            FileRequest::Getxattr { ino, .. } if self.is_bare(*ino) => {
+                return reply.send(Err(Errno::ENODATA), &[]);
+            }
+            FileRequest::Listxattr { ino } if self.is_bare(*ino) => {
+                return reply.send(Ok(FileReply::Bytes), &[]);
+            }
+            FileRequest::Setxattr { ino, .. } => Some(*ino),
+            _ => None,
+        };
+        let errand = Errand { mount, reply, recalls_before, opening, dressing };
         if self.files.0.authority.is_some() {
             errand.run_here(request, payload);
         } else {
@@ -189,39 +247,46 @@ impl Errand {
         let payload = payload.to_vec();
         let runtime = self.mount.files.0.runtime.clone();
         runtime.spawn_blocking(move || {
-            self.mount.drop_caches(&[Recall::Pages(ino)]);
+            self.mount.drop_cache(Recall::Pages(ino));
             self.give(answer.result, &payload);
         });
     }
 
     fn give(self, mut result: Result<FileReply, Errno>, payload: &[u8]) {
+        if let Some(ino) = self.dressing {
+            self.mount.forget_bare(ino);
+        }
         let recalls = self.mount.recalls.read().unwrap_or_else(PoisonError::into_inner);
         if let Ok(reply) = &mut result {
             if *recalls != self.recalls_before {
                 take_leases(reply);
             }
-            self.note(reply);
+            self.mount.held().note(reply, self.opening);
         }
         self.reply.send(result, payload);
     }
+}
 
-    /// Notes what the kernel is about to get. The authority's own node cannot lose the authority.
-    fn note(&self, reply: &FileReply) {
-        if self.mount.files.0.authority.is_some() {
-            return;
-        }
-        let mut held = self.mount.held();
-        match (reply, self.opening) {
+impl Held {
+    /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken.
+    fn note(&mut self, reply: &mut FileReply, opening: Option<(Option<Ino>, OpenMode)>) {
+        let at = Instant::now();
+        let full = self.leased.len() >= LEASED_MAX;
+        match (&*reply, opening) {
+            (FileReply::Entry(_, lease) | FileReply::Attr(_, lease), _) if lease.attr && full => {
+                take_leases(reply);
+            }
             (FileReply::Entry(attr, lease) | FileReply::Attr(attr, lease), _) if lease.attr => {
-                held.leased.insert(attr.ino);
+                self.leased.insert(attr.ino, Lent { at, bare: !attr.xattrs });
             }
-            (FileReply::Opened { handle, .. }, Some((Some(ino), open))) => {
-                held.leased.insert(ino);
-                held.opens.insert(*handle, (ino, open));
+            (&FileReply::Opened { handle, .. }, Some((Some(ino), open))) => {
+                self.leased.entry(ino).or_insert(Lent { at, bare: false });
+                self.opens.insert(handle, (ino, open));
             }
-            (FileReply::Created { attr, handle, .. }, Some((_, open))) => {
-                held.leased.insert(attr.ino);
-                held.opens.insert(*handle, (attr.ino, open));
+            (&FileReply::Created { ref attr, handle, lease, .. }, Some((_, open))) => {
+                let bare = lease.attr && !attr.xattrs;
+                self.leased.insert(attr.ino, Lent { at, bare });
+                self.opens.insert(handle, (attr.ino, open));
             }
             _ => {}
         }

@@ -126,7 +126,8 @@ fn measure() {
     in_private_namespace("measure", || {
         let pair = Pair::start();
         let dir = pair.dir.display().to_string();
-        shell(Path::new("/"), &format!("mkdir -p {dir}/host"));
+        let bench = format!("bench{}", std::process::id());
+        shell(Path::new("/"), &format!("mkdir -p {dir}/host {dir}/m1/tmp/{bench}"));
         let source: String = (0..600)
             .map(|n| {
                 format!("int f{n}(int a){{char x[9];snprintf(x,9,\"%d\",a*{n});return x[1];}}\n")
@@ -134,7 +135,8 @@ fn measure() {
             .collect();
         let includes = "#include <stdio.h>\n#include <stdlib.h>\n#include <sys/stat.h>\n\
                         #include <pthread.h>\n#include <netinet/in.h>\n";
-        let place = |number: u32| if number == 0 { format!("{dir}/host") } else { "/tmp".into() };
+        let place =
+            |number: u32| if number == 0 { format!("{dir}/host") } else { format!("/tmp/{bench}") };
         let scripts = [
             ("gcc -c, 600 functions", "cd PLACE; gcc -c b.c"),
             ("gcc -c, empty", "cd PLACE; echo > e.c; gcc -c e.c"),
@@ -150,7 +152,11 @@ fn measure() {
         ];
         println!("{:32}{:>12}{:>16}{:>16}", "", "host", "authority", "other node");
         for number in 0..3 {
-            let path = if number == 0 { pair.dir.join("host") } else { pair.at(number, "tmp") };
+            let path = if number == 0 {
+                pair.dir.join("host")
+            } else {
+                pair.at(number, &format!("tmp/{bench}"))
+            };
             fs::write(path.join("b.c"), format!("{includes}{source}")).expect("write");
         }
         for (what, script) in scripts {

@@ -66,6 +66,7 @@ pub(crate) fn no_attr() -> FileAttr {
         atime: Time::default(),
         mtime: Time::default(),
         ctime: Time::default(),
+        xattrs: false,
     };
     attr(&nothing, 0)
 }

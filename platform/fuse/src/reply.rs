@@ -1,10 +1,17 @@
 //! The way back of one answer.
 
 use crate::convert;
-use dunix_wire::files::{Errno, FileReply, Lease};
+use dunix_wire::files::{Dirent, Errno, FileReply, Lease};
 use fuser::{
     FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+};
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 const NAME_BYTES_MAX: u32 = 255;
@@ -22,7 +29,7 @@ pub(crate) enum Form {
     Attr(ReplyAttr),
     Create(ReplyCreate),
     Data(ReplyData),
-    Directory(ReplyDirectory),
+    Directory(ReplyDirectory, Listing),
     Empty(ReplyEmpty),
     Entry(ReplyEntry),
     Lseek(ReplyLseek),
@@ -76,16 +83,8 @@ impl Reply {
             }
             (Form::Empty(reply), FileReply::Done) => reply.ok(),
             (Form::Xattr(reply, size), FileReply::Bytes) => send_xattr(reply, size, payload),
-            (Form::Directory(mut reply), FileReply::Entries(entries)) => {
-                use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
-                for entry in entries {
-                    let (ino, kind) = (fuser::INodeNo(entry.ino.0), convert::kind(entry.kind));
-                    let name = OsStr::from_bytes(&entry.name.0);
-                    if reply.add(ino, entry.cookie, kind, name) {
-                        break;
-                    }
-                }
-                reply.ok();
+            (Form::Directory(reply, listing), FileReply::Entries { entries, end }) => {
+                list(reply, &listing, &entries, end);
             }
             (Form::Statfs(reply), FileReply::Statfs(sizes)) => reply.statfs(
                 sizes.blocks,
@@ -108,7 +107,7 @@ impl Reply {
             Form::Attr(reply) => reply.error(errno),
             Form::Create(reply) => reply.error(errno),
             Form::Data(reply) => reply.error(errno),
-            Form::Directory(reply) => reply.error(errno),
+            Form::Directory(reply, _) => reply.error(errno),
             Form::Empty(reply) => reply.error(errno),
             Form::Entry(reply) => reply.error(errno),
             Form::Lseek(reply) => reply.error(errno),
@@ -118,6 +117,42 @@ impl Reply {
             Form::Xattr(reply, _) => reply.error(errno),
         }
     }
+}
+
+/// An open of a directory.
+pub(crate) struct Listing {
+    pub(crate) ends: Arc<Ends>,
+    pub(crate) handle: u64,
+}
+
+/// Opens of directories whose end is known, with the last entry's cookie: the kernel's next question
+/// need not go anywhere. It is used once, so that whoever goes on asking gets what came later.
+#[derive(Default)]
+pub(crate) struct Ends(Mutex<HashMap<u64, u64>>);
+
+impl Ends {
+    /// Says whether nothing follows `after` in this open, and forgets it.
+    pub(crate) fn take(&self, handle: u64, after: u64) -> bool {
+        self.lock().remove(&handle) == Some(after)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn list(mut reply: ReplyDirectory, listing: &Listing, entries: &[Dirent], end: bool) {
+    for entry in entries {
+        let (ino, kind) = (fuser::INodeNo(entry.ino.0), convert::kind(entry.kind));
+        if reply.add(ino, entry.cookie, kind, OsStr::from_bytes(&entry.name.0)) {
+            // The kernel's buffer is full: it asks for the rest.
+            return reply.ok();
+        }
+    }
+    if let (true, Some(last)) = (end, entries.last()) {
+        listing.ends.lock().insert(listing.handle, last.cookie);
+    }
+    reply.ok();
 }
 
 /// A size of 0 asks for the value's size (getxattr(2)).

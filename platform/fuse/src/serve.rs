@@ -3,7 +3,7 @@
 use crate::{
     Volume,
     convert::{self, O_APPEND},
-    reply::{Form, Reply},
+    reply::{Ends, Form, Listing, Reply},
     session::{Features, ask_kernel},
 };
 use dunix_wire::files::{Caller, Errno, FileRequest, OpenMode, RenameMode, SetAttr};
@@ -18,7 +18,10 @@ use std::{
     io,
     os::unix::ffi::OsStrExt,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -30,6 +33,8 @@ pub(crate) struct Server {
     pub(crate) volume: Arc<dyn Volume>,
     pub(crate) features: Arc<OnceLock<Features>>,
     pub(crate) id_first: u32,
+    pub(crate) ends: Arc<Ends>,
+    pub(crate) listings: AtomicU64,
 }
 
 impl Server {
@@ -265,15 +270,39 @@ impl Filesystem for Server {
         self.ask(ask, &[], Form::Empty(reply));
     }
 
-    /// Listings are by cookie and keep no state.
+    /// Listings are by cookie: all that is kept of an open is whether its end is near.
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::empty());
+        let handle = self.listings.fetch_add(1, Ordering::Relaxed);
+        reply.opened(FileHandle(handle), FopenFlags::empty());
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, after: u64, reply: ReplyDirectory) {
+    fn releasedir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.ends.take(handle.0, 0);
+        reply.ok();
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        after: u64,
+        reply: ReplyDirectory,
+    ) {
+        if self.ends.take(handle.0, after) {
+            return reply.ok();
+        }
+        let listing = Listing { ends: Arc::clone(&self.ends), handle: handle.0 };
         let size = self.features().listing_bytes;
         let ask = FileRequest::Readdir { ino: convert::ino(ino), after, size };
-        self.ask(ask, &[], Form::Directory(reply));
+        self.ask(ask, &[], Form::Directory(reply, listing));
     }
 
     fn fsyncdir(

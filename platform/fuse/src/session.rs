@@ -2,17 +2,19 @@
 
 use crate::{Volume, mount::MAX_READ_BYTES, serve::Server};
 use dunix_ids::Ino;
-use fuser::{Config, INodeNo, InitFlags, KernelConfig, Notifier, SessionACL};
+use fuser::{Config, InitFlags, KernelConfig, SessionACL};
 use rustix::fd::OwnedFd;
 use std::{
     io,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
 };
 
 /// How many requests of readahead and of asynchronous I/O the kernel may have pending.
 const BACKGROUND_MAX: u16 = 64;
 /// Code of `FUSE_NOTIFY_INC_EPOCH` (linux/fuse.h 7.44), which `fuser` does not know.
 const NOTIFY_INC_EPOCH: i32 = 8;
+/// Code of `FUSE_NOTIFY_INVAL_INODE`. `fuser` hides that the kernel does not know the inode.
+const NOTIFY_INVAL_INODE: i32 = 2;
 /// Since 7.44 a listing may fill the caller's buffer; before it was one page.
 const LONG_LISTINGS_MINOR: u32 = 44;
 
@@ -30,27 +32,25 @@ pub struct Features {
 
 /// Makes the kernel forget. Cheap to clone.
 #[derive(Clone)]
-pub struct Caches {
-    notifier: Notifier,
-    device: Arc<OwnedFd>,
-}
+pub struct Caches(Arc<OwnedFd>);
 
 impl Caches {
     /// Drops pages and attributes of an inode; dirty pages are written first. May block until requests
-    /// about this inode that the kernel waits for are answered.
+    /// about this inode that the kernel waits for are answered. Returns whether the kernel knows the
+    /// inode.
     ///
     /// # Errors
     /// The connection is gone.
-    pub fn drop_pages(&self, ino: Ino) -> io::Result<()> {
-        self.notifier.inval_inode(INodeNo(ino.0), 0, 0)
+    pub fn drop_pages(&self, ino: Ino) -> io::Result<bool> {
+        self.drop_inode(ino, 0)
     }
 
-    /// Drops attributes of an inode. Does not block.
+    /// Drops attributes of an inode. Does not block. Returns whether the kernel knows the inode.
     ///
     /// # Errors
     /// The connection is gone.
-    pub fn drop_attr(&self, ino: Ino) -> io::Result<()> {
-        self.notifier.inval_inode(INodeNo(ino.0), -1, 0)
+    pub fn drop_attr(&self, ino: Ino) -> io::Result<bool> {
+        self.drop_inode(ino, -1)
     }
 
     /// Drops all names. Does not block.
@@ -58,11 +58,31 @@ impl Caches {
     /// # Errors
     /// The connection is gone, or the kernel cannot (EINVAL).
     pub fn drop_names(&self) -> io::Result<()> {
-        let mut message = [0_u8; 16];
-        message[..4].copy_from_slice(&16_u32.to_ne_bytes());
-        message[4..8].copy_from_slice(&NOTIFY_INC_EPOCH.to_ne_bytes());
-        rustix::io::write(&self.device, &message)?;
-        Ok(())
+        Ok(self.notify(NOTIFY_INC_EPOCH, &[])?)
+    }
+
+    /// `from` is where pages are dropped from, to the end; below 0, none are.
+    fn drop_inode(&self, ino: Ino, from: i64) -> io::Result<bool> {
+        let mut body = [0; 24];
+        body[..8].copy_from_slice(&ino.0.to_ne_bytes());
+        body[8..16].copy_from_slice(&from.to_ne_bytes());
+        match self.notify(NOTIFY_INVAL_INODE, &body) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a `fuse_out_header` with the code in place of an error, and its body, at once.
+    fn notify(&self, code: i32, body: &[u8]) -> rustix::io::Result<()> {
+        let mut message = Vec::with_capacity(40);
+        message.extend_from_slice(&0_u32.to_ne_bytes());
+        message.extend_from_slice(&code.to_ne_bytes());
+        message.extend_from_slice(&0_u64.to_ne_bytes());
+        message.extend_from_slice(body);
+        let bytes = u32::try_from(message.len()).map_err(|_| rustix::io::Errno::INVAL)?;
+        message[..4].copy_from_slice(&bytes.to_ne_bytes());
+        rustix::io::write(&self.0, &message).map(|_| ())
     }
 }
 
@@ -87,14 +107,19 @@ impl Session {
     ) -> io::Result<Session> {
         let notify = Arc::new(device.try_clone()?);
         let features = Arc::new(OnceLock::new());
-        let server = Server { volume, features: Arc::clone(&features), id_first };
+        let server = Server {
+            volume,
+            features: Arc::clone(&features),
+            id_first,
+            ends: Arc::default(),
+            listings: AtomicU64::new(1),
+        };
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
         let session = fuser::Session::from_fd(server, device, SessionACL::All, config)?;
-        let caches = Caches { notifier: session.notifier(), device: notify };
         let background = session.spawn()?;
-        Ok(Session { caches, features, background })
+        Ok(Session { caches: Caches(notify), features, background })
     }
 
     /// Returns what makes the kernel forget.

@@ -45,8 +45,8 @@ impl Ask<'_> {
 
     pub(super) fn readdir(self, ino: Ino, after: u64, size: u32) -> Verdict {
         let size = usize::try_from(size).unwrap_or(usize::MAX).min(HEADER_BYTES_MAX / 2);
-        let entries = self.with_state(|state| state.tree.readdir(ino, after, size))?;
-        Ok(Outcome::of(FileReply::Entries(entries)))
+        let (entries, end) = self.with_state(|state| state.tree.readdir(ino, after, size))?;
+        Ok(Outcome::of(FileReply::Entries { entries, end }))
     }
 
     pub(super) fn mknod(

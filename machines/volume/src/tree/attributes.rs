@@ -35,6 +35,7 @@ impl Tree {
         if set.uid.or(set.gid).is_some() && attr.kind != Kind::Directory || set.size.is_some() {
             attr.mode = without_privilege(attr.mode);
             meta.xattrs.remove(&b"security.capability"[..]);
+            attr.xattrs = !meta.xattrs.is_empty();
         }
         if let Some(mode) = set.mode {
             attr.mode = mode & 0o7777;
@@ -60,7 +61,9 @@ impl Tree {
         let mode = without_privilege(meta.attr.mode);
         let changed = mode != meta.attr.mode;
         meta.attr.mode = mode;
-        meta.xattrs.remove(&b"security.capability"[..]).is_some() || changed
+        let capable = meta.xattrs.remove(&b"security.capability"[..]).is_some();
+        meta.attr.xattrs = !meta.xattrs.is_empty();
+        capable || changed
     }
 
     /// Returns a symbolic link's target.
@@ -102,6 +105,7 @@ impl Tree {
             return Err(Errno::ENOSPC.into());
         }
         meta.xattrs.insert(name.to_vec(), value.to_vec());
+        meta.attr.xattrs = true;
         meta.attr.ctime = now;
         Ok(())
     }
@@ -131,6 +135,7 @@ impl Tree {
     pub fn remove_xattr(&mut self, ino: Ino, name: &[u8], now: Time) -> Result<(), Need> {
         let meta = self.meta_mut(ino)?;
         meta.xattrs.remove(name).ok_or(Errno::ENODATA)?;
+        meta.attr.xattrs = !meta.xattrs.is_empty();
         meta.attr.ctime = now;
         Ok(())
     }

@@ -197,11 +197,12 @@ impl Tree {
         Ok(Ino(entry.ino))
     }
 
-    /// Returns entries of a directory that follow the cookie, as many as `size` bytes hold.
+    /// Returns entries of a directory that follow the cookie, as many as `size` bytes hold, and whether
+    /// there are no more.
     ///
     /// # Errors
     /// A [`Need`]; ENOTDIR, ESTALE.
-    pub fn readdir(&self, ino: Ino, after: u64, size: usize) -> Result<Vec<Dirent>, Need> {
+    pub fn readdir(&self, ino: Ino, after: u64, size: usize) -> Result<(Vec<Dirent>, bool), Need> {
         let names = self.names(ino)?;
         let dir = self.dir(ino)?;
         let mut entries = Vec::new();
@@ -213,12 +214,12 @@ impl Tree {
         for (cookie, name, child) in dots.into_iter().filter(|dot| dot.0 > after).chain(listed) {
             bytes += DIRENT_BYTES + name.len();
             if bytes > size {
-                break;
+                return Ok((entries, false));
             }
             let kind = self.nodes.get(&child).map_or(Kind::Directory, |node| node.kind);
             entries.push(Dirent { ino: Ino(child), cookie, kind, name: Name(name.to_vec()) });
         }
-        Ok(entries)
+        Ok((entries, true))
     }
 
     /// Says where a file's data are and, for [`Content::Lower`], the path there.

@@ -67,6 +67,7 @@ impl Tree {
             atime: now,
             mtime: now,
             ctime: now,
+            xattrs: false,
         };
         let meta = Meta { attr, target: new.target, xattrs: BTreeMap::new() };
         self.nodes.insert(
