@@ -21,6 +21,7 @@
 mod config;
 mod error;
 mod install;
+pub mod isolation;
 mod janitor;
 mod node_root;
 mod owner;

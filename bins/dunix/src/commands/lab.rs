@@ -26,6 +26,8 @@ const NAMES_TRIED: u32 = 100;
 const READY_ANSWER_WITHIN: Duration = Duration::from_millis(200);
 /// How long `dunix run` may take to restore the terminal when the lab ends before the program.
 const RUN_ENDS_WITHIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long a lab whose program lost its connection may take to find out what died.
+const REASON_WITHIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// Builds the lab, runs the program in it, and leaves nothing behind.
 pub fn run(args: &LabArgs) -> ExitCode {
@@ -57,6 +59,11 @@ fn run_lab(args: &LabArgs) -> Result<u8, LabError> {
     let mut program =
         (!args.command.is_empty()).then(|| spawn(&name, &args.command)).transpose()?;
     let status = supervise(&lab, &signals, program.as_mut());
+    if matches!(status, Ok(EXIT_DUNIX)) {
+        // The program often sees a dying lab before the lab has found out itself.
+        let ended = PollFd::from_borrowed_fd(lab.end_descriptor(), PollFlags::IN);
+        let _ = poll(&mut [ended], Some(&REASON_WITHIN));
+    }
     if let Some(program) = &mut program {
         end_program(program);
     }

@@ -1,10 +1,8 @@
 //! A lab of stand-in nodes in a process of its own, and what of it can be seen from outside.
 
 use dunix_lab::traces::{KINDS, Traces, children, descendants};
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -159,36 +157,4 @@ impl Drop for Rig {
         let _ = self.owner.kill();
         let _ = self.owner.wait();
     }
-}
-
-/// Descriptor numbers of a process.
-pub(crate) fn descriptors(pid: u32) -> Vec<i32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// What a descriptor refers to: device and inode.
-pub(crate) fn identity(pid: u32, descriptor: i32) -> (u64, u64) {
-    let metadata = fs::metadata(format!("/proc/{pid}/fd/{descriptor}")).unwrap();
-    (metadata.dev(), metadata.ino())
-}
-
-/// The files that a process maps, as device and inode.
-pub(crate) fn mapped(pid: u32) -> BTreeSet<(String, String)> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let files = maps.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace().skip(3);
-        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
-    });
-    files.filter(|(_, inode)| inode != "0").collect()
-}
-
-/// The mounts that a process sees: device, mount point, options.
-pub(crate) fn mounts(pid: u32) -> Vec<(String, String, String)> {
-    let info = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
-    let parse = |line: &str| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        (fields[2].to_owned(), fields[4].to_owned(), fields[5].to_owned())
-    };
-    info.lines().map(parse).collect()
 }

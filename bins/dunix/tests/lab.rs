@@ -1,0 +1,188 @@
+//! `dunix lab` with real nodes: its exit status, its end by signals and by the death of any of its
+//! processes, after which nothing is left; and what its nodes share while guests run, which is nothing.
+
+use dunix_lab::isolation::{OWNER, Party, shared};
+use dunix_lab::traces::{Traces, descendants};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long the end of a lab may take to complete.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+/// One lab a time: the numbers of namespaces, which tests compare, are used again.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A lab of three nodes whose program waits for a line.
+struct Running {
+    owner: Child,
+    input: ChildStdin,
+    name: String,
+    traces: Traces,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Starts a lab, or says why this host cannot.
+fn start(test: &str, program: &str) -> Option<Running> {
+    let lacks = dunix_lab::check_host(3, true);
+    if !lacks.is_empty() {
+        eprintln!("skipped, this host lacks {lacks:?}");
+        return None;
+    }
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = format!("{test}-{}", std::process::id());
+    let mut owner = Command::new(env!("CARGO_BIN_EXE_dunix"))
+        .args(["lab", "--nodes", "3", "--cpus-per-node", "0.8", "--name", &name, "--"])
+        .args(["sh", "-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input = owner.stdin.take().unwrap();
+    let mut line = String::new();
+    BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n", "{:?}", owner.try_wait());
+    let traces = Traces::of(&name, owner.id());
+    Some(Running { owner, input, name, traces, _alone: alone })
+}
+
+impl Running {
+    /// Waits for the lab's end; returns its exit status as a shell shows it.
+    fn end(mut self) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+        let status = self.owner.wait().unwrap();
+        let left = self.traces.wait_until_gone(GONE_WITHIN);
+        assert!(left.is_empty(), "left after {GONE_WITHIN:?}: {left:#?}");
+        status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
+    }
+
+    /// The first process of the lab whose arguments hold a word.
+    fn with_argument(&self, word: &str) -> u32 {
+        let has = |pid: &&u32| arguments(**pid).iter().any(|argument| argument == word);
+        *self.traces.processes.iter().find(has).unwrap()
+    }
+
+    fn keepers(&self) -> Vec<u32> {
+        let is_keeper = |pid: &u32| arguments(*pid) == ["/dunix", "node"];
+        self.traces.processes.iter().copied().filter(is_keeper).collect()
+    }
+}
+
+fn arguments(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line).into_owned();
+    line.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
+}
+
+fn send(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+}
+
+const WAITS: &str = "echo up; read line; exit $line";
+
+#[test]
+fn passes_the_program_s_status_on() {
+    let Some(mut lab) = start("status", WAITS) else { return };
+    lab.input.write_all(b"7\n").unwrap();
+    assert_eq!(lab.end(), 7);
+}
+
+#[test]
+fn a_killed_program_shows_as_in_a_shell() {
+    let Some(mut lab) = start("killed", "echo up; read line; kill -9 $$") else { return };
+    lab.input.write_all(b"\n").unwrap();
+    assert_eq!(lab.end(), 137);
+}
+
+#[test]
+fn signals_end_it_with_their_status() {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let Some(lab) = start("signal", WAITS) else { return };
+        send(lab.owner.id(), signal);
+        assert_eq!(lab.end(), status);
+    }
+}
+
+/// Kills one process and tells the lab's status.
+fn status_after(test: &str, choose: impl Fn(&Running) -> u32) -> Option<i32> {
+    let lab = start(test, WAITS)?;
+    send(choose(&lab), Signal::KILL);
+    Some(lab.end())
+}
+
+#[test]
+fn ends_with_a_keeper() {
+    let status = status_after("keeper", |lab| lab.keepers()[1]);
+    assert!(matches!(status, None | Some(125)), "{status:?}");
+}
+
+#[test]
+fn ends_with_a_daemon() {
+    let status = status_after("daemon", |lab| lab.with_argument("--daemon"));
+    assert!(matches!(status, None | Some(125)), "{status:?}");
+}
+
+#[test]
+fn ends_with_its_switch() {
+    let status = status_after("switch", |lab| lab.with_argument("__lab-switch"));
+    assert!(matches!(status, None | Some(125)), "{status:?}");
+}
+
+#[test]
+fn ends_with_its_owner() {
+    let status = status_after("owner", |lab| lab.owner.id());
+    assert!(matches!(status, None | Some(137)), "{status:?}");
+}
+
+#[test]
+fn ends_with_the_command_that_runs_its_program() {
+    let status = status_after("client", |lab| lab.with_argument("run"));
+    assert!(matches!(status, None | Some(137)), "{status:?}");
+}
+
+#[test]
+fn nodes_share_nothing_while_guests_run() {
+    let Some(mut lab) = start("share", WAITS) else { return };
+    let run = |node: usize| {
+        Command::new(env!("CARGO_BIN_EXE_dunix"))
+            .args(["--fabric", &lab.name, "run", "--node", &format!("n{node}"), "--"])
+            .args(["sh", "-c", "echo up; exec sleep 1000"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mut guests: Vec<Child> = (1..=3).map(run).collect();
+    for guest in &mut guests {
+        let mut line = String::new();
+        BufReader::new(guest.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n");
+    }
+    let found = shared(&parties(&lab));
+    for guest in &mut guests {
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+    }
+    lab.input.write_all(b"0\n").unwrap();
+    assert_eq!(lab.end(), 0);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+fn parties(lab: &Running) -> Vec<Party> {
+    let mut parties = Vec::new();
+    let mut of_nodes = Vec::new();
+    for keeper in lab.keepers() {
+        let processes = descendants(keeper);
+        assert!(processes.len() >= 3, "keeper, daemon, guest: {processes:?}");
+        of_nodes.extend(processes.clone());
+        let is_authority = fs::metadata(format!("/proc/{keeper}/root/upper")).is_ok();
+        let given = if is_authority { vec!["/host", "/upper"] } else { Vec::new() };
+        parties.push(Party { name: format!("keeper {keeper}"), processes, given });
+    }
+    let mut processes = descendants(lab.owner.id());
+    processes.retain(|pid| !of_nodes.contains(pid));
+    parties.push(Party { name: OWNER.into(), processes, given: Vec::new() });
+    parties
+}
