@@ -36,6 +36,7 @@ fn main() {
         let node = harness::start(1, keeper, None, Arc::new(StayHere)).await;
         scripts(&node).await;
         python(&node).await;
+        job_control(&node).await;
         a_program_that_is_not_there_does_not_run(&node).await;
         roots_are_killed_from_outside(&node).await;
         nothing_is_left(&node).await;
@@ -86,6 +87,13 @@ print('fine')
     assert_eq!(done.output, "fine\n");
     assert_eq!(done.end.status, ExitStatus::Exited(0));
     println!("ok: python");
+}
+
+async fn job_control(node: &Processes) {
+    let words = ["/usr/bin/python3", "-c", harness::JOB_CONTROL];
+    let done = harness::run(node, &words, "").await;
+    assert_eq!(done.output, "1\n2\nfine\n");
+    println!("ok: job control");
 }
 
 async fn a_program_that_is_not_there_does_not_run(node: &Processes) {

@@ -130,6 +130,7 @@ async fn everything(one: &Processes, two: &Processes) {
     roots_start_elsewhere(one).await;
     roots_elsewhere_are_killed(one, two).await;
     sockets_are_relayed(one).await;
+    job_control_reaches_the_other_node(one).await;
     nothing_is_left(one).await;
     nothing_is_left(two).await;
     many_at_once(one).await;
@@ -157,6 +158,13 @@ print(len(got), child.wait())
     let done = harness::run(one, &["/usr/bin/python3", "-c", program], "").await;
     assert_eq!(done.output, "300000 0\n");
     println!("ok: sockets");
+}
+
+async fn job_control_reaches_the_other_node(one: &Processes) {
+    let words = ["/usr/bin/python3", "-c", harness::JOB_CONTROL];
+    let done = harness::run(one, &words, "").await;
+    assert_eq!(done.output, "1\n2\nfine\n");
+    println!("ok: job control");
 }
 
 /// Scripts side by side, each with its own answer.

@@ -158,3 +158,39 @@ pub(crate) fn pair() -> (File, File) {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     (read.into(), write.into())
 }
+
+/// A program for python: a child `sleep` is stopped, continued and killed, and each is waited for;
+/// a thread executes; children by vfork and by fork come back with their status.
+pub(crate) const JOB_CONTROL: &str = "
+import os, signal, subprocess, sys, threading
+child = subprocess.Popen(['sleep', '100'])
+os.kill(child.pid, signal.SIGSTOP)
+pid, status = os.waitpid(child.pid, os.WUNTRACED)
+assert pid == child.pid and os.WIFSTOPPED(status) and os.WSTOPSIG(status) == 19, status
+assert os.waitpid(child.pid, os.WNOHANG | os.WUNTRACED) == (0, 0)
+os.kill(child.pid, signal.SIGCONT)
+pid, status = os.waitpid(child.pid, os.WCONTINUED)
+assert pid == child.pid and os.WIFCONTINUED(status), status
+os.kill(child.pid, signal.SIGKILL)
+pid, status, usage = os.wait4(child.pid, 0)
+assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == 9, status
+child.returncode = -9
+info = os.fork()
+if info == 0:
+    thread = threading.Thread(target=lambda: os.execvp('seq', ['seq', '1', '2']))
+    thread.start()
+    thread.join()
+    os._exit(99)
+result = os.waitid(os.P_PID, info, os.WEXITED)
+assert (result.si_pid, result.si_status, result.si_code) == (info, 0, os.CLD_EXITED), result
+group = os.fork()
+if group == 0:
+    os.setpgid(0, 0)
+    os.execvp('sleep', ['sleep', '100'])
+while os.getpgid(group) != group: pass
+os.killpg(group, signal.SIGTERM)
+assert os.waitstatus_to_exitcode(os.waitpid(-group, 0)[1]) == -15
+for i in range(20):
+    assert subprocess.call(['sleep', '0']) == 0
+print('fine')
+";
