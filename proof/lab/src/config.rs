@@ -59,7 +59,7 @@ impl LabConfig {
             spread: false,
             root: Root::Cow,
             node_arguments: vec!["node".into()],
-            ready_within: Duration::from_secs(20),
+            ready_within: Duration::from_secs(60),
         }
     }
 

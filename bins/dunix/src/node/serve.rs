@@ -43,7 +43,11 @@ const SHIM: &str = "/run/shim";
 pub fn run_daemon() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("DUNIX_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
