@@ -38,7 +38,8 @@ pub enum Effect {
     Reply { token: Token, result: Result<Answer, Errno> },
     /// A root that was launched here has ended, wherever it ran last.
     RootExited { pid: Pid, status: ExitStatus, rusage: Rusage },
-    /// The process is no longer on this node (ended and reaped, or moved): drop its slot, host
+    /// The process is no longer on this node (ended, moved, or lost with the node that it was moving
+    /// to: then its host process must not go on): drop its slot, host
     /// numbers and descriptions. For a zombie this comes before the reaping.
     Gone { pid: Pid },
     /// A process here changed its group, and perhaps its session (the slot's flags change). Comes

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! source:  running --depart--> leaving --departed--> tombstone
-//!                                 \-----stayed-----> running (or ended)
+//!                                 |------stayed-----> running (or ended)
+//!                                 \--target's death-> tombstone, and lost unless it lives elsewhere
 //! target:                      adopt --bind_host--> running
 //! ```
 //! Between `depart` and its outcome the process lives at the source; whatever arrives for it is
@@ -68,8 +69,8 @@ impl ProcTable {
     }
 
     /// The other node has adopted it. The end of its host process here means nothing any more.
-    /// Returns false if it did not leave: the other node was declared dead first, and the process
-    /// lives here as after [`ProcTable::stayed`].
+    /// Returns false if the table knows nothing of such a departure: the other node was declared
+    /// dead first, and the process counts as lost with it.
     pub fn departed(&mut self, now: Duration, pid: Pid) -> bool {
         self.begin(now);
         let to = self.processes.get(&pid).and_then(|process| process.leaving);
@@ -116,8 +117,8 @@ impl ProcTable {
         }
     }
 
-    /// The other node has refused: the process lives here as before, or ends now if its host
-    /// process has ended meanwhile.
+    /// The other node has refused, or was never reached: the process lives here as before, or ends
+    /// now if its host process has ended meanwhile. An answer that does not come is no refusal.
     pub fn stayed(&mut self, now: Duration, pid: Pid) {
         self.begin(now);
         self.stay(pid);
@@ -130,6 +131,8 @@ impl ProcTable {
             return;
         }
         let end = process.end.take();
+        // While it was leaving, others may have died that were to know of it.
+        self.tell_all_of(pid);
         self.deliver_held(pid);
         self.effects.push_back(Effect::Wake { pid });
         if let Some((status, rusage)) = end {
@@ -137,9 +140,10 @@ impl ProcTable {
         }
     }
 
-    /// The target of these departures has died, without an answer: they stay. It may have adopted
-    /// them and told others, who hear better by a version that it cannot have reached.
-    pub(crate) fn stay_all_from(&mut self, dead: NodeId) {
+    /// The target of these departures has died without an answer. It may have adopted them, run
+    /// them, even handed them on: they must not run here as well, so they count as departed, and
+    /// what became of them is found out as of all that was there.
+    pub(crate) fn leave_all_to(&mut self, dead: NodeId) {
         let leaving: alloc::vec::Vec<Pid> = self
             .processes
             .iter()
@@ -147,11 +151,7 @@ impl ProcTable {
             .map(|(pid, _)| *pid)
             .collect();
         for pid in leaving {
-            if let Some(process) = self.processes.get_mut(&pid) {
-                process.version = process.version.saturating_add(1 << 32);
-            }
-            self.tell_all_of(pid);
-            self.stay(pid);
+            self.leave(pid, dead);
         }
     }
 

@@ -94,7 +94,8 @@ impl ProcTable {
     }
 
     fn tell_session(&mut self, sid: Pid, pgid: Pid, exists: bool) {
-        self.send_owner(sid, ProcMessage::SessionGroup { sid, pgid, exists });
+        let home = self.config.node;
+        self.send_owner(sid, ProcMessage::SessionGroup { sid, pgid, home, exists });
     }
 
     pub(crate) fn handle_member_left(&mut self, pgid: Pid, pid: Pid, version: u64) {

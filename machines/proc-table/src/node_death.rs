@@ -15,7 +15,7 @@ use alloc::{
 };
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
-use dunix_wire::processes::{ParentLink, ProcMessage, RunState};
+use dunix_wire::processes::{MemberState, ParentLink, ProcMessage, RunState};
 
 #[derive(Debug)]
 enum Peer {
@@ -157,7 +157,7 @@ impl ProcTable {
         self.peers.by_node.insert(dead, settling);
         self.forget_replies_of(dead);
         self.tell_what_came_from(dead);
-        self.stay_all_from(dead);
+        self.leave_all_to(dead);
         // What we say to ourselves may tell others something: before the word that all is said.
         self.finish();
         let blocks: Vec<u32> = self.blocks.leased().collect();
@@ -259,9 +259,17 @@ impl ProcTable {
         self.repeat_ends();
     }
 
+    /// Sends what was meant for a dead node to wherever it belongs now. What told it how things are
+    /// on this node is old: whatever still holds is told anew. What others told is passed on.
     fn send_again(&mut self, number: Pid, message: ProcMessage) {
+        use ProcMessage as M;
         match message {
-            ProcMessage::ToProcess { pid, body, .. } => self.send_process(pid, None, body),
+            M::ToProcess { pid, body, .. } => self.send_process(pid, None, body),
+            M::Member { state: MemberState { node, .. }, .. }
+            | M::Located { node, .. }
+            | M::Released { node, .. }
+            | M::SessionGroup { home: node, .. }
+                if node == self.config.node => {}
             message => self.send_owner(number, message),
         }
     }
@@ -292,18 +300,21 @@ impl ProcTable {
             .numbers
             .used
             .iter()
-            .flat_map(|(sid, number)| number.session.iter().map(|pgid| (*sid, *pgid)))
-            .filter(|(_, pgid)| self.owner(*pgid) == Some(dead))
+            .flat_map(|(sid, number)| number.session.iter().map(|group| (*sid, group)))
+            .filter(|(_, (_, home))| **home == dead)
+            .map(|(sid, (pgid, _))| (sid, *pgid))
             .collect();
         for (sid, pgid) in stale {
-            self.handle_session_group(sid, pgid, false);
+            self.handle_session_group(sid, pgid, dead, false);
         }
     }
 
     /// Tells the new owners of these numbers all that this node knows of them.
     fn tell_new_owners(&mut self, moved: &BTreeSet<Pid>) {
         let node = self.config.node;
-        let processes: Vec<Pid> = self.processes.keys().copied().collect();
+        // One that is leaving is told of by its next node, or when it stays.
+        let staying = self.processes.iter().filter(|(_, process)| process.leaving.is_none());
+        let processes: Vec<Pid> = staying.map(|(pid, _)| *pid).collect();
         for pid in processes {
             if moved.contains(&pid)
                 && let Some(process) = self.processes.get_mut(&pid)
@@ -324,7 +335,7 @@ impl ProcTable {
             .filter(|(_, sid)| moved.contains(sid))
             .collect();
         for (pgid, sid) in groups {
-            self.send_owner(sid, ProcMessage::SessionGroup { sid, pgid, exists: true });
+            self.send_owner(sid, ProcMessage::SessionGroup { sid, pgid, home: node, exists: true });
         }
     }
 
@@ -358,15 +369,17 @@ impl ProcTable {
         }
     }
 
-    /// Parents that were there are gone if their leaser says so; launchers are.
+    /// Launchers that were there are gone. All other parents that are not here are looked for: they
+    /// may have been there, or the word of their end may have been lost on its way through there.
     fn lose_parents_on(&mut self, dead: NodeId) {
         let children: Vec<Pid> = self
             .processes
             .iter()
             .filter(|(_, process)| {
-                // Those too that asked after their parent, for the one asked may be the dead one.
-                let is_asking = process.parent.node.is_none() && process.parent.pid != Pid::INIT;
-                process.parent.node == Some(dead) || is_asking
+                let parent = process.parent;
+                let is_launcher = parent.pid == Pid::INIT && parent.node == Some(dead);
+                is_launcher
+                    || (parent.pid != Pid::INIT && !self.processes.contains_key(&parent.pid))
             })
             .map(|(pid, _)| *pid)
             .collect();

@@ -3,7 +3,7 @@
 //! rests in quarantine.
 
 use crate::{Note, ProcTable, group_home::GroupHome, limits};
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::ProcMessage;
@@ -27,8 +27,8 @@ pub(crate) enum Place {
 pub(crate) struct Number {
     pub(crate) place: Place,
     pub(crate) group: Option<GroupHome>,
-    /// Groups of the session of this number.
-    pub(crate) session: BTreeSet<Pid>,
+    /// Groups of the session of this number, and their homes.
+    pub(crate) session: BTreeMap<Pid, NodeId>,
 }
 
 impl Number {

@@ -20,6 +20,9 @@ pub(crate) enum Held {
     Continued,
 }
 
+/// Versions that are left to the source of a move while it waits for the target's answer.
+const VERSION_LEAP: u64 = 1 << 16;
+
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) version: u64,
@@ -128,11 +131,11 @@ impl Process {
         }
     }
 
-    /// Unpacks what came. Two versions are skipped: the source speaks of the loss with the first
-    /// if this node dies before anyone has heard from it.
+    /// Unpacks what came. Versions are skipped: the source may speak of the process, or of its loss,
+    /// until it knows that it has left.
     pub(crate) fn of_record(record: ProcessRecord, from: NodeId) -> Process {
         Process {
-            version: record.version.saturating_add(2),
+            version: record.version.saturating_add(VERSION_LEAP),
             parent: record.parent,
             exit_signal: record.exit_signal,
             pgid: record.pgid,

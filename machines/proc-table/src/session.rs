@@ -4,7 +4,7 @@
 use crate::{Effect, ProcTable, Token, operation::Then};
 use alloc::vec::Vec;
 use core::time::Duration;
-use dunix_ids::{ObjectId, Pid};
+use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_wire::processes::{Answer, Errno, ProcMessage, ProcessBody, ReturnTo};
 
 impl ProcTable {
@@ -65,14 +65,17 @@ impl ProcTable {
         self.change_group(pid, pid, Some(pid));
     }
 
-    pub(crate) fn handle_session_group(&mut self, sid: Pid, pgid: Pid, exists: bool) {
+    pub(crate) fn handle_session_group(&mut self, sid: Pid, pgid: Pid, home: NodeId, exists: bool) {
         if !self.owns(sid) {
-            return self.send_owner(sid, ProcMessage::SessionGroup { sid, pgid, exists });
+            return self.send_owner(sid, ProcMessage::SessionGroup { sid, pgid, home, exists });
         }
         if exists {
-            self.numbers.used.entry(sid).or_default().session.insert(pgid);
+            self.numbers.used.entry(sid).or_default().session.insert(pgid, home);
         } else if let Some(number) = self.numbers.used.get_mut(&sid) {
-            number.session.remove(&pgid);
+            // Another home may have taken the group over since.
+            if number.session.get(&pgid) == Some(&home) {
+                number.session.remove(&pgid);
+            }
             self.numbers.try_free(self.now, sid);
         }
     }
@@ -90,7 +93,7 @@ impl ProcTable {
             return self.send_owner(sid, ProcMessage::SessionTerminalLost { sid, terminal });
         }
         let Some(number) = self.numbers.used.get(&sid) else { return };
-        let groups: Vec<Pid> = number.session.iter().copied().collect();
+        let groups: Vec<Pid> = number.session.keys().copied().collect();
         for pgid in groups {
             self.send_owner(pgid, ProcMessage::GroupTerminalLost { pgid, terminal });
         }

@@ -165,7 +165,9 @@ impl ProcTable {
                 self.handle_members_signalled(from, serial, delivered, denied);
             }
             M::SignalAll { request, reply } => self.handle_signal_all(request, reply),
-            M::SessionGroup { sid, pgid, exists } => self.handle_session_group(sid, pgid, exists),
+            M::SessionGroup { sid, pgid, home, exists } => {
+                self.handle_session_group(sid, pgid, home, exists);
+            }
             M::SessionTerminalLost { sid, terminal } => {
                 self.handle_session_terminal_lost(sid, terminal);
             }

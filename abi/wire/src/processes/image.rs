@@ -2,7 +2,7 @@
 
 use super::ProcessRecord;
 use alloc::vec::Vec;
-use dunix_ids::{NodeId, Pid};
+use dunix_ids::{NodeId, ObjectId, Pid};
 use serde::{Deserialize, Serialize};
 
 /// Most descriptors of an image.
@@ -87,7 +87,22 @@ pub struct RemoteCallRequest {
     pub ticket: u64,
     pub object: u64,
     pub pid: Pid,
+    pub job: CallerJob,
     pub call: CallArguments,
+}
+
+/// Where a caller stands in job control; the home of a terminal goes by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CallerJob {
+    pub group: Pid,
+    pub session: Pid,
+    pub terminal: Option<ObjectId>,
+    /// Its user is root.
+    pub is_root: bool,
+    /// It blocks or ignores SIGTTIN.
+    pub deaf_to_ttin: bool,
+    /// It blocks or ignores SIGTTOU.
+    pub deaf_to_ttou: bool,
 }
 
 /// The calls that can be run at a home.
@@ -115,6 +130,11 @@ pub enum CallArguments {
     Poll {
         events: u16,
         timeout_ms: i32,
+    },
+    /// One of the ioctls that name sessions and groups (`TIOCSPGRP`, ...), its argument by value.
+    Terminal {
+        request: u32,
+        argument: i32,
     },
     /// fstat(2); the outcome's data is x86-64's `struct stat`.
     Status,

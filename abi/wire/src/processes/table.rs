@@ -240,6 +240,7 @@ pub enum ProcMessage {
     SessionGroup {
         sid: Pid,
         pgid: Pid,
+        home: NodeId,
         exists: bool,
     },
     /// To the session's home, then to its groups' homes, then to the members' nodes: the session

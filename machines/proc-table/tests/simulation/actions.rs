@@ -156,7 +156,8 @@ fn kill_group(world: &mut World, node: NodeId, pid: Pid) {
     let Some(target) = world.rng.pick(&alive) else { return };
     let pgid = world.truths.processes[&target].pgid;
     let value = world.rng.next();
-    let signal = [SIGUSR1, SIGUSR1, SIGSTOP, SIGCONT][world.rng.below(4) as usize];
+    let signals = [SIGUSR1, SIGUSR1, SIGSTOP, SIGCONT];
+    let signal = world.rng.pick(&signals).expect("there are signals");
     let members = world.truths.members(pgid);
     let sent_at = world.now;
     let token = token(world, node, Pending::Kill { value, target: None });

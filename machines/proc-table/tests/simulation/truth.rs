@@ -184,12 +184,14 @@ impl Truths {
         truth.sid = session.unwrap_or(truth.sid);
     }
 
-    /// Who is in a group while nothing happens: the living, and zombies that a parent may wait for.
+    /// Who is in a group while nothing happens: the living, and zombies that a parent may wait for,
+    /// but for those that were lost with a node.
     pub(crate) fn members(&self, pgid: Pid) -> BTreeSet<Pid> {
         self.processes
             .iter()
             .filter(|(_, t)| t.pgid == pgid && !self.dead.contains(&t.node))
             .filter(|(_, t)| matches!(t.life, Life::Alive | Life::Ended(_)))
+            .filter(|(_, t)| t.life != Life::Ended(ExitStatus::Lost))
             .map(|(pid, _)| *pid)
             .collect()
     }

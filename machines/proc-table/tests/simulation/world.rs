@@ -261,11 +261,14 @@ impl World {
                 world.with(node, |table, now| table.continued(now, pid));
             }),
             Event::Down(dead) => {
-                let left: Vec<Pid> = self.leaving(node, dead);
-                self.with(node, |table, now| table.handle_node_down(now, dead));
-                for pid in left {
-                    self.stay(node, pid);
+                for pid in self.leaving(node, dead) {
+                    // What was on its way there is lost, unless it has gone on.
+                    let truth = &self.truths.processes[&pid];
+                    if truth.node == node && truth.life == Life::Alive {
+                        self.truths.end(pid, ExitStatus::Lost);
+                    }
                 }
+                self.with(node, |table, now| table.handle_node_down(now, dead));
             }
         }
     }
@@ -315,7 +318,10 @@ impl World {
                 self.post(node, from, Payload::Adopted(pid, adopted));
             }
             Payload::Adopted(pid, true) => {
-                self.with(node, |table, now| table.departed(now, pid));
+                assert!(
+                    self.with(node, |table, now| table.departed(now, pid)),
+                    "{pid} left before"
+                );
             }
             Payload::Adopted(pid, false) => self.stay(node, pid),
         }
@@ -335,7 +341,7 @@ impl World {
         summaries.into_iter().filter(|s| s.state == goes).map(|s| s.pid).collect()
     }
 
-    /// The move failed, or its outcome will never be known: the process lives at the source.
+    /// The move failed: the process lives at the source.
     fn stay(&mut self, node: NodeId, pid: Pid) {
         let truth = self.truths.processes.get_mut(&pid).expect("it is there");
         truth.node = node;
@@ -371,19 +377,8 @@ impl World {
             .map(|(pid, _)| *pid)
             .collect();
         for pid in on_it {
-            let at_source = survivors.iter().find(|node| {
-                self.tables[node]
-                    .summary(pid)
-                    .is_some_and(|s| s.state == dunix_wire::processes::RunState::Leaving(dead))
-                    && !self.will_learn_of_adoption(dead, pid)
-            });
-            let truth = self.truths.processes.get_mut(&pid).expect("it is there");
-            if let Some(source) = at_source.copied() {
-                truth.node = source;
-                truth.leaving = Some(dead);
-                truth.life = Life::Alive;
-                truth.host = self.tables[&source].summary(pid).and_then(|s| s.host_pid);
-            } else if in_transit.contains(&pid) {
+            if in_transit.contains(&pid) {
+                let truth = self.truths.processes.get_mut(&pid).expect("it is there");
                 truth.life = Life::InTransit;
                 truth.host = None;
             } else {
@@ -391,14 +386,6 @@ impl World {
             }
         }
         self.truths.lose_launcher(dead);
-    }
-
-    /// Whether the dead node's word that it adopted the process is still on its way.
-    fn will_learn_of_adoption(&self, dead: NodeId, pid: Pid) -> bool {
-        self.events.values().any(|(_, event)| {
-            matches!(event, Event::Arrive { from, payload: Payload::Adopted(p, true) }
-                if *from == dead && *p == pid)
-        })
     }
 
     /// Loses the later part of what is on one link; returns the processes whose images still come.
