@@ -13,6 +13,11 @@ use std::{
 const BACKGROUND_MAX: u16 = 64;
 /// Code of `FUSE_NOTIFY_INC_EPOCH` (linux/fuse.h 7.44), which `fuser` does not know.
 const NOTIFY_INC_EPOCH: i32 = 8;
+/// Whether names are cached and recalled by raising the epoch. Not while anything is mounted over
+/// the tree: a name of an old epoch is invalid, and the kernel detaches what is mounted on a name
+/// that it invalidates (`d_invalidate`), which are `/dev`, `/proc` and `/sys` of the guests. A name
+/// that is not cached is asked for again and stays valid.
+const NAMES_ARE_CACHED: bool = false;
 /// Code of `FUSE_NOTIFY_INVAL_INODE`. `fuser` hides that the kernel does not know the inode.
 const NOTIFY_INVAL_INODE: i32 = 2;
 /// Since 7.44 a listing may fill the caller's buffer; before it was one page.
@@ -58,6 +63,9 @@ impl Caches {
     /// # Errors
     /// The connection is gone, or the kernel cannot (EINVAL).
     pub fn drop_names(&self) -> io::Result<()> {
+        if !NAMES_ARE_CACHED {
+            return Ok(());
+        }
         Ok(self.notify(NOTIFY_INC_EPOCH, &[])?)
     }
 
@@ -162,7 +170,7 @@ pub(crate) fn ask_kernel(config: &mut KernelConfig) -> Features {
     let modern = config.kernel_abi().1 >= LONG_LISTINGS_MINOR;
     Features {
         map_uncached: config.capabilities().contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
-        recall_names: modern,
+        recall_names: modern && NAMES_ARE_CACHED,
         listing_bytes: if modern { 32 << 10 } else { 4 << 10 },
     }
 }
