@@ -10,8 +10,8 @@ use std::path::Path;
 const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Descriptors that the owner needs apart from those for its nodes.
 const DESCRIPTORS_BASE: u64 = 64;
-/// Descriptors of the owner that a node costs (sockets, pipes, the node's doors).
-const DESCRIPTORS_PER_NODE: u64 = 16;
+/// Descriptors of the owner that a node costs (pidfds, lifeline, the installer's socket).
+const DESCRIPTORS_PER_NODE: u64 = 8;
 
 /// Something that the host lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ pub fn check_host(nodes: u32, limited: bool) -> Vec<Finding> {
         need(has_cpu, "a cpu controller", "mount cgroup v1 or v2 with it (--cpus-per-node)");
     }
     let wanted = DESCRIPTORS_BASE + DESCRIPTORS_PER_NODE * u64::from(nodes);
-    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    need(limit >= wanted, "descriptors", &format!("raise the hard limit to {wanted} (ulimit -Hn)"));
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    need(limit >= wanted, "descriptors", &format!("raise their limit to {wanted} (ulimit -n)"));
     found
 }
 
