@@ -10,8 +10,21 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// # Errors
 /// What mount_setattr(2) reports.
 pub fn restrict_recursively(tree: BorrowedFd<'_>) -> io::Result<()> {
+    let restrictions = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    set_recursively(tree, restrictions)
+}
+
+/// Cuts a detached tree of mounts off from the propagation of other mounts.
+///
+/// # Errors
+/// What mount_setattr(2) reports.
+pub fn make_private_recursively(tree: BorrowedFd<'_>) -> io::Result<()> {
+    set_recursively(tree, 0)
+}
+
+fn set_recursively(tree: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_set: attributes,
         attr_clr: 0,
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,

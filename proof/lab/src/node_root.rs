@@ -16,7 +16,7 @@ use crate::config::GUEST_ID_FIRST;
 use crate::error::LabError;
 use crate::install::Plan;
 use crate::state::{RUN_DIRECTORY, STORE_DIRECTORY};
-use dunix_linux::mounts::restrict_recursively;
+use dunix_linux::mounts::{make_private_recursively, restrict_recursively};
 use rustix::fs::{AtFlags, OFlags, fchmod, open};
 use rustix::fs::{CWD, Dev, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat};
 use rustix::mount::{
@@ -205,6 +205,7 @@ impl HostMounts {
         let tree = step("copy the host's mounts", open_tree(CWD, "/", all))?;
         step("restrict the host's mounts", restrict_recursively(tree.as_fd()))?;
         let upper = step("copy the store's mount", open_tree(CWD, upper, clone))?;
+        step("detach the store's mount", make_private_recursively(upper.as_fd()))?;
         Ok(HostMounts { tree, upper })
     }
 }
