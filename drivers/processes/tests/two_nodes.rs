@@ -66,6 +66,7 @@ impl Policy for ByName {
 /// A node in a network namespace of its own.
 struct Place {
     processes: Processes,
+    mesh: Mesh,
     runtime: Runtime,
 }
 
@@ -80,9 +81,11 @@ impl Place {
         let config = link::config(ca, number);
         let processes = runtime.spawn(async move {
             let mesh = Mesh::start(config).await.unwrap();
-            harness::start(number, keeper, Some(mesh), Arc::new(policy)).await
+            let policy = Arc::new(policy);
+            (harness::start(number, keeper, Some(mesh.clone()), policy).await, mesh)
         });
-        Place { processes: processes.await.unwrap(), runtime }
+        let (processes, mesh) = processes.await.unwrap();
+        Place { processes, mesh, runtime }
     }
 }
 
@@ -106,6 +109,7 @@ fn main() {
             Place::start(places[1].runtime(), &ca, 2, second, back),
         );
         everything(&one.processes, &two.processes).await;
+        a_lost_node_kills_what_ran_on_it(&one.processes, &two).await;
         for place in [one, two] {
             place.processes.shut_down();
             place.runtime.shutdown_background();
@@ -220,6 +224,25 @@ async fn roots_elsewhere_are_killed(one: &Processes, two: &Processes) {
     let end = tokio::time::timeout(Duration::from_secs(20), handle.end).await.unwrap().unwrap();
     assert_eq!(end.status, ExitStatus::Killed { signal: 9, dumped: false });
     println!("ok: a kill reaches another node");
+}
+
+/// Parents of processes on a lost node hear of a kill, readers of their pipes of an end.
+async fn a_lost_node_kills_what_ran_on_it(one: &Processes, two: &Place) {
+    let script =
+        "exec 2>/dev/null; sleep 100 | cat; echo over; sleep 100; test $? -gt 125 && echo no";
+    let (_handle, output) = harness::begin(one, &["dash", "-c", script], "").await;
+    for _ in 0..500 {
+        if two.processes.list().len() >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(two.processes.list().len(), 2, "{:?}", two.processes.list());
+    two.mesh.stop().await;
+    let text = tokio::time::timeout(Duration::from_secs(20), harness::read_all(output)).await;
+    // The second sleep may run nowhere else than on the lost node.
+    assert_eq!(text.expect("the shell goes on"), "over\nno\n");
+    println!("ok: a lost node");
 }
 
 async fn nothing_is_left(node: &Processes) {
