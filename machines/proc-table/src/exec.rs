@@ -19,7 +19,7 @@ use alloc::string::String;
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
-    Credentials, Errno, ProcMessage, ProcessBody, ProcessRecord, RunState,
+    Credentials, Errno, ParentLink, ProcMessage, ProcessBody, ProcessRecord, RunState,
     record::{CHILDREN_MAX, LESSEES_MAX, SERIALS_MAX},
     table::ChildChange,
 };
@@ -190,6 +190,10 @@ impl ProcTable {
         self.learn_lessees(&record.lessees);
         let mut process = Process::of_record(record, from);
         process.comm = fork::cut_comm(process.comm);
+        let launcher = process.parent.node.filter(|_| process.parent.pid == Pid::INIT);
+        if launcher.is_some_and(|node| self.peers.is_buried(node)) {
+            process.parent = ParentLink::ORPHAN;
+        }
         let doubtful: alloc::vec::Vec<Pid> = process
             .children
             .iter()
