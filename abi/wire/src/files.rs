@@ -361,8 +361,8 @@ pub enum Recall {
     Pages(Ino),
     /// Attributes of the inode.
     Attr(Ino),
-    /// Every name.
-    Entries,
+    /// What the names in the directory lead to, or that they lead nowhere.
+    Names(Ino),
 }
 
 /// An open that a node had before the authority took the node to be gone.

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use dunix_fuse::{Caches, Reply, Volume};
 use dunix_ids::Ino;
 use dunix_wire::files::{
-    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, OpenMode, Recall,
+    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, Name, OpenMode, Recall,
     Reclaim, pack, unpack,
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -37,6 +37,22 @@ struct Held {
     opens: HashMap<u64, (Ino, OpenMode)>,
     /// Inodes of which it may keep attributes or pages.
     leased: HashMap<Ino, Lent>,
+    /// Names that it may keep, by directory, and when it got the last of them.
+    names: HashMap<Ino, Names>,
+    names_count: usize,
+    /// Directories whose names this node is changing: its kernel has them locked.
+    changing: HashMap<Ino, u32>,
+}
+
+struct Names {
+    at: Instant,
+    names: HashSet<Vec<u8>>,
+}
+
+/// Marks directories as being changed, until the answer is given.
+struct Changing {
+    mount: Arc<Mount>,
+    dirs: Vec<Ino>,
 }
 
 /// What the kernel was last told of an inode.
@@ -49,6 +65,11 @@ struct Lent {
 
 /// Of more inodes than these nothing is cached.
 const LEASED_MAX: usize = 1 << 21;
+/// No more names than these are cached.
+const NAMES_MAX: usize = 1 << 21;
+/// An answer that came just before a recall may take effect just after it: the recall of names is
+/// repeated then.
+const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// For so long after an answer the kernel may not have made the inode of it yet, so that it knows
 /// nothing to forget, and would then keep what is old.
 const UNBORN: Duration = Duration::from_secs(2);
@@ -65,6 +86,10 @@ struct Errand {
     opening: Option<(Option<Ino>, OpenMode)>,
     /// Whose extended attributes it changes.
     dressing: Option<Ino>,
+    /// The name that it looks up or makes.
+    naming: Option<(Ino, Name)>,
+    /// Given up with the errand.
+    _changing: Option<Changing>,
 }
 
 impl Mount {
@@ -79,33 +104,83 @@ impl Mount {
     }
 
     /// Makes the kernel forget; blocks until it has.
-    pub(crate) fn forget(&self, recalls: &[Recall]) {
-        let lent: Vec<Option<Lent>> = {
-            let mut count = self.recalls.write().unwrap_or_else(PoisonError::into_inner);
-            *count += 1;
-            let mut held = self.held();
-            let of = |recall: &Recall| match recall {
-                Recall::Pages(ino) | Recall::Attr(ino) => held.leased.remove(ino),
-                Recall::Entries => None,
-            };
-            recalls.iter().map(of).collect()
-        };
-        for (recall, lent) in recalls.iter().zip(lent) {
-            let unborn_until = lent.map_or_else(Instant::now, |lent| lent.at + UNBORN);
-            let patience = unborn_until.min(Instant::now() + BIRTH_WITHIN);
-            while !self.drop_cache(*recall) && Instant::now() < patience {
-                std::thread::sleep(LOOK_EVERY);
+    pub(crate) fn forget(self: &Arc<Self>, recalls: &[Recall]) {
+        *self.recalls.write().unwrap_or_else(PoisonError::into_inner) += 1;
+        for recall in recalls {
+            match *recall {
+                Recall::Pages(ino) | Recall::Attr(ino) => {
+                    let lent = self.held().leased.remove(&ino);
+                    self.forget_inode(*recall, lent);
+                }
+                Recall::Names(dir) => self.forget_names(dir),
             }
         }
     }
 
     /// Makes the kernel forget everything: the authority cannot recall it any more.
-    pub(crate) fn forget_all(&self) {
-        let leased = std::mem::take(&mut self.held().leased);
-        tracing::info!(inodes = leased.len(), "all that was cached of the tree is dropped");
-        let recalls: Vec<_> =
-            leased.into_keys().map(Recall::Pages).chain([Recall::Entries]).collect();
+    pub(crate) fn forget_all(self: &Arc<Self>) {
+        let (leased, dirs) = {
+            let held = &mut *self.held();
+            (std::mem::take(&mut held.leased), held.names.keys().copied().collect::<Vec<_>>())
+        };
+        tracing::info!(
+            inodes = leased.len(),
+            dirs = dirs.len(),
+            "nothing of the tree stays cached"
+        );
+        let names = dirs.into_iter().map(Recall::Names);
+        let recalls: Vec<_> = leased.into_keys().map(Recall::Pages).chain(names).collect();
         self.forget(&recalls);
+    }
+
+    fn forget_inode(&self, recall: Recall, lent: Option<Lent>) {
+        let unborn_until = lent.map_or_else(Instant::now, |lent| lent.at + UNBORN);
+        let patience = unborn_until.min(Instant::now() + BIRTH_WITHIN);
+        while !self.drop_inode(recall) && Instant::now() < patience {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Has the names in a directory asked for anew. If this node is changing the directory, its kernel
+    /// has it locked until the authority has answered, which may in turn wait for the node that caused
+    /// this recall: then the names follow as soon as the kernel lets go.
+    fn forget_names(self: &Arc<Self>, dir: Ino) {
+        let (names, changing) = {
+            let held = &mut *self.held();
+            let Some(names) = held.names.remove(&dir) else { return };
+            held.names_count -= names.names.len();
+            (names, held.changing.contains_key(&dir))
+        };
+        let runtime = &self.files.0.runtime;
+        let fresh = names.at.elapsed() < UNBORN;
+        let names: Arc<Vec<Vec<u8>>> = Arc::new(names.names.into_iter().collect());
+        if changing {
+            let (mount, names) = (Arc::clone(self), Arc::clone(&names));
+            runtime.spawn_blocking(move || mount.expire(dir, &names));
+        } else {
+            self.expire(dir, &names);
+        }
+        if fresh {
+            let mount = Arc::clone(self);
+            runtime.spawn(async move {
+                for delay in REPEAT_AFTER {
+                    tokio::time::sleep(delay).await;
+                    let (mount, names) = (Arc::clone(&mount), Arc::clone(&names));
+                    let again = tokio::task::spawn_blocking(move || mount.expire(dir, &names));
+                    // It ends with the runtime.
+                    let _ = again.await;
+                }
+            });
+        }
+    }
+
+    fn expire(&self, dir: Ino, names: &[Vec<u8>]) {
+        let Some(caches) = self.caches.get() else { return };
+        for name in names {
+            if let Err(error) = caches.expire_name(dir, name) {
+                tracing::debug!(?dir, %error, "no name to forget");
+            }
+        }
     }
 
     /// Returns the opens of this node.
@@ -119,16 +194,16 @@ impl Mount {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether the kernel knew what it had to forget.
-    fn drop_cache(&self, recall: Recall) -> bool {
+    /// Returns whether the kernel knew the inode.
+    fn drop_inode(&self, recall: Recall) -> bool {
         let Some(caches) = self.caches.get() else { return true };
         let known = match recall {
             Recall::Pages(ino) => caches.drop_pages(ino),
             Recall::Attr(ino) => caches.drop_attr(ino),
-            Recall::Entries => caches.drop_names().map(|()| true),
+            Recall::Names(_) => return true,
         };
         known.unwrap_or_else(|error| {
-            // Only a kernel without the mount, or without such caches, refuses.
+            // Only a kernel without the mount refuses.
             tracing::debug!(?recall, %error, "nothing to forget");
             true
         })
@@ -174,7 +249,9 @@ impl Volume for Mount {
             FileRequest::Setxattr { ino, .. } => Some(*ino),
             _ => None,
         };
-        let errand = Errand { mount, reply, recalls_before, opening, dressing };
+        let naming = name_of(&request);
+        let _changing = Changing::of(&mount, &request);
+        let errand = Errand { mount, reply, recalls_before, opening, dressing, naming, _changing };
         if self.files.0.authority.is_some() {
             errand.run_here(request, payload);
         } else {
@@ -247,7 +324,7 @@ impl Errand {
         let payload = payload.to_vec();
         let runtime = self.mount.files.0.runtime.clone();
         runtime.spawn_blocking(move || {
-            self.mount.drop_cache(Recall::Pages(ino));
+            self.mount.drop_inode(Recall::Pages(ino));
             self.give(answer.result, &payload);
         });
     }
@@ -261,7 +338,7 @@ impl Errand {
             if *recalls != self.recalls_before {
                 take_leases(reply);
             }
-            self.mount.held().note(reply, self.opening);
+            self.mount.held().note(reply, self.opening, self.naming);
         }
         self.reply.send(result, payload);
     }
@@ -269,8 +346,14 @@ impl Errand {
 
 impl Held {
     /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken.
-    fn note(&mut self, reply: &mut FileReply, opening: Option<(Option<Ino>, OpenMode)>) {
+    fn note(
+        &mut self,
+        reply: &mut FileReply,
+        opening: Option<(Option<Ino>, OpenMode)>,
+        naming: Option<(Ino, Name)>,
+    ) {
         let at = Instant::now();
+        self.note_name(reply, naming, at);
         let full = self.leased.len() >= LEASED_MAX;
         match (&*reply, opening) {
             (FileReply::Entry(_, lease) | FileReply::Attr(_, lease), _) if lease.attr && full => {
@@ -290,6 +373,78 @@ impl Held {
             }
             _ => {}
         }
+    }
+}
+
+impl Held {
+    fn note_name(&mut self, reply: &mut FileReply, naming: Option<(Ino, Name)>, at: Instant) {
+        let lease = match reply {
+            FileReply::Entry(_, lease) | FileReply::Created { lease, .. } => &mut lease.entry,
+            FileReply::Absent { lease } => lease,
+            // A rename: the kernel takes along what it keeps of the name.
+            FileReply::Done => &mut true,
+            _ => return,
+        };
+        let Some((dir, name)) = naming else { return };
+        if self.names_count >= NAMES_MAX {
+            *lease = false;
+        }
+        if *lease {
+            let names = self.names.entry(dir);
+            let names = names.or_insert_with(|| Names { at, names: HashSet::new() });
+            names.at = at;
+            self.names_count += usize::from(names.names.insert(name.0));
+        }
+    }
+}
+
+impl Changing {
+    fn of(mount: &Arc<Mount>, request: &FileRequest) -> Option<Changing> {
+        let dirs = match request {
+            FileRequest::Mknod { parent, .. }
+            | FileRequest::Mkdir { parent, .. }
+            | FileRequest::Symlink { parent, .. }
+            | FileRequest::Link { parent, .. }
+            | FileRequest::Unlink { parent, .. }
+            | FileRequest::Rmdir { parent, .. }
+            | FileRequest::Create { parent, .. } => vec![*parent],
+            FileRequest::Rename { parent, new_parent, .. } => vec![*parent, *new_parent],
+            _ => return None,
+        };
+        let mut held = mount.held();
+        for dir in &dirs {
+            *held.changing.entry(*dir).or_default() += 1;
+        }
+        drop(held);
+        Some(Changing { mount: Arc::clone(mount), dirs })
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        let mut held = self.mount.held();
+        for dir in &self.dirs {
+            if let Some(count) = held.changing.get_mut(dir) {
+                *count -= 1;
+                if *count == 0 {
+                    held.changing.remove(dir);
+                }
+            }
+        }
+    }
+}
+
+/// Returns the name that the kernel may keep after a request.
+fn name_of(request: &FileRequest) -> Option<(Ino, Name)> {
+    match request {
+        FileRequest::Lookup { parent, name }
+        | FileRequest::Mknod { parent, name, .. }
+        | FileRequest::Mkdir { parent, name, .. }
+        | FileRequest::Symlink { parent, name, .. }
+        | FileRequest::Link { parent, name, .. }
+        | FileRequest::Create { parent, name, .. } => Some((*parent, name.clone())),
+        FileRequest::Rename { new_parent, new_name, .. } => Some((*new_parent, new_name.clone())),
+        _ => None,
     }
 }
 

@@ -406,3 +406,43 @@ fn what_vanishes_below_leaves_no_ghost() {
         fs::remove_dir_all(fabric.at(1, "d")).expect("remove");
     });
 }
+
+/// What is mounted on a name stays there when names are recalled.
+#[test]
+fn mounts_on_the_tree_stay_when_names_are_recalled() {
+    with_two("mounts_on_the_tree_stay_when_names_are_recalled", |fabric| {
+        let on = fabric.at(1, "d/sub");
+        shell(Path::new("/"), &format!("mount -t tmpfs none {}; touch {0}/here", on.display()));
+        for round in 0..20 {
+            assert!(fs::metadata(fabric.at(1, "d/absent")).is_err());
+            fs::write(fabric.at(0, &format!("d/n{round}")), "x").expect("write");
+            assert!(fs::metadata(fabric.at(1, &format!("d/n{round}"))).is_ok());
+            assert!(fs::metadata(on.join("here")).is_ok(), "round {round}");
+        }
+        shell(Path::new("/"), &format!("umount {}", on.display()));
+    });
+}
+
+/// Nodes that change one directory at the same time do not wait for each other's recalls.
+#[test]
+fn two_nodes_change_one_directory_without_waiting() {
+    with_two("two_nodes_change_one_directory_without_waiting", |fabric| {
+        let started = Instant::now();
+        thread::scope(|scope| {
+            for worker in 0..4 {
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let path = fabric.at(worker % 2, &format!("d/w{worker}-{round}"));
+                        fs::write(&path, "x").expect("create");
+                        let peer = fabric.at((worker + 1) % 2, &format!("d/w{worker}-{round}"));
+                        assert!(fs::metadata(peer).is_ok());
+                        fs::remove_file(&path).expect("unlink");
+                    }
+                });
+            }
+        });
+        let took = started.elapsed();
+        assert!(took < dunix_files::RECALL_DEADLINE, "{took:?}");
+        assert_eq!(fs::read_dir(fabric.at(0, "d")).expect("list").count(), 3);
+    });
+}

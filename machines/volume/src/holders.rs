@@ -15,9 +15,9 @@ use alloc::{
 use dunix_ids::{Ino, NodeId};
 use dunix_wire::files::Recall;
 
-/// For so long after another node's change of a directory its names are not leased, ms. It bounds
-/// how often a node that works beside others has to forget all its names.
-pub const QUIET_MS: u64 = 500;
+/// For so long after a change of a directory that several nodes use its names are not leased, ms. It
+/// bounds how often nodes that work beside each other have to forget.
+pub const QUIET_MS: u64 = 2000;
 
 /// How a file is open on a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,8 +55,7 @@ impl Holding {
 
 #[derive(Default)]
 struct Names {
-    /// The node's count of bumps when it was granted the lease.
-    granted: BTreeMap<NodeId, u64>,
+    granted: BTreeSet<NodeId>,
     changed: Option<(NodeId, u64)>,
 }
 
@@ -65,8 +64,6 @@ struct Names {
 pub struct Holders {
     inodes: BTreeMap<Ino, BTreeMap<NodeId, Holding>>,
     names: BTreeMap<Ino, Names>,
-    /// How often a node had to forget all names; older leases are void.
-    bumps: BTreeMap<NodeId, u64>,
 }
 
 impl Holders {
@@ -104,13 +101,13 @@ impl Holders {
 
     /// Says whether `node` may keep a name in `dir`, and notes it if so.
     pub fn lend_name(&mut self, dir: Ino, node: NodeId, now_ms: u64) -> bool {
-        let bumps = self.bumps.get(&node).copied().unwrap_or(0);
         let names = self.names.entry(dir).or_default();
-        let quiet = names
-            .changed
-            .is_none_or(|(by, at_ms)| by == node || now_ms.saturating_sub(at_ms) >= QUIET_MS);
+        let alone = names.granted.iter().all(|&other| other == node);
+        let quiet = names.changed.is_none_or(|(by, at_ms)| {
+            by == node && alone || now_ms.saturating_sub(at_ms) >= QUIET_MS
+        });
         if quiet {
-            names.granted.insert(node, bumps);
+            names.granted.insert(node);
         }
         quiet
     }
@@ -167,26 +164,18 @@ impl Holders {
     pub fn changed_names(&mut self, dir: Ino, by: NodeId, now_ms: u64) -> Vec<(NodeId, Recall)> {
         let names = self.names.entry(dir).or_default();
         names.changed = Some((by, now_ms));
-        let mut recalls = Vec::new();
-        for (node, granted) in core::mem::take(&mut names.granted) {
-            let bumps = self.bumps.entry(node).or_default();
-            if node == by {
-                names.granted.insert(node, granted);
-            } else if granted == *bumps {
-                *bumps += 1;
-                recalls.push((node, Recall::Entries));
-            }
-        }
+        let keeps = names.granted.remove(&by);
+        let recalls =
+            core::mem::take(&mut names.granted).into_iter().map(|node| (node, Recall::Names(dir)));
+        let recalls = recalls.collect();
+        names.granted.extend(keeps.then_some(by));
         recalls
     }
 
     /// `node` moved a name from `from` to `to`: its kernel moves what it keeps of the name along.
     pub fn carried_name(&mut self, from: Ino, to: Ino, node: NodeId) {
-        let granted = self.names.get(&from).and_then(|names| names.granted.get(&node)).copied();
-        if let Some(bumps) = granted {
-            let names = self.names.entry(to).or_default();
-            let held = names.granted.entry(node).or_default();
-            *held = bumps.max(*held);
+        if self.names.get(&from).is_some_and(|names| names.granted.contains(&node)) {
+            self.names.entry(to).or_default().granted.insert(node);
         }
     }
 
@@ -205,7 +194,6 @@ impl Holders {
         self.names.values_mut().for_each(|names| {
             names.granted.remove(&node);
         });
-        self.bumps.remove(&node);
     }
 
     /// Panics if the table contradicts itself.
@@ -216,11 +204,6 @@ impl Holders {
                 assert!(!holding.is_empty(), "an empty holding");
                 assert!(holding.cached_opens == 0 || holding.pages, "open, but without pages");
             }
-        }
-        let known: BTreeSet<NodeId> = self.bumps.keys().copied().collect();
-        for (node, granted) in self.names.values().flat_map(|names| &names.granted) {
-            let bumps = if known.contains(node) { self.bumps[node] } else { 0 };
-            assert!(*granted <= bumps, "a lease of the future");
         }
     }
 
@@ -280,12 +263,12 @@ mod tests {
     fn names_are_recalled_once_and_lent_again_after_a_quiet_time() {
         let mut holders = Holders::default();
         assert!(holders.lend_name(F, A, 0));
-        assert_eq!(holders.changed_names(F, B, 10), vec![(A, Recall::Entries)]);
+        assert_eq!(holders.changed_names(F, B, 10), vec![(A, Recall::Names(F))]);
         assert!(!holders.lend_name(F, A, 20));
         assert_eq!(holders.changed_names(F, B, 30), vec![]);
-        assert!(holders.lend_name(F, B, 30), "its own changes do not disturb a node");
+        assert!(holders.lend_name(F, B, 30), "a node alone is not disturbed by its own changes");
         assert!(holders.lend_name(F, A, 30 + QUIET_MS));
-        assert_eq!(holders.changed_names(F, A, 700), vec![(B, Recall::Entries)]);
+        assert_eq!(holders.changed_names(F, A, 31 + QUIET_MS), vec![(B, Recall::Names(F))]);
     }
 
     #[test]
@@ -294,7 +277,7 @@ mod tests {
         let mut holders = Holders::default();
         assert!(holders.lend_name(from, A, 0));
         holders.carried_name(from, to, A);
-        assert_eq!(holders.changed_names(to, B, 10), vec![(A, Recall::Entries)]);
+        assert_eq!(holders.changed_names(to, B, 10), vec![(A, Recall::Names(to))]);
     }
 
     proptest! {

@@ -10,7 +10,7 @@
 //! as EIO when its [`Reply`] is dropped.
 //!
 //! Invariants: a release is passed on exactly once for each open; a name is given a time to live only
-//! if the kernel can be told to forget all names (`FUSE_NOTIFY_INC_EPOCH`, Linux 6.16).
+//! if the kernel can be told that it has run out (`FUSE_EXPIRE_ONLY`, Linux 6.2).
 
 #![forbid(unsafe_code)]
 

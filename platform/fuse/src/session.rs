@@ -11,13 +11,9 @@ use std::{
 
 /// How many requests of readahead and of asynchronous I/O the kernel may have pending.
 const BACKGROUND_MAX: u16 = 64;
-/// Code of `FUSE_NOTIFY_INC_EPOCH` (linux/fuse.h 7.44), which `fuser` does not know.
-const NOTIFY_INC_EPOCH: i32 = 8;
-/// Whether names are cached and recalled by raising the epoch. Not while anything is mounted over
-/// the tree: a name of an old epoch is invalid, and the kernel detaches what is mounted on a name
-/// that it invalidates (`d_invalidate`), which are `/dev`, `/proc` and `/sys` of the guests. A name
-/// that is not cached is asked for again and stays valid.
-const NAMES_ARE_CACHED: bool = false;
+/// Code of `FUSE_NOTIFY_INVAL_ENTRY` and its flag that `fuser` does not know (linux/fuse.h 7.38).
+const NOTIFY_INVAL_ENTRY: i32 = 3;
+const EXPIRE_ONLY: u32 = 1;
 /// Code of `FUSE_NOTIFY_INVAL_INODE`. `fuser` hides that the kernel does not know the inode.
 const NOTIFY_INVAL_INODE: i32 = 2;
 /// Since 7.44 a listing may fill the caller's buffer; before it was one page.
@@ -29,7 +25,8 @@ pub struct Features {
     /// Files that are not cached can be mapped shared (`FUSE_DIRECT_IO_ALLOW_MMAP`, 6.6). Without it such
     /// a mapping of a file that is open for writing is ENODEV.
     pub map_uncached: bool,
-    /// All names can be recalled (`FUSE_NOTIFY_INC_EPOCH`, 6.16). Without it no name is cached.
+    /// Names can be recalled without harm to mounts on them (`FUSE_HAS_EXPIRE_ONLY`, 6.2). Without it no
+    /// name is cached.
     pub recall_names: bool,
     /// How much of a directory the kernel takes at once.
     pub listing_bytes: u32,
@@ -58,15 +55,26 @@ impl Caches {
         self.drop_inode(ino, -1)
     }
 
-    /// Drops all names. Does not block.
+    /// Has the kernel ask again what a name leads to, when it is next used. Waits for changes of the
+    /// directory's names, and for questions about them, that this node has under way.
+    ///
+    /// What is mounted on the name stays (unlike with `FUSE_NOTIFY_INC_EPOCH` and with an invalidation
+    /// that does more than expire).
     ///
     /// # Errors
     /// The connection is gone, or the kernel cannot (EINVAL).
-    pub fn drop_names(&self) -> io::Result<()> {
-        if !NAMES_ARE_CACHED {
-            return Ok(());
+    pub fn expire_name(&self, dir: Ino, name: &[u8]) -> io::Result<()> {
+        let mut body = Vec::with_capacity(16 + name.len() + 1);
+        body.extend_from_slice(&dir.0.to_ne_bytes());
+        let bytes = u32::try_from(name.len()).map_err(|_| rustix::io::Errno::INVAL)?;
+        body.extend_from_slice(&bytes.to_ne_bytes());
+        body.extend_from_slice(&EXPIRE_ONLY.to_ne_bytes());
+        body.extend_from_slice(name);
+        body.push(0);
+        match self.notify(NOTIFY_INVAL_ENTRY, &body) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(self.notify(NOTIFY_INC_EPOCH, &[])?)
     }
 
     /// `from` is where pages are dropped from, to the end; below 0, none are.
@@ -83,7 +91,7 @@ impl Caches {
 
     /// Writes a `fuse_out_header` with the code in place of an error, and its body, at once.
     fn notify(&self, code: i32, body: &[u8]) -> rustix::io::Result<()> {
-        let mut message = Vec::with_capacity(40);
+        let mut message = Vec::with_capacity(16 + body.len());
         message.extend_from_slice(&0_u32.to_ne_bytes());
         message.extend_from_slice(&code.to_ne_bytes());
         message.extend_from_slice(&0_u64.to_ne_bytes());
@@ -170,7 +178,7 @@ pub(crate) fn ask_kernel(config: &mut KernelConfig) -> Features {
     let modern = config.kernel_abi().1 >= LONG_LISTINGS_MINOR;
     Features {
         map_uncached: config.capabilities().contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
-        recall_names: modern && NAMES_ARE_CACHED,
+        recall_names: config.capabilities().contains(InitFlags::FUSE_HAS_EXPIRE_ONLY),
         listing_bytes: if modern { 32 << 10 } else { 4 << 10 },
     }
 }
