@@ -85,7 +85,10 @@ pub(super) async fn relay(
             frame = frames.next::<ServerFrame>() => {
                 let frame = frame?.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
                 if let Some(status) = relay.handle_frame(frame)? {
-                    relay.finish();
+                    // Off this thread: the writers' last credits pass through its tasks.
+                    let finished = tokio::task::spawn_blocking(move || relay.finish());
+                    // A thread that panicked has aborted the process.
+                    let _ = finished.await;
                     return Ok(status);
                 }
             }
