@@ -64,7 +64,8 @@ pub const OP_TO_HOST: u64 = 17;
 pub const OP_FROM_HOST: u64 = 18;
 /// Terminal calls on the caller's descriptor `a1`: `a2` = the ioctl's request (`TIOCGPGRP`,
 /// `TIOCSPGRP`, `TIOCGSID`, `TIOCSCTTY`, `TIOCNOTTY`), `a3` = its argument by value (a PID of the
-/// fabric for `TIOCSPGRP`). Returns the PID for the reading ones, else 0, or an errno.
+/// fabric for `TIOCSPGRP`), `a4` = `DEAF_*`. Returns the PID for the reading ones, else 0, an errno,
+/// or [`REMOTE_BACKGROUND`].
 pub const OP_TERMINAL: u64 = 19;
 /// Opens the controlling terminal (`/dev/tty`). `a1` = open flags. Returns a descriptor, with
 /// [`OPENED_REMOTE`] added if the terminal lives at another node, or `-ENXIO`.
@@ -98,6 +99,14 @@ pub const OP_CHILD_POLICY: u64 = 28;
 pub const CHILDREN_REAPED: u64 = 1 << 0;
 /// Stops and continuations of children send no SIGCHLD (`SA_NOCLDSTOP`).
 pub const STOPS_SILENT: u64 = 1 << 1;
+/// With [`OP_TERMINAL`], and in the last of [`RemoteCall::args`] of a read, write or ioctl: the caller
+/// blocks or ignores SIGTTIN.
+pub const DEAF_TO_TTIN: u64 = 1;
+/// The same for SIGTTOU.
+pub const DEAF_TO_TTOU: u64 = 2;
+/// The answer of [`OP_REMOTE`] and [`OP_TERMINAL`] when a background process uses a terminal elsewhere: the caller rings
+/// [`OP_BACKGROUND`] and makes the call again. No errno that a program sees has this number.
+pub const REMOTE_BACKGROUND: i64 = -512;
 /// Added to [`OP_OPEN_TERMINAL`]'s answer: calls on the descriptor ring [`OP_REMOTE`].
 pub const OPENED_REMOTE: u64 = 1 << 32;
 /// [`OP_EXEC`]'s answer when the image went to another node.

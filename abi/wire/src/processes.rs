@@ -15,7 +15,9 @@ pub mod relay;
 pub mod table;
 
 pub use errno::Errno;
-pub use image::{CallArguments, CallOutcome, DescriptorImage, ExecImage, RemoteCallRequest};
+pub use image::{
+    CallArguments, CallOutcome, CallerJob, DescriptorImage, ExecImage, RemoteCallRequest,
+};
 pub use record::{
     Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
     RunState, Rusage, SignalSerial,
@@ -26,7 +28,7 @@ pub use table::{
 };
 
 use alloc::{boxed::Box, string::String, vec::Vec};
-use dunix_ids::{NodeId, Pid};
+use dunix_ids::{NodeId, ObjectId, Pid};
 use serde::{Deserialize, Serialize};
 
 /// A one-way message.
@@ -41,6 +43,8 @@ pub enum ProcessesMessage {
     RemoteClosed { object: u64, pid: Pid },
     /// A process that is going to `with` takes a remote descriptor along.
     RemoteShared { object: u64, with: NodeId },
+    /// To a terminal's home: the leader of the session that it controls has ended.
+    TerminalHangUp { session: Pid, terminal: ObjectId },
     /// It stayed.
     RemoteUnshared { object: u64, with: NodeId },
 }

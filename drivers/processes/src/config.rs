@@ -1,6 +1,7 @@
 //! What the wiring gives this driver, and the two questions the driver asks back.
 
 use crate::call::DoorbellCall;
+use crate::terminal::TerminalCall;
 use dunix_guest_abi::doorbell::{EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_transport::Mesh;
@@ -103,6 +104,10 @@ pub trait Extension: Send + Sync + 'static {
     /// [`RunSpec`](crate::RunSpec)) controls. Comes again, with another number, if it could not
     /// start where it should have; not at all if it then does not start.
     fn handle_root(&self, _pid: Pid, _terminal: ObjectId) {}
+    /// A process at another node asks something of a terminal that has its home here.
+    fn handle_terminal_call(&self, call: TerminalCall) {
+        call.conclude(Err(dunix_linux::Errno::NOTTY));
+    }
     /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
     /// The process's controlling terminal was taken away.

@@ -32,6 +32,9 @@ impl Node {
                 self.refresh_flags(pid);
                 self.extension.handle_terminal_lost(pid);
             }
+            Effect::HangUp { session, terminal } if terminal.home != self.id => {
+                self.tell(terminal.home, &ProcessesMessage::TerminalHangUp { session, terminal });
+            }
             Effect::HangUp { session, terminal } => {
                 self.extension.handle_hang_up(session, terminal);
             }

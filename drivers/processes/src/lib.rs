@@ -37,7 +37,7 @@ pub use inspect::{ProcessDetails, ProcessEvent};
 pub use launch::LaunchError;
 pub use node::RootEnd;
 pub use run::{RunError, RunHandle, RunSpec};
-pub use terminal::{Job, TerminalState};
+pub use terminal::{Job, TerminalCall, TerminalState};
 
 use dunix_ids::{ObjectId, Pid};
 use dunix_keeper::protocol::{Request, say};

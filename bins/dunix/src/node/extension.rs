@@ -4,7 +4,7 @@ use super::{ports, terminals::NodeTerminals};
 use dunix_ids::{ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_names::Names;
-use dunix_processes::{DoorbellCall, Extension};
+use dunix_processes::{DoorbellCall, Extension, TerminalCall};
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 
@@ -43,6 +43,13 @@ impl Extension for GuestCalls {
     fn handle_root(&self, pid: Pid, terminal: ObjectId) {
         if let Some(terminals) = self.terminals.get() {
             terminals.handle_root(pid, terminal);
+        }
+    }
+
+    fn handle_terminal_call(&self, call: TerminalCall) {
+        match self.terminals.get() {
+            Some(terminals) => terminals.handle_from_elsewhere(call),
+            None => call.conclude(Err(Errno::NOTTY)),
         }
     }
 

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use dunix_guest_abi::doorbell::{OP_OPEN_TERMINAL, OP_TERMINAL};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::Errno;
-use dunix_processes::{DoorbellCall, Processes, TerminalState};
+use dunix_processes::{self as elsewhere, DoorbellCall, Processes, TerminalState};
 use dunix_terminals::{
     AnchorProgram, Caller, Fabric, TIOCSPGRP, TerminalCall, TerminalId, Terminals, TerminalsConfig,
     View, Winsize,
@@ -40,6 +40,15 @@ pub(super) struct NewTerminal {
     pub(super) object: ObjectId,
 }
 
+/// One ioctl and who asks.
+struct Ask {
+    caller: Caller,
+    privileged: bool,
+    fd: OwnedFd,
+    request: u64,
+    argument: i32,
+}
+
 impl NodeTerminals {
     pub(super) fn start(
         node: NodeId,
@@ -70,32 +79,45 @@ impl NodeTerminals {
     }
 
     fn handle_ioctl(self: &Arc<Self>, call: DoorbellCall) {
-        let group = u32::try_from(call.int_arg(3)).ok().and_then(Pid::new);
-        match group {
-            Some(group) if call.arg(2) == TIOCSPGRP => {
-                let terminals = Arc::clone(self);
-                self.jobs.processes.group_session(group, move |session| {
-                    let result = terminals.control(&call, session);
-                    call.conclude(result);
-                });
-            }
-            _ => {
-                let result = self.control(&call, None);
-                call.conclude(result);
-            }
+        let (request, argument) = (call.arg(2), call.int_arg(3));
+        let asked = self.caller(&call).and_then(|(caller, privileged)| {
+            let fd = call.take_fd(call.int_arg(1))?;
+            Ok(Ask { caller, privileged, fd, request, argument })
+        });
+        match asked {
+            Ok(ask) => self.ask(ask, move |result| call.conclude(result)),
+            Err(errno) => call.refuse(errno),
         }
     }
 
-    fn control(&self, call: &DoorbellCall, group_session: Option<Pid>) -> Result<i64, Errno> {
-        let (caller, is_root) = self.caller(call)?;
-        let fd = call.take_fd(call.int_arg(1))?;
-        let request = TerminalCall {
-            request: call.arg(2),
-            argument: call.int_arg(3),
-            privileged: is_root,
-            group_session,
+    /// Answers a process that runs at another node.
+    pub(super) fn handle_from_elsewhere(self: &Arc<Self>, call: elsewhere::TerminalCall) {
+        let caller = Caller { pid: call.pid, group: call.job.group, session: call.job.session };
+        let fd = match call.fd.try_clone() {
+            Ok(fd) => fd,
+            Err(_) => return call.conclude(Err(Errno::MFILE)),
         };
-        self.terminals.control(caller, fd.as_fd(), request).map(i64::from)
+        let (privileged, request, argument) = (call.job.is_root, call.request, call.argument);
+        let ask = Ask { caller, privileged, fd, request, argument };
+        self.ask(ask, move |result| call.conclude(result));
+    }
+
+    /// Answers at once, or when a group's home has told the group's session.
+    fn ask(self: &Arc<Self>, ask: Ask, then: impl FnOnce(Result<i64, Errno>) + Send + 'static) {
+        let group = u32::try_from(ask.argument).ok().and_then(Pid::new);
+        let Some(group) = group.filter(|_| ask.request == TIOCSPGRP) else {
+            return then(self.control(&ask, None));
+        };
+        let terminals = Arc::clone(self);
+        self.jobs
+            .processes
+            .group_session(group, move |session| then(terminals.control(&ask, session)));
+    }
+
+    fn control(&self, ask: &Ask, group_session: Option<Pid>) -> Result<i64, Errno> {
+        let Ask { caller, privileged, ref fd, request, argument } = *ask;
+        let call = TerminalCall { request, argument, privileged, group_session };
+        self.terminals.control(caller, fd.as_fd(), call).map(i64::from)
     }
 
     fn open_controlling(&self, call: &DoorbellCall) -> Result<OwnedFd, Errno> {
@@ -214,9 +236,9 @@ impl Fabric for Jobs {
 
     fn publish(&self, session: Pid, view: Option<View>) {
         match view {
-            Some(View { foreground, tostop, .. }) => {
+            Some(View { terminal, foreground, tostop, .. }) => {
                 let object = self.objects().of_session(self.node, session);
-                let state = TerminalState { session, foreground, tostop };
+                let state = TerminalState { pts: terminal.0, session, foreground, tostop };
                 self.processes.publish_terminal(object, Some(state));
             }
             None => {

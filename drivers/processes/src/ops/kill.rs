@@ -34,7 +34,7 @@ impl Node {
         match asked {
             Err(errno) => call.refuse(errno),
             // The foreground has changed since the shim looked: the call just starts again.
-            Ok((pid, _)) if !self.look(|state| state.is_background(pid)) => call.answer(0),
+            Ok((pid, _)) if !self.look(|state| state.may_be_background(pid)) => call.answer(0),
             Ok((pid, signal)) => self.with(|state, now| {
                 let token = state.expect_reply(Pending::Call(call));
                 state.table.background(now, token, pid, signal);

@@ -43,6 +43,7 @@ impl Node {
             OP_REMOTE_CANCEL => self.handle_remote_cancel(call),
             OP_REMOTE_FD => self.handle_remote_fd(call),
             OP_BACKGROUND => self.handle_background(call),
+            OP_TERMINAL => self.handle_terminal(call),
             _ => self.extension.handle_call(call),
         }
     }

@@ -10,6 +10,7 @@
 use super::RemoteFd;
 use crate::call::DoorbellCall;
 use crate::node::{Node, State};
+use crate::terminal::Deaf;
 use dunix_guest_abi::doorbell::RemoteCall;
 use dunix_ids::Pid;
 use dunix_linux::guest_memory::GuestMemory;
@@ -17,7 +18,8 @@ use dunix_linux::{Errno, Result, terminal_calls};
 use dunix_wire::Topic;
 use dunix_wire::processes::image::CALL_BYTES_MAX;
 use dunix_wire::processes::{
-    CallArguments, CallOutcome, ProcessesAnswer, ProcessesCall, ProcessesMessage, RemoteCallRequest,
+    CallArguments, CallOutcome, CallerJob, ProcessesAnswer, ProcessesCall, ProcessesMessage,
+    RemoteCallRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +50,7 @@ pub(crate) struct InFlight {
 
 /// What a ring comes to.
 enum Turn {
-    Begin(RemoteFd, CallArguments),
+    Begin(RemoteFd, CallerJob, CallArguments),
     Done(CallOutcome),
     NotYet,
 }
@@ -65,8 +67,8 @@ impl Node {
         match self.turn(pid, &memory, &asked)? {
             Turn::NotYet => Err(Errno::AGAIN),
             Turn::Done(outcome) => conclude(&memory, at, &asked, outcome),
-            Turn::Begin(fd, arguments) => {
-                let ticket = self.begin(pid, fd, arguments)?;
+            Turn::Begin(fd, job, arguments) => {
+                let ticket = self.begin(pid, fd, job, arguments)?;
                 memory.write(at, &ticket.to_ne_bytes())?;
                 Err(Errno::AGAIN)
             }
@@ -78,10 +80,17 @@ impl Node {
             return self.with(|state, _| state.outcome(pid, asked.ticket));
         }
         let fd = self.look(|state| state.locals.get(&pid)?.remote.get(asked.fd));
-        Ok(Turn::Begin(fd.ok_or(Errno::BADF)?, arguments(memory, asked)?))
+        let job = self.look(|state| state.caller_job(pid, asked)).ok_or(Errno::SRCH)?;
+        Ok(Turn::Begin(fd.ok_or(Errno::BADF)?, job, arguments(memory, asked)?))
     }
 
-    fn begin(self: &Arc<Node>, pid: Pid, fd: RemoteFd, call: CallArguments) -> Result<u64> {
+    fn begin(
+        self: &Arc<Node>,
+        pid: Pid,
+        fd: RemoteFd,
+        job: CallerJob,
+        call: CallArguments,
+    ) -> Result<u64> {
         let home = fd.object.home;
         let ticket = self.with(|state, _| {
             if state.in_flight.len() >= IN_FLIGHT_MAX {
@@ -91,7 +100,7 @@ impl Node {
             state.in_flight.insert(ticket, InFlight { pid, home, outcome: None });
             Ok(ticket)
         })?;
-        let request = RemoteCallRequest { ticket, object: fd.object.serial, pid, call };
+        let request = RemoteCallRequest { ticket, object: fd.object.serial, pid, job, call };
         let node = self.clone();
         // The calls of one process go out in the order in which it makes them.
         let answer = self.mesh.as_ref().map(|mesh| {
@@ -150,6 +159,12 @@ impl Node {
 }
 
 impl State {
+    fn caller_job(&self, pid: Pid, asked: &RemoteCall) -> Option<CallerJob> {
+        let is_marked = matches!(asked.nr, READ | READV | WRITE | WRITEV | IOCTL);
+        let marks = if is_marked { asked.args[3] } else { 0 };
+        Some(self.job_of(pid)?.deaf(marks))
+    }
+
     fn outcome(&mut self, pid: Pid, ticket: u64) -> Result<Turn> {
         let call = self.in_flight.get_mut(&ticket).filter(|call| call.pid == pid);
         match call.ok_or(Errno::INVAL)?.outcome.take() {
@@ -175,7 +190,7 @@ impl State {
     }
 }
 
-fn outcome_of(answer: Option<&[u8]>) -> CallOutcome {
+pub(crate) fn outcome_of(answer: Option<&[u8]>) -> CallOutcome {
     let failed = || CallOutcome { value: -i64::from(Errno::IO.raw_os_error()), data: Vec::new() };
     match answer.map(dunix_wire::decode) {
         Some(Ok(ProcessesAnswer::Remote(outcome))) if outcome.data.len() <= CALL_BYTES_MAX => {

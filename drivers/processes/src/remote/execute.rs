@@ -3,6 +3,8 @@
 use super::homes::{Object, Purpose, reopen};
 use super::pump::watch;
 use crate::node::Node;
+use crate::terminal::{Gate, Job, TerminalCall};
+use dunix_guest_abi::doorbell::REMOTE_BACKGROUND;
 use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
@@ -20,20 +22,48 @@ impl Node {
     pub(crate) async fn execute(&self, from: NodeId, request: RemoteCallRequest) -> CallOutcome {
         let Some(object) = self.homes.get(request.object) else { return failed(Errno::BADF) };
         let Purpose::Calls(what) = object.purpose else { return failed(Errno::BADF) };
-        let cancelled = self.homes.begin_call(from, request.ticket);
+        let ticket = request.ticket;
+        let cancelled = self.homes.begin_call(from, ticket);
         let outcome = match what {
-            _ if request.call == CallArguments::Status => status(&object),
+            _ if request.call == CallArguments::Status => status(&object, self.ids_base),
             RemoteKind::File => {
                 let call = request.call;
                 let done = self.runtime.spawn_blocking(move || on_file(&object, call)).await;
                 done.unwrap_or(Err(Errno::IO))
             }
-            RemoteKind::Pipe | RemoteKind::Terminal { .. } => {
-                on_queue(object, request.call, &cancelled).await
-            }
+            RemoteKind::Pipe => on_queue(object, request.call, &cancelled).await,
+            RemoteKind::Terminal { pts } => match self.gate(pts, &request) {
+                Gate::Open => self.on_terminal(object, request, &cancelled).await,
+                Gate::Background => Ok(CallOutcome { value: REMOTE_BACKGROUND, data: Vec::new() }),
+                Gate::Closed => Err(Errno::IO),
+            },
         };
-        self.homes.end_call(from, request.ticket);
+        self.homes.end_call(from, ticket);
         outcome.unwrap_or_else(failed)
+    }
+}
+
+impl Node {
+    async fn on_terminal(
+        &self,
+        object: Arc<Object>,
+        request: RemoteCallRequest,
+        cancelled: &Notify,
+    ) -> Result<CallOutcome> {
+        let CallArguments::Terminal { request: number, argument } = request.call else {
+            return on_queue(object, request.call, cancelled).await;
+        };
+        let (answer, outcome) = tokio::sync::oneshot::channel();
+        self.extension.handle_terminal_call(TerminalCall {
+            pid: request.pid,
+            job: Job::from(request.job),
+            fd: object.duplicate()?,
+            request: number.into(),
+            argument,
+            answer,
+        });
+        let value = outcome.await.unwrap_or(Err(Errno::IO))?;
+        Ok(CallOutcome { value, data: Vec::new() })
     }
 }
 
@@ -45,15 +75,19 @@ fn value(value: usize) -> CallOutcome {
     CallOutcome { value: i64::try_from(value).unwrap_or(i64::MAX), data: Vec::new() }
 }
 
-/// Describes the object as fstat(2) does: the words of x86-64's `struct stat`.
-fn status(object: &Object) -> Result<CallOutcome> {
+/// Describes the object as fstat(2) does: the words of x86-64's `struct stat`, owners as guests
+/// see them (theirs begin at `ids_base`).
+fn status(object: &Object, ids_base: u32) -> Result<CallOutcome> {
+    /// Who has no number in a user namespace (`/proc/sys/kernel/overflowuid`).
+    const NOBODY: u32 = 65534;
     let stat = rustix::fs::fstat(&object.original)?;
+    let guest_id = |id: u32| u64::from(id.checked_sub(ids_base).unwrap_or(NOBODY));
     let words = [
         stat.st_dev,
         stat.st_ino,
         stat.st_nlink,
-        u64::from(stat.st_mode) | u64::from(stat.st_uid) << 32,
-        u64::from(stat.st_gid),
+        u64::from(stat.st_mode) | guest_id(stat.st_uid) << 32,
+        guest_id(stat.st_gid),
         stat.st_rdev,
         stat.st_size.cast_unsigned(),
         stat.st_blksize.cast_unsigned(),
@@ -94,8 +128,9 @@ fn on_file(object: &Object, call: CallArguments) -> Result<CallOutcome> {
             let at = rustix::fs::seek(&object.original, to)?;
             Ok(CallOutcome { value: at.cast_signed(), data: Vec::new() })
         }
-        CallArguments::Ioctl { .. } => Err(Errno::NOTTY),
-        CallArguments::Status => status(object),
+        CallArguments::Ioctl { .. } | CallArguments::Terminal { .. } => Err(Errno::NOTTY),
+        // Answered before, for every kind of object.
+        CallArguments::Status => Err(Errno::NOSYS),
         CallArguments::Poll { events, .. } => Ok(value(usize::from(events & 0x45))),
     }
 }
@@ -136,7 +171,8 @@ async fn on_queue(
             }
         }
         CallArguments::Seek { .. } => Err(Errno::SPIPE),
-        CallArguments::Status => status(&object),
+        CallArguments::Terminal { .. } => Err(Errno::NOTTY),
+        CallArguments::Status => Err(Errno::NOSYS),
         CallArguments::Ioctl { request, value: argument, argument: structure, answer_bytes } => {
             let mut data = structure;
             let answer_bytes = (answer_bytes as usize).min(CALL_BYTES_MAX);

@@ -90,6 +90,11 @@ impl Node {
             ProcessesMessage::CancelRemoteCall { ticket } => self.homes.cancel_call(from, ticket),
             ProcessesMessage::RemoteClosed { object, .. } => self.homes.release(object, from),
             ProcessesMessage::RemoteShared { object, with } => self.homes.share(object, with),
+            ProcessesMessage::TerminalHangUp { session, terminal } => {
+                if terminal.home == self.id {
+                    self.extension.handle_hang_up(session, terminal);
+                }
+            }
             ProcessesMessage::RemoteUnshared { object, with } => self.homes.release(object, with),
         }
     }

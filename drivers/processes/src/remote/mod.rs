@@ -21,7 +21,7 @@ mod pump;
 mod rebuild;
 mod transfer;
 
-pub(crate) use calls::InFlight;
+pub(crate) use calls::{InFlight, outcome_of};
 pub(crate) use capture::Capture;
 pub(crate) use depart::{NotGone, empty_record};
 pub(crate) use homes::Homes;

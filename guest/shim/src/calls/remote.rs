@@ -1,12 +1,12 @@
 //! Calls on descriptors whose object lives at another node: the home executes them (`OP_REMOTE`).
 
-use super::Answer;
+use super::{Answer, terminal};
 use crate::arch::frame::{Context, SigInfo};
 use crate::doorbell::{Wake, ring_raw, slot, wait_event};
 use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
-use dunix_guest_abi::doorbell::{OP_REMOTE, OP_REMOTE_CANCEL, RemoteCall};
+use dunix_guest_abi::doorbell::{OP_REMOTE, OP_REMOTE_CANCEL, REMOTE_BACKGROUND, RemoteCall};
 use dunix_shim_core::signal::{SIGPIPE, SigSet};
 use dunix_shim_core::{Errno, nr};
 
@@ -42,6 +42,7 @@ pub(crate) fn execute(
     fd: i32,
     mut args: [u64; 6],
 ) -> Answer {
+    args[4] = terminal::deafness(thread, context);
     let mut written = 0;
     let result = loop {
         let result = match ask_home(thread, context.mask, number, fd, args) {
@@ -49,6 +50,9 @@ pub(crate) fn execute(
             Outcome::Interrupted if written > 0 => break written,
             Outcome::Interrupted => return Answer::Interrupted,
         };
+        if result == REMOTE_BACKGROUND && written == 0 {
+            return terminal::stop_for(thread, number);
+        }
         if number != nr::WRITE || result <= 0 {
             break if written > 0 { written } else { result };
         }

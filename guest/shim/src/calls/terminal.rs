@@ -3,7 +3,7 @@
 use super::{Answer, remote};
 use crate::arch::frame::Context;
 use crate::arch::gadget::NOT_BEGUN;
-use crate::doorbell::{ring, slot};
+use crate::doorbell::{ring, ring_raw, slot};
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::process::has_daemon;
@@ -12,7 +12,10 @@ use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::arena::{SLOT_BACKGROUND, SLOT_HAS_TERMINAL, SLOT_TOSTOP};
-use dunix_guest_abi::doorbell::{OP_BACKGROUND, OP_OPEN_TERMINAL, OP_TERMINAL, OPENED_REMOTE};
+use dunix_guest_abi::doorbell::{
+    DEAF_TO_TTIN, DEAF_TO_TTOU, OP_BACKGROUND, OP_OPEN_TERMINAL, OP_TERMINAL, OPENED_REMOTE,
+    REMOTE_BACKGROUND,
+};
 use dunix_shim_core::signal::{SIGTTIN, SIGTTOU};
 use dunix_shim_core::{Errno, nr};
 
@@ -46,7 +49,11 @@ pub(crate) fn ioctl(thread: &Thread, context: &Context, args: [u64; 6]) -> Answe
             if let Some(answer) = stopped_change(thread, context, fd) {
                 return answer;
             }
-            ring(OP_TERMINAL, [host::fd_arg(fd), request, u64::from(group), 0]).into()
+            let deaf = deafness(thread, context);
+            match ring_raw(OP_TERMINAL, [host::fd_arg(fd), request, u64::from(group), deaf]) {
+                REMOTE_BACKGROUND => stop(thread, SIGTTOU),
+                result => Answer::Return(result),
+            }
         }
         TIOCSCTTY | TIOCNOTTY => ring(OP_TERMINAL, [host::fd_arg(fd), request, args[2], 0]).into(),
         _ => {
@@ -137,6 +144,17 @@ fn stopped_change(thread: &Thread, context: &Context, fd: i32) -> Option<Answer>
 /// Whether the signal is blocked or ignored.
 fn is_deaf(thread: &Thread, context: &Context, signal: u32) -> bool {
     context.mask.has(signal) || thread.process().action(signal).handler == host::SIG_IGN
+}
+
+/// Which signals of terminal access the caller does not hear, for the home of a terminal elsewhere.
+pub(crate) fn deafness(thread: &Thread, context: &Context) -> u64 {
+    let bit = |signal, bit| if is_deaf(thread, context, signal) { bit } else { 0 };
+    bit(SIGTTIN, DEAF_TO_TTIN) | bit(SIGTTOU, DEAF_TO_TTOU)
+}
+
+/// Stops for a call that the home of a terminal elsewhere refused to a background process.
+pub(crate) fn stop_for(thread: &Thread, number: u64) -> Answer {
+    stop(thread, if matches!(number, nr::READ | nr::READV) { SIGTTIN } else { SIGTTOU })
 }
 
 /// Lets the daemon signal the group. The call begins anew once the signal has had its effect.
