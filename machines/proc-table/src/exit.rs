@@ -174,7 +174,9 @@ impl ProcTable {
             }
             return;
         }
-        if version <= entry.version || wait::has_ended(entry) {
+        // An end is never stale: nothing comes after it but news that overtook it.
+        let is_end = matches!(change, ChildChange::Ended { .. });
+        if wait::has_ended(entry) || (version <= entry.version && !is_end) {
             return;
         }
         entry.version = version;
@@ -259,7 +261,7 @@ impl ProcTable {
             }
             return;
         };
-        if version <= root.version {
+        if version <= root.version && !matches!(change, ChildChange::Ended { .. }) {
             return;
         }
         root.node = node;
