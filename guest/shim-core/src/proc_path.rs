@@ -62,6 +62,12 @@ pub fn own_descriptor(path: &[u8]) -> Option<u32> {
     }
 }
 
+/// Reads the path of a pseudo-terminal, `/dev/pts/N`.
+#[must_use]
+pub fn pseudo_terminal(path: &[u8]) -> Option<u32> {
+    number(path.strip_prefix(b"/dev/pts/")?)
+}
+
 /// Reads a decimal number without sign or leading zero, below 2^30.
 #[must_use]
 pub fn number(text: &[u8]) -> Option<u32> {
@@ -124,6 +130,8 @@ mod tests {
         assert_eq!(own_descriptor(b"/dev/stderr"), Some(2));
         assert_eq!(own_descriptor(b"/dev/fd/6x"), None);
         assert_eq!(own_descriptor(b"/dev/fd"), None);
+        assert_eq!(pseudo_terminal(b"/dev/pts/12"), Some(12));
+        assert_eq!(pseudo_terminal(b"/dev/pts/ptmx"), None);
     }
 
     #[test]

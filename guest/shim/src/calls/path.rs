@@ -1,6 +1,6 @@
 //! Calls that take a path: `/proc/self/exe` and the processes below `/proc`.
 
-use super::{Answer, blocking, descriptor, terminal};
+use super::{Answer, blocking, descriptor, status, terminal};
 use crate::arch::frame::Context;
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
@@ -93,10 +93,11 @@ pub(crate) fn try_handle(
     if path == b"/dev/tty" && matches!(number, nr::OPEN | nr::OPENAT) {
         return Some(terminal::open_controlling(thread, args[at + 1]).into());
     }
-    if matches!(number, nr::OPEN | nr::OPENAT)
-        && let Some(fd) = remote_descriptor(thread, path)
+    if has_daemon()
+        && !thread.process().remote.is_empty()
+        && let Some(answer) = with_remote(thread, context, number, path, args, at)
     {
-        return Some(descriptor::reopen(thread, fd, args[at + 1]));
+        return Some(answer);
     }
     let (result, args) = match meaning(thread, path, is_followed) {
         Err(error) => return Some(Answer::from(Err(error))),
@@ -118,6 +119,35 @@ pub(crate) fn try_handle(
         }
     };
     Some(Answer::from(give_text(result, args, at)))
+}
+
+/// Paths that stand for descriptors of another node: opened as duplicates, read as links.
+fn with_remote(
+    thread: &Thread,
+    context: &Context,
+    number: u64,
+    path: &[u8],
+    args: [u64; 6],
+    at: usize,
+) -> Option<Answer> {
+    match number {
+        nr::OPEN | nr::OPENAT => {
+            let fd = match proc_path::pseudo_terminal(path) {
+                Some(terminal) => status::terminal_named(thread, context, terminal)?,
+                None => remote_descriptor(thread, path)?,
+            };
+            Some(descriptor::reopen(thread, fd, args[at + 1]))
+        }
+        nr::READLINK | nr::READLINKAT => {
+            let fd = remote_descriptor(thread, path)?;
+            let terminal = status::terminal_number(thread, context, fd)?;
+            let mut digits = [0u8; 12];
+            let used = proc_path::write_number(u64::from(terminal), &mut digits)?;
+            let name = Path::join(&[b"/dev/pts/", &digits[..used]]);
+            Some(name.and_then(|name| give_text(&name.bytes[..name.len], args, at)).into())
+        }
+        _ => None,
+    }
 }
 
 /// The descriptor that a path stands for, if its object lives at another node: the local

@@ -44,7 +44,7 @@ pub(crate) fn try_handle(
         return None;
     }
     let asked = asked(number, args)?;
-    let fd = described(&asked)?;
+    let fd = described(thread, context, &asked)?;
     if !thread.process().remote.has(fd) {
         return None;
     }
@@ -59,16 +59,41 @@ pub(crate) fn try_handle(
 }
 
 /// The descriptor that is described, by number or by name.
-fn described(asked: &Asked) -> Option<i32> {
+fn described(thread: &Thread, context: &Context, asked: &Asked) -> Option<i32> {
     let Some(path) = asked.path else { return Some(asked.fd) };
     let mut buffer = [0u8; 32];
     match guest::read_str(path, &mut buffer).ok()? {
         b"" if asked.flags & host::AT_EMPTY_PATH != 0 => Some(asked.fd),
         name if asked.flags & AT_SYMLINK_NOFOLLOW == 0 => {
+            if let Some(number) = proc_path::pseudo_terminal(name) {
+                return terminal_named(thread, context, number);
+            }
             i32::try_from(proc_path::own_descriptor(name)?).ok()
         }
         _ => None,
     }
+}
+
+/// The standard descriptor, if any, that is pseudo-terminal `number` of another node.
+pub(super) fn terminal_named(thread: &Thread, context: &Context, number: u32) -> Option<i32> {
+    (0..3).find(|fd| terminal_number(thread, context, *fd) == Some(number))
+}
+
+/// Which pseudo-terminal a remote descriptor is.
+pub(super) fn terminal_number(thread: &Thread, context: &Context, fd: i32) -> Option<u32> {
+    const FIRST_MAJOR: u64 = 136;
+    const MAJORS: u64 = 8;
+    const MINORS: u64 = 256;
+    const CHARACTER_DEVICE: u64 = 0o020_000;
+    if !thread.process().remote.has(fd) {
+        return None;
+    }
+    let words = remote::status(thread, context.mask, fd).ok()?;
+    let device = device(words[5]);
+    let (major, minor) = (device & 0xffff_ffff, device >> 32);
+    let is_terminal = words[3] & 0o170_000 == CHARACTER_DEVICE
+        && (FIRST_MAJOR..FIRST_MAJOR + MAJORS).contains(&major);
+    is_terminal.then(|| host::uint_arg((major - FIRST_MAJOR) * MINORS + minor))
 }
 
 /// Major and minor number of a device, as the kernel packs them.
