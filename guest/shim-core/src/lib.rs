@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod bpf;
 pub mod elf;
+pub mod entries;
 pub mod errno;
 pub mod proc_path;
 pub mod script;

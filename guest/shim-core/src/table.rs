@@ -284,7 +284,7 @@ table! {
     214 EPOLL_CTL_OLD Refuse(Errno::ENOSYS), "obsolete, never implemented on this architecture, or superseded";
     215 EPOLL_WAIT_OLD Refuse(Errno::ENOSYS), "obsolete, never implemented on this architecture, or superseded";
     216 REMAP_FILE_PAGES Mapping, "the reserved range is not the guest's";
-    217 GETDENTS64 Native, "a file operation: interrupted only before any effect";
+    217 GETDENTS64 Trap, "the processes listed below /proc are the fabric's";
     218 SET_TID_ADDRESS Trap, "a name of the fabric, not of the host";
     219 RESTART_SYSCALL Native, "the kernel itself issues it after a stop";
     220 SEMTIMEDOP Trap, "waits with a deadline";

@@ -3,6 +3,7 @@
 //! What is not named here is passed on: issued unchanged in the guest's own context.
 
 mod descriptor;
+mod entries;
 pub(crate) mod exec;
 mod exit;
 mod fork;
@@ -144,6 +145,7 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
             return transfer(thread, context, number, args);
         }
         nr::IOCTL => return Some(terminal::ioctl(thread, context, args)),
+        nr::GETDENTS64 => return Some(entries::getdents64(args)),
         nr::SET_ROBUST_LIST => return Some(robust::set_robust_list(thread, args).into()),
         _ if descriptor::is_open(number) => {
             return Some(descriptor::opened(thread, context, number, args));
