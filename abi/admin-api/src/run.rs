@@ -15,8 +15,6 @@ pub struct RunRequest {
     pub env: Vec<ByteBuf>,
     /// Absolute path of the working directory.
     pub cwd: ByteBuf,
-    /// Fail if `cwd` does not exist, instead of starting in `/`.
-    pub cwd_required: bool,
     /// File creation mask.
     pub umask: u32,
     /// Where the program and what it starts run.

@@ -75,6 +75,15 @@ fn environment_and_directory_are_the_callers() {
 }
 
 #[test]
+fn a_directory_that_is_not_there_matters_only_if_asked_for() {
+    let fabric = Fabric::start("cwd");
+    let output = fabric.dunix(&["run", "pwd"]).current_dir("/tmp").output().unwrap();
+    assert_eq!(output.stdout, b"/\n");
+    assert_eq!(output.stderr, b"dunix: there is no /tmp here; running in /\n");
+    assert_eq!(code(&fabric, &["--cwd", "/tmp", "pwd"]), Some(125));
+}
+
+#[test]
 fn a_blocked_output_holds_up_nothing_else() {
     let fabric = Fabric::start("blocked");
     // Nobody reads standard output, and the program writes far more than all buffers hold.

@@ -33,6 +33,9 @@ pub(crate) fn find(program: &Program, argv: &[Vec<u8>]) -> Result<Found, Errno> 
         let length = rustix::io::pread(&file, &mut head, 0)?;
         let head = &head[..length];
         if head.starts_with(b"\x7fELF") {
+            if !is_of_this_machine(head) {
+                return Err(Errno::NOEXEC);
+            }
             let link = format!("/proc/self/fd/{}", file.as_raw_fd());
             let target = rustix::fs::readlink(link, Vec::new());
             let canonical = target.map_or(path, |target| target.into_bytes());
@@ -47,6 +50,13 @@ pub(crate) fn find(program: &Program, argv: &[Vec<u8>]) -> Result<Found, Errno> 
         path = interpreter;
     }
     Err(Errno::LOOP)
+}
+
+/// Whether an ELF header is of a 64-bit program for x86-64 (elf(5): `EI_CLASS`, `e_machine`).
+fn is_of_this_machine(head: &[u8]) -> bool {
+    const CLASS_64: u8 = 2;
+    const MACHINE_X86_64: [u8; 2] = 62u16.to_le_bytes();
+    head.get(4) == Some(&CLASS_64) && head.get(18..20) == Some(&MACHINE_X86_64)
 }
 
 /// The path as given if it has a slash or no search is wanted, else the first that `PATH` offers.

@@ -71,18 +71,19 @@ impl Backend {
     ) -> Result<RunHandle, AdminError> {
         let bytes = |list: Vec<ByteBuf>| list.into_iter().map(ByteBuf::into_vec).collect();
         let program = request.argv.first().map(|name| name.to_vec()).unwrap_or_default();
+        let cwd = request.cwd.to_vec();
         let spec = RunSpec {
             program: program.clone(),
             argv: bytes(request.argv),
             envp: with_placement(bytes(request.env), &request.placement),
-            cwd: request.cwd.to_vec(),
+            cwd: cwd.clone(),
             umask: request.umask,
             descriptors,
             terminal,
             node,
             ..RunSpec::default()
         };
-        self.processes.run(spec).await.map_err(|error| explain(&error, &program))
+        self.processes.run(spec).await.map_err(|error| explain(&error, &program, &cwd))
     }
 
     async fn run_with_pipes(
@@ -152,7 +153,7 @@ fn broke(what: &str, errno: Errno) -> AdminError {
 }
 
 /// Says why a program did not start as a shell would.
-fn explain(error: &RunError, program: &[u8]) -> AdminError {
+fn explain(error: &RunError, program: &[u8], cwd: &[u8]) -> AdminError {
     let name = String::from_utf8_lossy(program);
     let (kind, message) = match error {
         RunError::Launch(LaunchError::SetUp { step: SetUpStep::Program, errno }) => match *errno {
@@ -166,7 +167,18 @@ fn explain(error: &RunError, program: &[u8]) -> AdminError {
             errno => (ErrorKind::ProgramNotExecutable, format!("{name}: cannot execute: {errno}")),
         },
         RunError::Launch(LaunchError::SetUp { step: SetUpStep::WorkingDirectory, errno }) => {
-            (ErrorKind::NoSuchDirectory, format!("the working directory: {errno}"))
+            let cwd = String::from_utf8_lossy(cwd);
+            (ErrorKind::NoSuchDirectory, format!("the working directory {cwd}: {errno}"))
+        }
+        // The other node tells the step in words only.
+        RunError::Elsewhere { errno: Errno::NOENT | Errno::NOTDIR, reason, .. }
+            if reason.contains("Program failed") =>
+        {
+            (ErrorKind::ProgramNotFound, format!("{name}: command not found"))
+        }
+        RunError::Elsewhere { errno, reason, .. } if reason.contains("WorkingDirectory failed") => {
+            let cwd = String::from_utf8_lossy(cwd);
+            (ErrorKind::NoSuchDirectory, format!("the working directory {cwd}: {errno}"))
         }
         RunError::Elsewhere { .. } => (ErrorKind::ProgramNotExecutable, format!("{name}: {error}")),
         RunError::Launch(LaunchError::TooMany) | RunError::Table(_) => {

@@ -185,6 +185,9 @@ impl AdminBackend for Fake {
             let message = format!("no node {name}; there are n1, n2");
             return Err(AdminError::new(ErrorKind::NoSuchNode, message));
         }
+        if request.cwd.starts_with(b"/tmp") {
+            return Err(AdminError::new(ErrorKind::NoSuchDirectory, "there is no /tmp here"));
+        }
         start(&request, Arc::clone(&self.hang_ups))
     }
 }

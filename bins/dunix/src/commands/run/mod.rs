@@ -20,7 +20,7 @@ use crate::{
     },
     cli::RunArgs,
 };
-use dunix_admin_api::{ErrorKind, Request};
+use dunix_admin_api::{ErrorKind, Request, RunRequest};
 use std::process::ExitCode;
 
 /// Runs the program; the exit status is as a shell's.
@@ -40,13 +40,31 @@ pub fn run_in(fabric: &Fabric, args: &RunArgs) -> Result<u8, Failure> {
     let runtime = runtime().map_err(|error| dunix_failed(&error.to_string()))?;
     let outcome = runtime.block_on(async {
         // Signals are listened to first: none may fall between the request and the relay.
-        let signals = relay::Signals::listen(with_terminal)?;
-        let connection = Connection::open(fabric, Request::Run(Box::new(request))).await?;
-        relay::relay(connection, signals, with_terminal).await
+        let mut signals = relay::Signals::listen(with_terminal)?;
+        let outcome = ask(fabric, request.clone(), &mut signals).await;
+        match outcome {
+            Err(ClientError::Refused(error))
+                if error.kind == ErrorKind::NoSuchDirectory && args.cwd.is_none() =>
+            {
+                eprintln!("dunix: {}; running in /", error.message);
+                ask(fabric, request::in_root(request), &mut signals).await
+            }
+            outcome => outcome,
+        }
     });
     // The reader of standard input may be blocked for ever: it is left to the process's exit.
     runtime.shutdown_background();
     outcome.map_err(failure)
+}
+
+async fn ask(
+    fabric: &Fabric,
+    request: RunRequest,
+    signals: &mut relay::Signals,
+) -> Result<u8, ClientError> {
+    let with_terminal = request.terminal.is_some();
+    let connection = Connection::open(fabric, Request::Run(Box::new(request))).await?;
+    relay::relay(connection, signals, with_terminal).await
 }
 
 fn failure(error: ClientError) -> Failure {

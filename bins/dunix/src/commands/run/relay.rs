@@ -66,7 +66,7 @@ fn ignored(status: &str) -> u64 {
 /// Relays until the end; returns the exit status as a shell gives it.
 pub(super) async fn relay(
     connection: Connection,
-    mut signals: Signals,
+    signals: &mut Signals,
     with_terminal: bool,
 ) -> Result<u8, ClientError> {
     let Connection { input: mut frames, output: mut socket } = connection;

@@ -22,11 +22,17 @@ pub(super) fn build(args: &RunArgs, with_terminal: bool) -> Result<RunRequest, S
         argv: args.command.iter().map(bytes).collect(),
         env: environment(args, std::env::vars_os().collect())?,
         cwd: ByteBuf::from(directory(args)?.as_os_str().as_bytes()),
-        cwd_required: args.cwd.is_some(),
         umask: umask(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
         placement: placement(args),
         terminal: with_terminal.then(terminal::size),
     })
+}
+
+/// The same request in `/`: the caller's own directory need not exist in the fabric.
+pub(super) fn in_root(mut request: RunRequest) -> RunRequest {
+    request.cwd = ByteBuf::from(b"/");
+    request.env.retain(|entry| !entry.starts_with(b"PWD=") && !entry.starts_with(b"OLDPWD="));
+    request
 }
 
 fn placement(args: &RunArgs) -> Placement {
