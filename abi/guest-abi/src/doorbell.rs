@@ -47,7 +47,7 @@ pub const OP_WAIT: u64 = 9;
 pub const OP_KILL: u64 = 10;
 /// tgkill(2): `a1` = tgid or 0, `a2` = tid, `a3` = signal, `a4` = `*const SigInfo` or 0.
 pub const OP_TGKILL: u64 = 11;
-/// Returns the parent's PID.
+/// `a1` = pid or 0 (the caller). Returns the parent's PID, 0 for a process of another node.
 pub const OP_GETPPID: u64 = 12;
 /// `a1` = pid or 0. Returns the group.
 pub const OP_GETPGID: u64 = 13;

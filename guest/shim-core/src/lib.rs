@@ -15,6 +15,7 @@ pub mod elf;
 pub mod entries;
 pub mod errno;
 pub mod proc_path;
+pub mod proc_text;
 pub mod script;
 pub mod signal;
 pub mod table;

@@ -34,6 +34,7 @@ pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
         return match rest {
             b"" => Some(ProcPath::SelfLink { of_thread }),
             b"/exe" => Some(ProcPath::OwnExe),
+            b"/stat" | b"/status" if !of_thread => Some(ProcPath::Process { pid: own_pid, rest }),
             _ => None,
         };
     }
@@ -110,6 +111,10 @@ mod tests {
         assert_eq!(parse(b"/proc/8/exe", 7), Some(ProcPath::Process { pid: 8, rest: b"/exe" }));
         assert_eq!(parse(b"/proc/self/exe", 7), Some(ProcPath::OwnExe));
         assert_eq!(parse(b"/proc/self", 7), Some(ProcPath::SelfLink { of_thread: false }));
+        assert_eq!(
+            parse(b"/proc/self/stat", 7),
+            Some(ProcPath::Process { pid: 7, rest: b"/stat" })
+        );
         assert_eq!(parse(b"/proc/self/fd/3", 7), None);
     }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 impl Node {
     pub(crate) fn handle_getppid(&self, call: DoorbellCall) {
         let parent = call.caller().and_then(|caller| {
-            self.look(|state| state.table.parent(caller.pid)).ok_or(Errno::SRCH)
+            let of = call.pid_arg(1)?.unwrap_or(caller.pid);
+            self.look(|state| state.table.parent(of)).ok_or(Errno::SRCH)
         });
         call.conclude(parent.map(|pid| i64::from(pid.get())));
     }

@@ -12,6 +12,7 @@ mod kill;
 mod other;
 mod path;
 mod poll;
+mod proc_text;
 mod remote;
 mod robust;
 mod seccomp;

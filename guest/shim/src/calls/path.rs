@@ -1,6 +1,6 @@
 //! Calls that take a path: `/proc/self/exe` and the processes below `/proc`.
 
-use super::{Answer, blocking, descriptor, status, terminal};
+use super::{Answer, blocking, descriptor, proc_text, status, terminal};
 use crate::arch::frame::Context;
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
@@ -99,6 +99,12 @@ pub(crate) fn try_handle(
     {
         return Some(answer);
     }
+    if has_daemon()
+        && matches!(number, nr::OPEN | nr::OPENAT)
+        && let Some(answer) = open_text(thread, path, args[at + 1])
+    {
+        return Some(answer);
+    }
     let (result, args) = match meaning(thread, path, is_followed) {
         Err(error) => return Some(Answer::from(Err(error))),
         Ok(Meaning::Plain) => return None,
@@ -119,6 +125,27 @@ pub(crate) fn try_handle(
         }
     };
     Some(Answer::from(give_text(result, args, at)))
+}
+
+/// Opens a text of a process that holds numbers.
+fn open_text(thread: &Thread, path: &[u8], flags: u64) -> Option<Answer> {
+    let own = thread.process().pid();
+    let Some(ProcPath::Process { pid, rest }) = proc_path::parse(path, own) else { return None };
+    if !proc_text::is_text(rest) {
+        return None;
+    }
+    let opened =
+        on_host(pid, rest).and_then(|path| proc_text::open(pid, path.with_zero(), rest, flags));
+    Some(opened.into())
+}
+
+/// The path that the host has for a file of a process.
+fn on_host(pid: u32, rest: &[u8]) -> Result<Path, Errno> {
+    // A process elsewhere is not in this node's /proc.
+    let host = ring(OP_TO_HOST, [u64::from(pid), 0, 0, 0]).map_err(|_| Errno::ENOENT)?;
+    let mut digits = [0u8; 12];
+    let used = proc_path::write_number(host, &mut digits).unwrap_or(0);
+    Path::join(&[b"/proc/", &digits[..used], rest])
 }
 
 /// Paths that stand for descriptors of another node: opened as duplicates, read as links.
@@ -194,13 +221,7 @@ fn meaning(thread: &Thread, path: &[u8], is_followed: bool) -> Result<Meaning, E
         Some(ProcPath::OwnExe) => Ok(Meaning::OwnExe),
         Some(ProcPath::SelfLink { of_thread }) => Ok(Meaning::SelfLink { of_thread }),
         Some(ProcPath::Process { .. }) if !has_daemon() => Ok(Meaning::Plain),
-        Some(ProcPath::Process { pid, rest }) => {
-            // A process elsewhere is not in this node's /proc.
-            let host = ring(OP_TO_HOST, [u64::from(pid), 0, 0, 0]).map_err(|_| Errno::ENOENT)?;
-            let mut digits = [0u8; 12];
-            let used = proc_path::write_number(host, &mut digits).unwrap_or(0);
-            Path::join(&[b"/proc/", &digits[..used], rest]).map(Meaning::Other)
-        }
+        Some(ProcPath::Process { pid, rest }) => on_host(pid, rest).map(Meaning::Other),
     }
 }
 
