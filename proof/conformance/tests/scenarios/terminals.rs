@@ -4,8 +4,11 @@
 use dunix_conformance::{Lab, Scenario, Verdict};
 use std::{
     io::{Read, Write},
-    process::{Child, ChildStdout, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
+
+/// How long a session may take.
+const SECONDS_MAX: &str = "20";
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("terminal_is_there", terminal_is_there),
@@ -21,7 +24,13 @@ struct Session {
 
 impl Session {
     fn start(lab: &Lab, placement: &str, script: &str) -> Result<Session, String> {
-        let mut command = lab.command(&["run", "--pty", "always", placement, "sh", "-c", script]);
+        let dunix = lab.command(&["run", "--pty", "always", placement, "sh", "-c", script]);
+        // A session that hangs ends, and fails by its status.
+        let mut command = Command::new("timeout");
+        command
+            .args(["--signal=KILL", SECONDS_MAX])
+            .arg(dunix.get_program())
+            .args(dunix.get_args());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let output = child.stdout.take().ok_or("no output")?;
