@@ -88,7 +88,10 @@ impl Node {
     }
 
     fn forget(&self, pid: Pid) {
-        let (local, abandoned) = self.with(|state, _| (state.forget(pid), state.forget_calls(pid)));
+        let (local, abandoned) = self.with(|state, now| {
+            state.abandon_unnamed(now, pid);
+            (state.forget(pid), state.forget_calls(pid))
+        });
         for (home, ticket) in abandoned {
             self.tell(home, &ProcessesMessage::CancelRemoteCall { ticket });
         }

@@ -326,7 +326,7 @@ impl State {
 }
 
 /// Kills a process that this driver has just had made and that nobody knows yet.
-fn kill(host_pid: u32) {
+pub(crate) fn kill(host_pid: u32) {
     if let Some(pid) = rustix::process::Pid::from_raw(host_pid.cast_signed()) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }

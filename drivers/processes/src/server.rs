@@ -338,6 +338,8 @@ impl Server {
             for (deadline, call) in std::mem::take(&mut self.unbound) {
                 if deadline > now {
                     self.unbound.push((deadline, call));
+                } else if call.op() == OP_FORK_CHILD {
+                    crate::ops::end_unbound(call);
                 } else {
                     call.refuse(Errno::SRCH);
                 }

@@ -4,6 +4,7 @@
 //! parent: FORK_PREPARE -> pid      clone      FORK_DONE(pid, host)  -> claim
 //! child:                             `------- FORK_CHILD(pid)       -> bound, if the claim agrees
 //! ```
+//! A parent that dies between the first and the last leaves no child: [`State::abandon_unnamed`].
 //! Neither word is believed alone: the parent could name another's process, a stranger could take
 //! the child's number. The kernel vouches for who rings, the parent for whom it made.
 
@@ -72,6 +73,9 @@ impl Node {
             return Ok(());
         };
         let bound = self.with(|state, now| {
+            if !state.locals.contains_key(&pid) {
+                return Some(Err(Errno::SRCH));
+            }
             if state.claims.get(&host_tid) != Some(&pid) {
                 return None;
             }
@@ -80,7 +84,7 @@ impl Node {
         });
         match bound {
             None => return Err(call),
-            Some(Err(errno)) => call.refuse(errno),
+            Some(Err(_)) => end_unbound(call),
             Some(Ok(info)) => {
                 let written = call.memory().write_plain(call.arg(2), &info);
                 call.conclude(written.map(|()| 0));
@@ -90,7 +94,27 @@ impl Node {
     }
 }
 
+/// Ends a child that is nobody's: its parent died within fork(2), before it could name it, which is
+/// as if it had died before.
+pub(crate) fn end_unbound(call: DoorbellCall) {
+    crate::launch::kill(call.host_tid());
+    call.refuse(Errno::SRCH);
+}
+
 impl State {
+    /// Gives up the children that a process has asked for and not named: it cannot any more.
+    pub(crate) fn abandon_unnamed(&mut self, now: Duration, parent: Pid) {
+        let unnamed = |(child, local): (&Pid, &Local)| {
+            let is_named = self.claims.values().any(|claimed| claimed == child);
+            (local.forked_by == Some(parent) && !is_named).then_some(*child)
+        };
+        let children: Vec<Pid> = self.locals.iter().filter_map(unnamed).collect();
+        for child in children {
+            self.table.fork_failed(now, child);
+            self.forget(child);
+        }
+    }
+
     fn prepare(&mut self, now: Duration, parent: Pid, exit_signal: u8) -> Result<Pid> {
         if self.is_shutting_down {
             return Err(Errno::AGAIN);

@@ -11,6 +11,8 @@ mod start;
 mod thread;
 mod wait;
 
+pub(crate) use fork::end_unbound;
+
 use crate::call::DoorbellCall;
 use crate::node::Node;
 use dunix_guest_abi::doorbell::*;

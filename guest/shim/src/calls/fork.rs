@@ -134,7 +134,10 @@ fn start_child(thread: &Thread, wanted: &Wanted, pid: u32) {
         return;
     }
     let mut info = ChildInfo { slot: 0, flags: 0 };
-    let _ = ring(OP_FORK_CHILD, [u64::from(pid), &raw mut info as u64, 0, 0]);
+    if ring(OP_FORK_CHILD, [u64::from(pid), &raw mut info as u64, 0, 0]).is_err() {
+        // The parent is gone and never named this child: nobody knows it.
+        host::exit_group(128 + 9);
+    }
     process.slot.store(info.slot, Ordering::Relaxed);
     process.pid.store(pid, Ordering::Relaxed);
     thread.tid.set(pid);
