@@ -357,6 +357,7 @@ impl Fabric {
             Effect::Regrouped { pid } => format!("{} has a new group", self.name(*pid)),
             Effect::TerminalLost { pid } => format!("{} lost its terminal", self.name(*pid)),
             Effect::HangUp { session, .. } => format!("hang up session {}", self.name(*session)),
+            Effect::Fenced => format!("{node} is fenced"),
             Effect::Note(note) => format!("note {note:?}"),
         }
     }
