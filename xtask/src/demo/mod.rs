@@ -39,7 +39,7 @@ const NUMBER_OF_STAGES: usize = 6;
 /// Builds, compares, reports.
 pub(crate) fn run() -> Result<()> {
     packages::ensure(&[MAKE, CC, IP])?;
-    let binaries = workspace::build()?;
+    let binaries = workspace::build(&["dunix"])?;
     let scratch = Scratch::new("demo")?;
     let (native, inside) = (scratch.path().join("native"), scratch.path().join("fabric"));
     let files = source::unpack(&native)?;
