@@ -1,6 +1,6 @@
 //! The target's side of a remote exec.
 
-use super::rebuild::Rebuilt;
+use super::rebuild::{Owner, Rebuilt};
 use crate::launch::{Launch, LaunchError, Origin};
 use crate::node::Node;
 use dunix_ids::NodeId;
@@ -22,10 +22,17 @@ impl Node {
     ) -> Result<(), LaunchError> {
         check(&image).map_err(LaunchError::Table)?;
         let pid = image.record.pid;
-        let rebuilt = Rebuilt::of(&self.homes, self.id, &image.descriptors);
+        let credentials = image.record.credentials;
+        let owner = Owner {
+            uid: self
+                .ids_base
+                .checked_add(credentials.euid)
+                .ok_or(LaunchError::Table(Errno::PROTO))?,
+            gid: self.ids_base.checked_add(image.egid).ok_or(LaunchError::Table(Errno::PROTO))?,
+        };
+        let rebuilt = Rebuilt::of(&self.homes, self.id, owner, &image.descriptors);
         let Rebuilt { descriptors, numbers, opens, table, relays } =
             rebuilt.map_err(LaunchError::Table)?;
-        let credentials = image.record.credentials;
         let limits = (0_u32..).zip(&image.rlimits);
         // A root is searched for where it starts; an exec has found its program already.
         let is_root = image.exec_fn.is_empty();
