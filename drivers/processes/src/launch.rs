@@ -140,11 +140,6 @@ impl Node {
         self.with(|state, now| {
             if let Some(launching) = state.launches.get_mut(&token) {
                 launching.host_pid = Some(host_pid);
-                if let Some((status, _)) = state.take_early_end(host_pid) {
-                    tracing::debug!(token, ?status, "a guest ended before its start");
-                    state.fail(now, token, LaunchError::Ended);
-                    return;
-                }
                 state.commit(now, token);
             } else {
                 // It was given up: nothing may remain.
@@ -185,9 +180,10 @@ impl Node {
     /// A host process has ended.
     pub(crate) fn host_ended(self: &Arc<Node>, host_pid: u32, status: ExitStatus, rusage: Rusage) {
         let draining = self.with(|state, now| {
-            let starting = state.launches.iter().find(|(_, l)| l.host_pid == Some(host_pid));
-            if let Some((&token, _)) = starting {
-                state.fail(now, token, LaunchError::Ended);
+            let starting = state.launches.values_mut().find(|l| l.host_pid == Some(host_pid));
+            if let Some(launching) = starting {
+                // Its boot socket tells why, or closes: that ends the launch.
+                launching.host_pid = None;
                 return None;
             }
             let Some(pid) = state.process_with_host(now, host_pid) else {
@@ -210,6 +206,10 @@ impl Node {
                     relay.drain().await;
                 }
                 node.with(|state, now| state.table.exited(now, pid, status, rusage));
+            });
+        }
+    }
+
     /// The others take this node for dead: no guest may go on here, nor start.
     pub(crate) fn fence(&self) {
         tracing::error!(node = %self.id, "cut off and declared dead: every process here is killed");
@@ -236,10 +236,6 @@ impl Node {
         }
     }
 
-            });
-        }
-    }
-
     /// The keeper is gone, and with it every guest.
     pub(crate) fn handle_keeper_gone(&self) {
         self.with(|state, now| {
@@ -249,6 +245,10 @@ impl Node {
                 state.fail(now, token, LaunchError::ShuttingDown);
             }
         });
+    }
+}
+
+impl State {
     fn host_pids(&self) -> Vec<u32> {
         let host = |pid: &Pid| match self.table.to_host(*pid)? {
             HostTarget::Process(host) => Some(host),
@@ -257,10 +257,6 @@ impl Node {
         self.locals.keys().filter_map(host).collect()
     }
 
-    }
-}
-
-impl State {
     fn begin(&mut self, launching: Launching) -> Result<u64, LaunchError> {
         let refusal = if self.table.is_fenced() {
             Some(LaunchError::Fenced)
