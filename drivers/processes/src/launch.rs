@@ -332,6 +332,7 @@ impl State {
                 forked_by: None,
                 ticket: Some(ticket),
                 exe_path,
+                placed: "it was started here".into(),
                 remote,
                 is_ending: false,
             },

@@ -93,6 +93,8 @@ pub(crate) struct Local {
     pub(crate) forked_by: Option<Pid>,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) exe_path: Arc<[u8]>,
+    /// Why it runs here, for people.
+    pub(crate) placed: Arc<str>,
     pub(crate) remote: RemoteTable,
     /// Its host process has ended; the end is told when its relays have drained.
     pub(crate) is_ending: bool,

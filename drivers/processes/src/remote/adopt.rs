@@ -7,7 +7,7 @@ use dunix_ids::NodeId;
 use dunix_keeper::protocol::{Program, SpawnSpec};
 use dunix_linux::Errno;
 use dunix_wire::processes::ExecImage;
-use dunix_wire::processes::image::ARGUMENT_BYTES_MAX;
+use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, REASON_BYTES_MAX};
 use std::sync::Arc;
 
 /// Most supplementary groups of a process (`NGROUPS_MAX`).
@@ -60,6 +60,12 @@ impl Node {
         let origin = Origin::Adopted { from, record: Box::new(image.record) };
         let exec_fn = Some(image.exec_fn).filter(|_| !is_root);
         self.launch(Launch { pid, origin, spec, descriptors, remote: table, exec_fn }).await?;
+        self.with(|state, _| {
+            // It may have ended already.
+            if let Some(local) = state.locals.get_mut(&pid) {
+                local.placed = image.reason.into();
+            }
+        });
         for relay in relays {
             self.start_relay(pid, relay);
         }
@@ -79,6 +85,7 @@ fn check(image: &ExecImage) -> Result<(), Errno> {
         && image.groups.len() <= GROUPS_MAX
         && image.rlimits.len() <= dunix_linux::identity::LIMITS
         && paths.iter().all(|path| path.len() < dunix_guest_abi::doorbell::PATH_BYTES)
+        && image.reason.len() <= REASON_BYTES_MAX
         && image.cwd.starts_with(b"/")
         && image.root.starts_with(b"/")
         && (image.exe_path.starts_with(b"/") || image.exec_fn.is_empty());
