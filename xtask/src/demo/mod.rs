@@ -48,7 +48,7 @@ pub(crate) fn run() -> Result<()> {
     source::add(&native, "all.c", &all)?;
     source::add(&inside, "all.c", &all)?;
 
-    println!("native build of {files} C files (make {JOBS}) ...");
+    println!("native build of {files} C files, each twice (make {JOBS}) ...");
     let build = Instant::now();
     interrupt::output(&mut make(Command::new("make"), &native))?;
     let native_time = build.elapsed();
