@@ -16,16 +16,29 @@ const FOLDERS: [&str; 6] =
     ["common", "compress", "decompress", "deprecated", "dictBuilder", "legacy"];
 
 const MAKEFILE: &str = "\
+# As libraries are built: each source once for programs and once for the shared library.
 # Objects do not depend on where they are built: paths are relative, nothing holds a date.
+# An object appears complete or not at all. Each takes five programs (sh, cc, cc1, as, mv), so that
+# turns over three nodes do not give the same node all compilers.
 CC = cc
 CFLAGS = -O1 -w -Ilib -Ilib/common -Ilib/legacy -DZSTD_DISABLE_ASM -DZSTD_LEGACY_SUPPORT=1
-OBJECTS = $(patsubst %.c,%.o,$(wildcard lib/*/*.c) main.c)
+STATIC = $(patsubst %.c,%.o,$(wildcard lib/*/*.c))
+SHARED = $(STATIC:.o=.pic.o)
 
-program: $(OBJECTS)
-\t$(CC) -o $@ $(OBJECTS)
+.PHONY: all
+all: program libzstd.so
+
+program: main.o $(STATIC)
+\t$(CC) -o $@ $^
+
+libzstd.so: $(SHARED)
+\t$(CC) -shared -o $@ $^
+
+%.pic.o: %.c
+\t$(CC) $(CFLAGS) -fPIC -c -o $@.new $< && mv $@.new $@
 
 %.o: %.c
-\t$(CC) $(CFLAGS) -c -o $@ $<
+\t$(CC) $(CFLAGS) -c -o $@.new $< && mv $@.new $@
 ";
 
 const MAIN: &str = r#"/* Compresses and restores standard input; prints both sizes. */

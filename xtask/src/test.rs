@@ -24,7 +24,7 @@ struct Figures {
 /// Runs the tests; `full` includes the long ones.
 pub(crate) fn run(full: bool) -> Result<()> {
     packages::ensure(&[MAKE, CC, IP])?;
-    workspace::build()?;
+    workspace::build(&["dunix"])?;
     let mut arguments = vec!["test", "--release", "--workspace", "--no-fail-fast", "--color=never"];
     if full {
         arguments.extend(["--", "--include-ignored"]);

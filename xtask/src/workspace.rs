@@ -28,10 +28,19 @@ pub(crate) fn metadata(manifest: &Path, arguments: &[&str]) -> Result<Value> {
     serde_json::from_slice(&text).context("cargo metadata")
 }
 
-/// Builds everything for release and returns the folder of the binaries.
-pub(crate) fn build() -> Result<PathBuf> {
-    eprintln!("building (release) ...");
-    interrupt::run(&mut cargo(&["build", "--release", "--workspace", "--quiet"]))?;
+/// Uses the binaries of this folder instead of building them.
+const BINARIES_VARIABLE: &str = "DUNIX_BINARIES";
+
+/// Builds packages for release and returns the folder of the binaries.
+pub(crate) fn build(packages: &[&str]) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(BINARIES_VARIABLE) {
+        eprintln!("using the binaries in {}", folder.display());
+        return Ok(folder.into());
+    }
+    eprintln!("building {} (release) ...", packages.join(", "));
+    let mut build = cargo(&["build", "--release", "--quiet"]);
+    build.args(packages.iter().flat_map(|package| ["--package", package]));
+    interrupt::run(&mut build)?;
     let metadata = metadata(&root().join("Cargo.toml"), &["--no-deps"])?;
     let target = metadata["target_directory"].as_str().context("cargo metadata: target")?;
     Ok(Path::new(target).join("release"))

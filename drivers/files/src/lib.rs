@@ -15,6 +15,7 @@
 
 mod authority;
 mod body;
+mod held;
 mod host;
 mod link;
 pub mod loopback;

@@ -9,17 +9,24 @@
 //!                                                        └──no──► without
 //! ```
 
-use crate::{Files, REQUEST_DEADLINE, authority::Effort, errno_of};
+use crate::{
+    Files, REQUEST_DEADLINE,
+    authority::Effort,
+    errno_of,
+    held::{Held, Lent, leaving_name_of, name_of, take_leases},
+};
 use bytes::Bytes;
 use dunix_fuse::{Caches, Reply, Volume};
 use dunix_ids::Ino;
 use dunix_wire::files::{
-    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, Name, OpenMode, Recall,
+    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Name, OpenMode, Recall,
     Reclaim, pack, unpack,
 };
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,24 +36,8 @@ pub(crate) struct Mount {
     /// How many recalls came. Held for reading while an answer is given to the kernel.
     recalls: RwLock<u64>,
     held: Mutex<Held>,
-}
-
-/// What the kernel got, for the case that the authority forgets about it.
-#[derive(Default)]
-struct Held {
-    opens: HashMap<u64, (Ino, OpenMode)>,
-    /// Inodes of which it may keep attributes or pages.
-    leased: HashMap<Ino, Lent>,
-    /// Names that it may keep, by directory, and when it got the last of them.
-    names: HashMap<Ino, Names>,
-    names_count: usize,
-    /// Directories whose names this node is changing: its kernel has them locked.
-    changing: HashMap<Ino, u32>,
-}
-
-struct Names {
-    at: Instant,
-    names: HashSet<Vec<u8>>,
+    /// Whether everything is being forgotten because no more can be lent.
+    emptying: AtomicBool,
 }
 
 /// Marks directories as being changed, until the answer is given.
@@ -55,18 +46,6 @@ struct Changing {
     dirs: Vec<Ino>,
 }
 
-/// What the kernel was last told of an inode.
-#[derive(Clone, Copy)]
-struct Lent {
-    at: Instant,
-    /// It has no extended attributes, and those need not be asked for.
-    bare: bool,
-}
-
-/// Of more inodes than these nothing is cached.
-const LEASED_MAX: usize = 1 << 21;
-/// No more names than these are cached.
-const NAMES_MAX: usize = 1 << 21;
 /// An answer that came just before a recall may take effect just after it: the recall of names is
 /// repeated then.
 const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
@@ -88,6 +67,8 @@ struct Errand {
     dressing: Option<Ino>,
     /// The name that it looks up or makes.
     naming: Option<(Ino, Name)>,
+    /// The name that it takes away.
+    leaving: Option<(Ino, Name)>,
     /// Given up with the errand.
     _changing: Option<Changing>,
 }
@@ -95,7 +76,7 @@ struct Errand {
 impl Mount {
     pub(crate) fn new(files: Files) -> Mount {
         let (caches, recalls) = (OnceLock::new(), RwLock::new(0));
-        Mount { files, caches, recalls, held: Mutex::default() }
+        Mount { files, caches, recalls, held: Mutex::default(), emptying: AtomicBool::new(false) }
     }
 
     pub(crate) fn serve_caches(&self, caches: Caches) {
@@ -249,9 +230,10 @@ impl Volume for Mount {
             FileRequest::Setxattr { ino, .. } => Some(*ino),
             _ => None,
         };
-        let naming = name_of(&request);
+        let (naming, leaving) = (name_of(&request), leaving_name_of(&request));
         let _changing = Changing::of(&mount, &request);
-        let errand = Errand { mount, reply, recalls_before, opening, dressing, naming, _changing };
+        let errand =
+            Errand { mount, reply, recalls_before, opening, dressing, naming, leaving, _changing };
         if self.files.0.authority.is_some() {
             errand.run_here(request, payload);
         } else {
@@ -338,63 +320,20 @@ impl Errand {
             if *recalls != self.recalls_before {
                 take_leases(reply);
             }
-            self.mount.held().note(reply, self.opening, self.naming);
+            let held = &mut *self.mount.held();
+            if let (FileReply::Done, Some((dir, name))) = (&*reply, &self.leaving) {
+                held.name_gone(*dir, name);
+            }
+            held.note(reply, self.opening, self.naming);
+            if held.is_full() && !self.mount.emptying.swap(true, Ordering::Relaxed) {
+                let mount = Arc::clone(&self.mount);
+                self.mount.files.0.runtime.spawn_blocking(move || {
+                    mount.forget_all();
+                    mount.emptying.store(false, Ordering::Relaxed);
+                });
+            }
         }
         self.reply.send(result, payload);
-    }
-}
-
-impl Held {
-    /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken.
-    fn note(
-        &mut self,
-        reply: &mut FileReply,
-        opening: Option<(Option<Ino>, OpenMode)>,
-        naming: Option<(Ino, Name)>,
-    ) {
-        let at = Instant::now();
-        self.note_name(reply, naming, at);
-        let full = self.leased.len() >= LEASED_MAX;
-        match (&*reply, opening) {
-            (FileReply::Entry(_, lease) | FileReply::Attr(_, lease), _) if lease.attr && full => {
-                take_leases(reply);
-            }
-            (FileReply::Entry(attr, lease) | FileReply::Attr(attr, lease), _) if lease.attr => {
-                self.leased.insert(attr.ino, Lent { at, bare: !attr.xattrs });
-            }
-            (&FileReply::Opened { handle, .. }, Some((Some(ino), open))) => {
-                self.leased.entry(ino).or_insert(Lent { at, bare: false });
-                self.opens.insert(handle, (ino, open));
-            }
-            (&FileReply::Created { ref attr, handle, lease, .. }, Some((_, open))) => {
-                let bare = lease.attr && !attr.xattrs;
-                self.leased.insert(attr.ino, Lent { at, bare });
-                self.opens.insert(handle, (attr.ino, open));
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Held {
-    fn note_name(&mut self, reply: &mut FileReply, naming: Option<(Ino, Name)>, at: Instant) {
-        let lease = match reply {
-            FileReply::Entry(_, lease) | FileReply::Created { lease, .. } => &mut lease.entry,
-            FileReply::Absent { lease } => lease,
-            // A rename: the kernel takes along what it keeps of the name.
-            FileReply::Done => &mut true,
-            _ => return,
-        };
-        let Some((dir, name)) = naming else { return };
-        if self.names_count >= NAMES_MAX {
-            *lease = false;
-        }
-        if *lease {
-            let names = self.names.entry(dir);
-            let names = names.or_insert_with(|| Names { at, names: HashSet::new() });
-            names.at = at;
-            self.names_count += usize::from(names.names.insert(name.0));
-        }
     }
 }
 
@@ -431,29 +370,5 @@ impl Drop for Changing {
                 }
             }
         }
-    }
-}
-
-/// Returns the name that the kernel may keep after a request.
-fn name_of(request: &FileRequest) -> Option<(Ino, Name)> {
-    match request {
-        FileRequest::Lookup { parent, name }
-        | FileRequest::Mknod { parent, name, .. }
-        | FileRequest::Mkdir { parent, name, .. }
-        | FileRequest::Symlink { parent, name, .. }
-        | FileRequest::Link { parent, name, .. }
-        | FileRequest::Create { parent, name, .. } => Some((*parent, name.clone())),
-        FileRequest::Rename { new_parent, new_name, .. } => Some((*new_parent, new_name.clone())),
-        _ => None,
-    }
-}
-
-fn take_leases(reply: &mut FileReply) {
-    match reply {
-        FileReply::Entry(_, lease)
-        | FileReply::Attr(_, lease)
-        | FileReply::Created { lease, .. } => *lease = Lease::default(),
-        FileReply::Absent { lease } => *lease = false,
-        _ => {}
     }
 }

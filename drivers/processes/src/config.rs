@@ -35,7 +35,7 @@ pub struct ProcessesConfig {
 /// Decides where a new image runs.
 pub trait Policy: Send + Sync + 'static {
     /// Answers at once, from what is known: the doorbell waits for it.
-    fn place(&self, question: &PlaceQuestion) -> Placement;
+    fn place(&self, question: &PlaceQuestion) -> Decision;
 }
 
 /// What is known of an image that is about to start.
@@ -75,6 +75,14 @@ impl PlaceWish {
     }
 }
 
+/// Where an image runs, and why, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    pub placement: Placement,
+    /// At most [`REASON_BYTES_MAX`](dunix_wire::processes::image::REASON_BYTES_MAX) bytes of it are kept.
+    pub why: String,
+}
+
 /// Where an image runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Placement {
@@ -90,8 +98,8 @@ pub enum Placement {
 pub struct StayHere;
 
 impl Policy for StayHere {
-    fn place(&self, _question: &PlaceQuestion) -> Placement {
-        Placement::Here
+    fn place(&self, _question: &PlaceQuestion) -> Decision {
+        Decision { placement: Placement::Here, why: "everything stays here".into() }
     }
 }
 

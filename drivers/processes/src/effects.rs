@@ -38,6 +38,7 @@ impl Node {
             Effect::HangUp { session, terminal } => {
                 self.extension.handle_hang_up(session, terminal);
             }
+            Effect::Fenced => self.fence(),
             Effect::Note(note) => tracing::info!(node = %self.id, ?note, "process table"),
         }
     }

@@ -32,6 +32,8 @@ pub struct ProcessDetails {
     pub summary: ProcessSummary,
     /// The program's path, lossily.
     pub exe_path: String,
+    /// Why it runs here.
+    pub placed: String,
     pub working_directory: String,
     pub terminal: Option<ObjectId>,
     /// The kernel function that its first thread waits in, if it waits.
@@ -56,10 +58,12 @@ impl Processes {
             let local = state.locals.get(&pid)?;
             Some(String::from_utf8_lossy(&local.exe_path).into_owned())
         });
+        let placed = self.0.look(|state| Some(state.locals.get(&pid)?.placed.to_string()));
         let host_pid = summary.host_pid.unwrap_or(0);
         let working_directory = link(host_pid, "cwd").unwrap_or_default();
         Some(ProcessDetails {
             exe_path: exe_path.unwrap_or_default(),
+            placed: placed.unwrap_or_default(),
             working_directory: String::from_utf8_lossy(&working_directory).into_owned(),
             terminal: self.0.look(|state| state.table.terminal(pid)),
             waits_in: waits_in(host_pid),

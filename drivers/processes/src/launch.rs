@@ -14,7 +14,9 @@ use crate::remote::RemoteTable;
 use dunix_ids::{NodeId, Pid};
 use dunix_keeper::protocol::{self, Resolved, SetUpFailure, SpawnFds, SpawnSpec};
 use dunix_linux::{Errno, scm};
+use dunix_proc_table::HostTarget;
 use dunix_wire::processes::{ExitStatus, ProcessRecord, Rusage};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +71,8 @@ pub enum LaunchError {
     Ended,
     #[error("the node is shutting down")]
     ShuttingDown,
+    #[error("the node was cut off and the others have declared it dead")]
+    Fenced,
     #[error("too many processes are starting")]
     TooMany,
     #[error("the keeper cannot be reached: {0}")]
@@ -83,6 +87,7 @@ impl LaunchError {
             LaunchError::SetUp { errno, .. } | LaunchError::Fork(errno) => *errno,
             LaunchError::Table(errno) => *errno,
             LaunchError::TooMany => Errno::AGAIN,
+            LaunchError::Fenced => Errno::HOSTUNREACH,
             LaunchError::Ended | LaunchError::ShuttingDown | LaunchError::Keeper(_) => Errno::IO,
         }
     }
@@ -135,11 +140,6 @@ impl Node {
         self.with(|state, now| {
             if let Some(launching) = state.launches.get_mut(&token) {
                 launching.host_pid = Some(host_pid);
-                if let Some((status, _)) = state.take_early_end(host_pid) {
-                    tracing::debug!(token, ?status, "a guest ended before its start");
-                    state.fail(now, token, LaunchError::Ended);
-                    return;
-                }
                 state.commit(now, token);
             } else {
                 // It was given up: nothing may remain.
@@ -180,9 +180,10 @@ impl Node {
     /// A host process has ended.
     pub(crate) fn host_ended(self: &Arc<Node>, host_pid: u32, status: ExitStatus, rusage: Rusage) {
         let draining = self.with(|state, now| {
-            let starting = state.launches.iter().find(|(_, l)| l.host_pid == Some(host_pid));
-            if let Some((&token, _)) = starting {
-                state.fail(now, token, LaunchError::Ended);
+            let starting = state.launches.values_mut().find(|l| l.host_pid == Some(host_pid));
+            if let Some(launching) = starting {
+                // Its boot socket tells why, or closes: that ends the launch.
+                launching.host_pid = None;
                 return None;
             }
             let Some(pid) = state.process_with_host(now, host_pid) else {
@@ -209,6 +210,32 @@ impl Node {
         }
     }
 
+    /// The others take this node for dead: no guest may go on here, nor start.
+    pub(crate) fn fence(&self) {
+        tracing::error!(node = %self.id, "cut off and declared dead: every process here is killed");
+        self.with(|state, now| {
+            // Forks are refused from now on.
+            state.is_shutting_down = true;
+            let tokens: Vec<u64> = state.launches.keys().copied().collect();
+            for token in tokens {
+                state.fail(now, token, LaunchError::Fenced);
+            }
+        });
+        // Host groups are the guests' own, and killing one leaves no time for a fork to slip out.
+        let own = rustix::process::getpgrp();
+        let guests = self.look(State::host_pids);
+        let groups: BTreeSet<_> = guests
+            .into_iter()
+            .filter_map(|host| rustix::process::Pid::from_raw(host.cast_signed()))
+            .filter_map(|host| rustix::process::getpgid(Some(host)).ok())
+            .filter(|group| *group != own)
+            .map(|group| group.as_raw_nonzero())
+            .collect();
+        for group in groups.into_iter().filter_map(|g| rustix::process::Pid::from_raw(g.get())) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+
     /// The keeper is gone, and with it every guest.
     pub(crate) fn handle_keeper_gone(&self) {
         self.with(|state, now| {
@@ -222,8 +249,18 @@ impl Node {
 }
 
 impl State {
+    fn host_pids(&self) -> Vec<u32> {
+        let host = |pid: &Pid| match self.table.to_host(*pid)? {
+            HostTarget::Process(host) => Some(host),
+            HostTarget::Thread { .. } => None,
+        };
+        self.locals.keys().filter_map(host).collect()
+    }
+
     fn begin(&mut self, launching: Launching) -> Result<u64, LaunchError> {
-        let refusal = if self.is_shutting_down {
+        let refusal = if self.table.is_fenced() {
+            Some(LaunchError::Fenced)
+        } else if self.is_shutting_down {
             Some(LaunchError::ShuttingDown)
         } else {
             (self.launches.len() >= LAUNCHES_MAX).then_some(LaunchError::TooMany)
@@ -295,6 +332,7 @@ impl State {
                 forked_by: None,
                 ticket: Some(ticket),
                 exe_path,
+                placed: "it was started here".into(),
                 remote,
                 is_ending: false,
             },

@@ -30,7 +30,8 @@ mod terminal;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{
-    Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy, ProcessesConfig, StayHere,
+    Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy, ProcessesConfig,
+    StayHere,
 };
 pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};
@@ -39,7 +40,7 @@ pub use node::RootEnd;
 pub use run::{RunError, RunHandle, RunSpec};
 pub use terminal::{Job, TerminalCall, TerminalState};
 
-use dunix_ids::{ObjectId, Pid};
+use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_keeper::protocol::{Request, say};
 use dunix_linux::Errno;
 use dunix_proc_table::{ProcTable, TableConfig};
@@ -83,6 +84,12 @@ impl Processes {
     /// Runs a command as the leader of a session of its own.
     pub async fn run(&self, spec: RunSpec) -> Result<RunHandle, RunError> {
         self.0.run(spec).await
+    }
+
+    /// Who keeps the location entry of a number, as far as this node knows.
+    #[must_use]
+    pub fn leaser(&self, pid: Pid) -> Option<NodeId> {
+        self.0.look(|state| state.table.leaser(pid))
     }
 
     /// The story of a process as this node knows it, in readable lines; empty if it knows nothing.

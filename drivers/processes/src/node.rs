@@ -26,6 +26,9 @@ use tokio::sync::broadcast;
 
 /// Ends of host processes that nobody has claimed yet; beyond it the oldest are forgotten.
 const EARLY_ENDS_MAX: usize = 1024;
+/// How long such an end may still be claimed. Shorter than the host takes to give the number to
+/// another process: most unclaimed ends are those of processes that left for another node.
+const EARLY_END_LIFETIME: Duration = Duration::from_secs(2);
 
 /// One node's process driver.
 pub(crate) struct Node {
@@ -70,7 +73,7 @@ pub(crate) struct State {
     /// Calls on remote descriptors, by ticket.
     pub(crate) in_flight: BTreeMap<u64, InFlight>,
     pub(crate) is_shutting_down: bool,
-    early_ends: VecDeque<(u32, ExitStatus, Rusage)>,
+    early_ends: VecDeque<(Instant, u32, ExitStatus, Rusage)>,
     pending: BTreeMap<u64, Pending>,
     next_token: u64,
 }
@@ -90,6 +93,8 @@ pub(crate) struct Local {
     pub(crate) forked_by: Option<Pid>,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) exe_path: Arc<[u8]>,
+    /// Why it runs here, for people.
+    pub(crate) placed: Arc<str>,
     pub(crate) remote: RemoteTable,
     /// Its host process has ended; the end is told when its relays have drained.
     pub(crate) is_ending: bool,
@@ -261,13 +266,16 @@ impl State {
         if self.early_ends.len() >= EARLY_ENDS_MAX {
             self.early_ends.pop_front();
         }
-        self.early_ends.push_back((host_pid, end.0, end.1));
+        self.early_ends.push_back((Instant::now(), host_pid, end.0, end.1));
     }
 
     /// Forgets and returns the end of a host process that came before its claim.
     pub(crate) fn take_early_end(&mut self, host_pid: u32) -> Option<(ExitStatus, Rusage)> {
-        let at = self.early_ends.iter().rposition(|&(pid, ..)| pid == host_pid)?;
-        self.early_ends.remove(at).map(|(_, status, rusage)| (status, rusage))
+        while self.early_ends.front().is_some_and(|(at, ..)| at.elapsed() > EARLY_END_LIFETIME) {
+            self.early_ends.pop_front();
+        }
+        let at = self.early_ends.iter().rposition(|&(_, pid, ..)| pid == host_pid)?;
+        self.early_ends.remove(at).map(|(_, _, status, rusage)| (status, rusage))
     }
 
     /// Forgets a process that never ran or runs no more; idempotent.

@@ -110,12 +110,9 @@ impl Node {
             Some(node) => Placement::OnlyAt(node),
             None => {
                 let exe_path = run.program.clone();
-                self.policy.place(&PlaceQuestion {
-                    pid,
-                    exe_path,
-                    is_root: true,
-                    wish: PlaceWish::Policy,
-                })
+                let wish = PlaceWish::Policy;
+                let question = PlaceQuestion { pid, exe_path, is_root: true, wish };
+                self.policy.place(&question).placement
             }
         };
         match placement {
@@ -241,5 +238,6 @@ fn root_image(run: &RunSpec) -> ExecImage {
         signals_blocked: 0,
         signals_pending: 0,
         descriptors: Vec::new(),
+        reason: "this node was asked for".into(),
     }
 }

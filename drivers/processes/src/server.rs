@@ -149,8 +149,11 @@ impl Server {
 
     fn hear_listener(&mut self, source: u64, listener: &Arc<Listener>, flags: epoll::EventFlags) {
         if !flags.contains(epoll::EventFlags::IN) {
-            // The last guest under this filter has gone.
-            self.remove(source);
+            // A signal in the middle of the look shows as an error; only this is for good: the
+            // last guest under this filter has gone.
+            if flags.contains(epoll::EventFlags::HUP) {
+                self.remove(source);
+            }
             return;
         }
         match listener.receive() {

@@ -10,7 +10,7 @@ mod harness;
 mod link;
 
 use dunix_ids::NodeId;
-use dunix_processes::{KillTarget, PlaceQuestion, Placement, Policy, Processes};
+use dunix_processes::{Decision, KillTarget, PlaceQuestion, Placement, Policy, Processes};
 use dunix_transport::{Mesh, keys};
 use dunix_wire::processes::ExitStatus;
 use std::os::fd::OwnedFd;
@@ -55,11 +55,12 @@ struct ByName {
 }
 
 impl Policy for ByName {
-    fn place(&self, question: &PlaceQuestion) -> Placement {
+    fn place(&self, question: &PlaceQuestion) -> Decision {
         let path = String::from_utf8_lossy(&question.exe_path);
         let name = path.rsplit('/').next().unwrap_or_default();
         let goes = !question.is_root && self.names.contains(&name);
-        if goes { Placement::OnlyAt(self.to) } else { Placement::Here }
+        let placement = if goes { Placement::OnlyAt(self.to) } else { Placement::Here };
+        Decision { placement, why: "by name".into() }
     }
 }
 

@@ -50,6 +50,9 @@ pub enum Effect {
     /// The leader of a session has ended: the terminal's home hangs up, sends SIGHUP and SIGCONT
     /// to the foreground group and disassociates the session.
     HangUp { session: Pid, terminal: ObjectId },
+    /// The others have declared this node dead, or will have: end every guest at once and start none
+    /// any more. Comes once.
+    Fenced,
     /// For `explain` and `events`: the fabric did something that a user may ask about.
     Note(Note),
 }

@@ -244,7 +244,7 @@ impl ProcTable {
     /// Tells those who may never have heard from the node to which it went, and which has died. If
     /// it had moved on from there, the leaser has been told, and they are to ask.
     pub(crate) fn mourn(&mut self, pid: Pid, tombstone: &Tombstone) {
-        let version = tombstone.version + 1;
+        let version = tombstone.version.saturating_add(1);
         self.send_owner(pid, ProcMessage::LostOnTheWay { pid, version });
         let left = ProcMessage::MemberLeft { pgid: tombstone.pgid, pid, version };
         self.send_owner(tombstone.pgid, left);

@@ -294,7 +294,7 @@ impl ProcTable {
     /// Takes a process that nobody waits for out of its group and releases its number.
     pub(crate) fn bury_zombie(&mut self, pid: Pid) {
         let Some(process) = self.processes.remove(&pid) else { return };
-        let version = process.version + 1;
+        let version = process.version.saturating_add(1);
         self.send_owner(process.pgid, ProcMessage::MemberLeft { pgid: process.pgid, pid, version });
         let node = self.config.node;
         self.send_owner(pid, ProcMessage::Released { pid, node, version });
@@ -371,7 +371,7 @@ impl ProcTable {
             match result {
                 Ok(Answer::Node(node)) => root.node = node,
                 _ => {
-                    let (node, version) = (root.node, root.version + 1);
+                    let (node, version) = (root.node, root.version.saturating_add(1));
                     self.lose_child(parent, child, node, version);
                 }
             }
@@ -387,7 +387,7 @@ impl ProcTable {
                     Ok(Answer::Node(node)) if self.peers.is_dead(entry.node) => entry.node = node,
                     Ok(_) => {}
                     Err(_) => {
-                        let (node, version) = (entry.node, entry.version + 1);
+                        let (node, version) = (entry.node, entry.version.saturating_add(1));
                         self.send_owner(child, ProcMessage::Held { pid: child });
                         self.lose_child(parent, child, node, version);
                     }

@@ -38,7 +38,8 @@ impl ProcTable {
             if process.sid == *pid && process.pgid != *pid {
                 return fail("a session's leader leads its group");
             }
-            if self.leases(*pid) && !matches!(self.numbers.place(*pid), Place::At { .. }) {
+            let is_ours = self.leases(*pid) && process.leaving.is_none();
+            if is_ours && !matches!(self.numbers.place(*pid), Place::At { .. }) {
                 return fail("its number is not in use at its leaser");
             }
         }

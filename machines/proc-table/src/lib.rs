@@ -24,6 +24,7 @@ mod blocks;
 mod effect;
 mod exec;
 mod exit;
+mod fence;
 mod fork;
 mod group;
 mod group_home;

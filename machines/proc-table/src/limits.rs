@@ -15,6 +15,13 @@ pub const OPERATION_WAIT: Duration = Duration::from_secs(5);
 pub const HELD_MAX: usize = 1024;
 /// Most messages parked for the owner of an unknown block; further ones are undeliverable.
 pub const PARKED_MAX: usize = 4096;
+/// Most messages of all kinds held for a process that leaves. It has fewer children than this, each
+/// of which ends once; above it news is dropped, as a peer must be lying.
+pub const HELD_MESSAGES_MAX: usize = 131_072;
+/// Most nodes that are remembered, the dead included; further ones are not heard.
+pub const PEERS_MAX: usize = 65536;
+/// Most members remembered to have left a group; above it the oldest may come back by stale news.
+pub const LEFT_MAX: usize = 1 << 20;
 /// How long a node remembers where a process went, or that it has ended.
 pub const TOMBSTONE_LIFETIME: Duration = Duration::from_secs(60);
 /// Most tombstones; at the limit the oldest goes early.

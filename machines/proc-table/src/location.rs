@@ -1,7 +1,7 @@
 //! Finding a process: by the sender's hint, after its tombstones, and at last by its number's
 //! leaser.
 
-use crate::{Note, ProcTable, number::Place, process::Held};
+use crate::{Note, ProcTable, limits, number::Place, process::Held};
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
     Answer, Errno, ProcMessage, ProcessBody,
@@ -81,7 +81,9 @@ impl ProcTable {
             }
             ProcessBody::Ask { .. } => self.handle_body(pid, body),
             body => {
-                if let Some(process) = self.processes.get_mut(&pid) {
+                if let Some(process) = self.processes.get_mut(&pid)
+                    && process.held.len() < limits::HELD_MESSAGES_MAX
+                {
                     process.held.push(Held::Body(body));
                 }
             }

@@ -118,12 +118,15 @@ impl ProcTable {
         node == self.config.node || self.peers.is_peer_live(node)
     }
 
-    /// A peer answers. Told again, or of a node that was declared dead, this does nothing.
+    /// A peer answers. Told again, this does nothing; one that was declared dead is told so.
     pub fn handle_node_up(&mut self, now: Duration, node: NodeId) {
         self.begin(now);
         if node != self.config.node {
             let is_new = !self.peers.by_node.contains_key(&node);
             self.peers.by_node.entry(node).or_insert(Peer::Live);
+            if self.peers.is_dead(node) {
+                self.tell_it_is_dead(node);
+            }
             if is_new && self.coordinator() == Some(node) {
                 self.ask_coordinator_now();
             }
@@ -139,7 +142,9 @@ impl ProcTable {
     }
 
     fn mark_dead(&mut self, dead: NodeId) {
-        if dead == self.config.node || self.peers.is_dead(dead) {
+        let is_new = !self.peers.by_node.contains_key(&dead);
+        let is_too_many = is_new && self.peers.by_node.len() >= limits::PEERS_MAX;
+        if dead == self.config.node || self.peers.is_dead(dead) || is_too_many {
             return;
         }
         let early = &mut self.peers.settled_early;
@@ -155,6 +160,7 @@ impl ProcTable {
         let until = self.now + limits::SETTLE_WAIT;
         let settling = Peer::Settling { awaiting, until, parked: Vec::new() };
         self.peers.by_node.insert(dead, settling);
+        self.fence_in_minority();
         self.forget_replies_of(dead);
         self.tell_what_came_from(dead);
         self.leave_all_to(dead);
@@ -186,7 +192,7 @@ impl ProcTable {
 
     pub(crate) fn handle_settled(&mut self, from: NodeId, dead: NodeId, blocks: &[u32]) {
         if dead == self.config.node {
-            return; // We are taken for dead; the lease, not the table, fences us.
+            return; // We are taken for dead: `fence_if_told` has looked at that.
         }
         self.learn_blocks(from, blocks);
         match self.peers.by_node.get(&dead) {
@@ -356,7 +362,7 @@ impl ProcTable {
             }
         }
         for (root, entry) in self.roots.iter().filter(|(_, entry)| entry.node == dead) {
-            lost.push((*root, entry.version + 1));
+            lost.push((*root, entry.version.saturating_add(1)));
         }
         for pid in held {
             self.send_owner(pid, ProcMessage::Held { pid });

@@ -100,6 +100,11 @@ impl Numbers {
 
     /// Notes that a member left at this version.
     pub(crate) fn remember_left(&mut self, now: Duration, pgid: Pid, pid: Pid, version: u64) {
+        if self.left.len() >= limits::LEFT_MAX
+            && let Some((_, oldest)) = self.left_ages.pop_front()
+        {
+            self.left.remove(&oldest);
+        }
         let until = now + limits::TOMBSTONE_LIFETIME;
         let newest = self.left.entry((pgid, pid)).or_insert((version, until));
         *newest = (newest.0.max(version), until);
@@ -163,9 +168,17 @@ impl ProcTable {
         }
     }
 
+    /// Whether the process of a number is here to stay: then nobody else has a say about it.
+    fn is_ours(&self, pid: Pid) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.leaving.is_none())
+    }
+
     pub(crate) fn handle_located(&mut self, pid: Pid, node: NodeId, version: u64) {
         if !self.owns(pid) {
             return self.send_owner(pid, ProcMessage::Located { pid, node, version });
+        }
+        if node != self.config.node && self.is_ours(pid) {
+            return;
         }
         // A number of our own that is not in use has been released: late news of it is stale. Of a
         // block that was taken over nothing is known, so everything is news.
@@ -189,6 +202,9 @@ impl ProcTable {
         if !self.leases(pid) && !self.numbers.used.contains_key(&pid) {
             // What is still told of it is older.
             return self.numbers.rest(self.now, pid);
+        }
+        if self.is_ours(pid) {
+            return;
         }
         let may_release = match self.numbers.place(pid) {
             Place::At { node, version: newest } => {
@@ -230,6 +246,7 @@ impl ProcTable {
         }
         if let Place::At { version: newest, .. } = self.numbers.place(pid)
             && newest < version
+            && !self.is_ours(pid)
         {
             self.numbers.lose(self.now, pid, false);
         }

@@ -72,6 +72,12 @@ impl ProcTable {
         self.threads.get(id).map(|thread| thread.process)
     }
 
+    /// Who leases the block of a number (or stands in for a dead leaser), as far as this node knows.
+    #[must_use]
+    pub fn leaser(&self, pid: Pid) -> Option<NodeId> {
+        self.owner(pid)
+    }
+
     /// Where a process is, as far as this node knows without asking.
     #[must_use]
     pub fn known_location(&self, pid: Pid) -> Option<NodeId> {

@@ -40,6 +40,7 @@ pub struct ProcTable {
     /// Group signals whose members are being counted, by serial.
     pub(crate) fans: BTreeMap<u64, Fan>,
     pub(crate) serial_next: u64,
+    pub(crate) is_fenced: bool,
 }
 
 impl ProcTable {
@@ -62,6 +63,7 @@ impl ProcTable {
             operations: Operations::default(),
             fans: BTreeMap::new(),
             serial_next: 1,
+            is_fenced: false,
         };
         table.found();
         table.finish();
@@ -79,8 +81,10 @@ impl ProcTable {
         self.effects.pop_front()
     }
 
-    /// Takes a peer's message. One from a node that was declared dead is ignored.
+    /// Takes a peer's message. One from a node that was declared dead is ignored, unless it says
+    /// that this node was.
     pub fn handle_message(&mut self, now: Duration, from: NodeId, message: ProcMessage) {
+        self.fence_if_told(from, &message);
         if from == self.config.node || !self.peers.is_heard(from) {
             return;
         }
@@ -142,6 +146,9 @@ impl ProcTable {
 
     fn dispatch(&mut self, from: NodeId, message: ProcMessage) {
         use ProcMessage as M;
+        if names_init(&message) {
+            return;
+        }
         match message {
             M::ToProcess { pid, hops, body } => self.handle_to_process(pid, hops, body),
             M::Located { pid, node, version } => self.handle_located(pid, node, version),
@@ -184,5 +191,16 @@ impl ProcTable {
             M::BlockOwner { block, node } => self.handle_block_owner(from, block, node),
             M::Settled { dead, blocks } => self.handle_settled(from, dead, &blocks),
         }
+    }
+}
+
+/// Whether a peer claims that process 1 has a place, a group or a session: it is no process.
+fn names_init(message: &ProcMessage) -> bool {
+    use ProcMessage as M;
+    match message {
+        M::Member { pgid, sid, pid, .. } => [pgid, sid, pid].contains(&&Pid::INIT),
+        M::SessionGroup { sid, pgid, .. } => [sid, pgid].contains(&&Pid::INIT),
+        M::Located { pid, .. } | M::Held { pid } => *pid == Pid::INIT,
+        _ => false,
     }
 }

@@ -8,8 +8,19 @@ use std::process::ExitCode;
 
 const NODES: usize = 3;
 
+/// Scenarios whose subject is not built yet, and what is missing.
+const GAPS: [(&str, &str); 2] = [
+    ("locks_exclude", "file locks between nodes"),
+    ("identity_of_files", "one st_dev on every node"),
+];
+
+fn with_gap(mut scenario: Scenario) -> Scenario {
+    scenario.gap = GAPS.iter().find(|(name, _)| *name == scenario.name).map(|(_, gap)| *gap);
+    scenario
+}
+
 fn main() -> ExitCode {
     let groups = [scripts::SCENARIOS, commands::SCENARIOS, terminals::SCENARIOS, faults::SCENARIOS];
-    let all: Vec<Scenario> = groups.into_iter().flatten().copied().collect();
+    let all: Vec<Scenario> = groups.into_iter().flatten().copied().map(with_gap).collect();
     run(&all, NODES)
 }

@@ -28,7 +28,7 @@ use std::fs;
 /// Measures and prints; with `check`, a figure beyond its bound fails.
 pub(crate) fn run(check: bool) -> Result<()> {
     packages::ensure(&[IP, SSH, SSHD])?;
-    let binaries = workspace::build()?;
+    let binaries = workspace::build(&["dunix", "dunix-benches"])?;
     let scratch = Scratch::new("bench")?;
     print_conditions();
     let mut ratios = Vec::new();

@@ -1,7 +1,7 @@
 //! A process that execs onto another node, and calls on what it left at home.
 
 use super::ProcessRecord;
-use alloc::vec::Vec;
+use alloc::{string::String, vec::Vec};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const DESCRIPTORS_MAX: usize = 1024;
 /// Most bytes of argv and envp together (a remote exec answers `E2BIG` above it).
 pub const ARGUMENT_BYTES_MAX: usize = 1 << 20;
+/// Greatest bytes of [`ExecImage::reason`].
+pub const REASON_BYTES_MAX: usize = 256;
 /// Most bytes that one remote call carries in either direction; longer calls come short.
 pub const CALL_BYTES_MAX: usize = 256 * 1024;
 
@@ -39,7 +41,10 @@ pub struct ExecImage {
     /// Signals that were pending at the process when it left; bit `n - 1` for signal `n`.
     pub signals_pending: u64,
     pub descriptors: Vec<DescriptorImage>,
+    /// Why the target was chosen, for people; at most [`REASON_BYTES_MAX`].
+    pub reason: String,
 }
+
 
 /// One open descriptor.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

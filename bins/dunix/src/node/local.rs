@@ -83,22 +83,19 @@ impl ThisNode {
             let mode = if home.is_some() { "remote" } else { "local" }.to_owned();
             DescriptorInfo { fd, kind: kind_of(&name).to_owned(), name, home, mode }
         });
-        let group_home = self.config.authority;
+        let story = self.processes.explain(details.summary.pid);
+        let leaser = |pid| self.processes.leaser(pid).unwrap_or(self.config.authority);
         Explanation {
             exe: details.exe_path,
             cwd: details.working_directory,
-            placed: if self.config.spread {
-                "round robin: the fabric spreads every exec".to_owned()
-            } else {
-                "started here".to_owned()
-            },
+            placed: details.placed,
             waits_for: details.waits_in,
             unmovable: Some("running processes do not move yet".to_owned()),
-            pid_leaser: self.config.node,
-            group_home,
+            pid_leaser: leaser(details.summary.pid),
+            group_home: leaser(details.summary.pgid),
             epoch: None,
             descriptors: descriptors.collect(),
-            notes: Vec::new(),
+            notes: story.into_iter().map(|line| ("story".to_owned(), line)).collect(),
             process: self.info(details.summary),
         }
     }

@@ -2,7 +2,7 @@
 
 use dunix_ids::NodeId;
 use dunix_load::{Load, Wish};
-use dunix_processes::{PlaceQuestion, PlaceWish, Placement, Policy};
+use dunix_processes::{Decision, PlaceQuestion, PlaceWish, Placement, Policy};
 
 /// Places by load, or in turn if the fabric or the process tree asks for it.
 pub(super) struct ByLoad {
@@ -18,19 +18,27 @@ impl ByLoad {
     }
 }
 
+fn here(why: &str) -> Decision {
+    Decision { placement: Placement::Here, why: why.to_owned() }
+}
+
 impl Policy for ByLoad {
-    fn place(&self, question: &PlaceQuestion) -> Placement {
+    fn place(&self, question: &PlaceQuestion) -> Decision {
         let wish = match question.wish {
-            PlaceWish::Local => return Placement::Here,
-            // A root starts where it was asked for; what it executes is spread.
-            _ if question.is_root => return Placement::Here,
+            PlaceWish::Local => return here("DUNIX_PLACE=local keeps it where it was started"),
+            // What a root executes is spread, not the root.
+            _ if question.is_root => return here("it was started here from outside"),
             PlaceWish::Policy if !self.spread => Wish::Best,
             PlaceWish::Policy | PlaceWish::Spread => Wish::Spread,
         };
         match self.load.place_now(wish) {
-            Ok(placed) if placed.node != self.node => Placement::At(placed.node),
+            Ok(placed) => {
+                let away = placed.node != self.node;
+                let placement = if away { Placement::At(placed.node) } else { Placement::Here };
+                Decision { placement, why: placed.why.to_string() }
+            }
             // Only a node that was asked for by name can be missing.
-            Ok(_) | Err(_) => Placement::Here,
+            Err(error) => here(&error.to_string()),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! `OP_EXEC`: an image asks to be replaced, here or at another node.
 
 use crate::call::DoorbellCall;
-use crate::config::{PlaceQuestion, PlaceWish, Placement};
+use crate::config::{Decision, PlaceQuestion, PlaceWish, Placement, Policy, StayHere};
 use crate::node::{Node, Ticket, TicketExe};
+use crate::remote::Destination;
 use dunix_guest_abi::doorbell::{ExecRequest, PATH_BYTES};
 use dunix_linux::{Errno, Result};
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
@@ -19,25 +20,26 @@ impl Node {
         let exe_path = ticket.exe_path.clone();
         let wish = PlaceWish::of_flags(request.flags);
         let question = PlaceQuestion { pid: caller.pid, exe_path, is_root: false, wish };
-        let placement = match self.mesh {
+        let Decision { placement, why } = match self.mesh {
             Some(_) => self.policy.place(&question),
-            None => Placement::Here,
+            None => StayHere.place(&question),
         };
         match placement {
             Placement::At(node) | Placement::OnlyAt(node) if node != self.id => {
                 let must = matches!(placement, Placement::OnlyAt(_));
-                self.exec_at(node, must, call, request, ticket);
+                self.exec_at(Destination { node, must, why }, call, request, ticket);
             }
-            _ => self.exec_here(call, ticket),
+            _ => self.exec_here(call, ticket, why),
         }
     }
 
     /// Grants the exec: the caller gets the shim, its next image the ticket's program.
-    pub(crate) fn exec_here(&self, call: DoorbellCall, ticket: Ticket) {
+    pub(crate) fn exec_here(&self, call: DoorbellCall, ticket: Ticket, why: String) {
         let granted = call.caller().and_then(|caller| {
             self.with(|state, _| {
                 let local = state.locals.get_mut(&caller.pid).ok_or(Errno::SRCH)?;
                 local.ticket = Some(ticket);
+                local.placed = why.into();
                 Ok(())
             })
         });

@@ -121,12 +121,20 @@ impl State {
         }
         let local = self.locals.get(&parent).ok_or(Errno::SRCH)?;
         let (exe_path, remote) = (local.exe_path.clone(), local.remote.for_child());
+        let placed = "its parent made it here by fork".into();
         let slot = self.slots.take().ok_or(Errno::AGAIN)?;
         match self.table.fork(now, parent, exit_signal) {
             Ok(pid) => {
                 let forked_by = Some(parent);
-                let local =
-                    Local { slot, forked_by, ticket: None, exe_path, remote, is_ending: false };
+                let local = Local {
+                    slot,
+                    forked_by,
+                    ticket: None,
+                    exe_path,
+                    placed,
+                    remote,
+                    is_ending: false,
+                };
                 self.locals.insert(pid, local);
                 Ok(pid)
             }

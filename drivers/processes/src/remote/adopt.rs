@@ -1,13 +1,13 @@
 //! The target's side of a remote exec.
 
-use super::rebuild::Rebuilt;
+use super::rebuild::{Owner, Rebuilt};
 use crate::launch::{Launch, LaunchError, Origin};
 use crate::node::Node;
 use dunix_ids::NodeId;
 use dunix_keeper::protocol::{Program, SpawnSpec};
 use dunix_linux::Errno;
 use dunix_wire::processes::ExecImage;
-use dunix_wire::processes::image::ARGUMENT_BYTES_MAX;
+use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, REASON_BYTES_MAX};
 use std::sync::Arc;
 
 /// Most supplementary groups of a process (`NGROUPS_MAX`).
@@ -22,10 +22,17 @@ impl Node {
     ) -> Result<(), LaunchError> {
         check(&image).map_err(LaunchError::Table)?;
         let pid = image.record.pid;
-        let rebuilt = Rebuilt::of(&self.homes, self.id, &image.descriptors);
+        let credentials = image.record.credentials;
+        let owner = Owner {
+            uid: self
+                .ids_base
+                .checked_add(credentials.euid)
+                .ok_or(LaunchError::Table(Errno::PROTO))?,
+            gid: self.ids_base.checked_add(image.egid).ok_or(LaunchError::Table(Errno::PROTO))?,
+        };
+        let rebuilt = Rebuilt::of(&self.homes, self.id, owner, &image.descriptors);
         let Rebuilt { descriptors, numbers, opens, table, relays } =
             rebuilt.map_err(LaunchError::Table)?;
-        let credentials = image.record.credentials;
         let limits = (0_u32..).zip(&image.rlimits);
         // A root is searched for where it starts; an exec has found its program already.
         let is_root = image.exec_fn.is_empty();
@@ -53,6 +60,12 @@ impl Node {
         let origin = Origin::Adopted { from, record: Box::new(image.record) };
         let exec_fn = Some(image.exec_fn).filter(|_| !is_root);
         self.launch(Launch { pid, origin, spec, descriptors, remote: table, exec_fn }).await?;
+        self.with(|state, _| {
+            // It may have ended already.
+            if let Some(local) = state.locals.get_mut(&pid) {
+                local.placed = image.reason.into();
+            }
+        });
         for relay in relays {
             self.start_relay(pid, relay);
         }
@@ -72,6 +85,7 @@ fn check(image: &ExecImage) -> Result<(), Errno> {
         && image.groups.len() <= GROUPS_MAX
         && image.rlimits.len() <= dunix_linux::identity::LIMITS
         && paths.iter().all(|path| path.len() < dunix_guest_abi::doorbell::PATH_BYTES)
+        && image.reason.len() <= REASON_BYTES_MAX
         && image.cwd.starts_with(b"/")
         && image.root.starts_with(b"/")
         && (image.exe_path.starts_with(b"/") || image.exec_fn.is_empty());

@@ -1,7 +1,7 @@
 //! The source's side of a remote exec, and of a root that starts elsewhere.
 
 use super::capture::{Capture, Offer, Unmovable};
-use crate::call::{DoorbellCall, errno_of};
+use crate::call::{Caller, DoorbellCall, errno_of};
 use crate::host::{self, Status, Times};
 use crate::node::{Node, Ticket};
 use dunix_guest_abi::doorbell::{EXEC_GONE, ExecRequest};
@@ -9,7 +9,7 @@ use dunix_ids::{NodeId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, identity};
 use dunix_wire::Topic;
-use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, DescriptorKind};
+use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, DescriptorKind, REASON_BYTES_MAX};
 use dunix_wire::processes::{
     ExecImage, ProcessRecord, ProcessesAnswer, ProcessesCall, ProcessesMessage, Rusage,
 };
@@ -55,20 +55,29 @@ impl From<Errno> for NotGone {
     }
 }
 
+/// Where an image is to go.
+pub(crate) struct Destination {
+    pub(crate) node: NodeId,
+    /// The exec fails if it cannot go there.
+    pub(crate) must: bool,
+    /// Why there, for people.
+    pub(crate) why: String,
+}
+
 impl Node {
-    /// Executes at another node; if that fails, here, unless it `must` be there.
+    /// Executes at another node; if that fails, here, unless it must be there.
     pub(crate) fn exec_at(
         self: &Arc<Node>,
-        to: NodeId,
-        must: bool,
+        destination: Destination,
         call: DoorbellCall,
         request: ExecRequest,
         ticket: Ticket,
     ) {
         let node = self.clone();
         self.runtime.spawn(async move {
+            let Destination { node: to, must, .. } = destination;
             let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
-            let gone = node.go(to, caller.pid, caller.host_pid, &call, &request, &ticket).await;
+            let gone = node.go(&destination, caller, &call, &request, &ticket).await;
             match gone {
                 Ok(()) => {
                     node.note(caller.pid, format!("executed {} at {to}", shown(&ticket)));
@@ -98,18 +107,18 @@ impl Node {
         if must {
             return call.refuse(error.errno());
         }
-        self.exec_here(call, ticket);
+        self.exec_here(call, ticket, format!("it could not go elsewhere: {error}"));
     }
 
     async fn go(
         self: &Arc<Node>,
-        to: NodeId,
-        pid: Pid,
-        host_pid: u32,
+        destination: &Destination,
+        caller: Caller,
         call: &DoorbellCall,
         request: &ExecRequest,
         ticket: &Ticket,
     ) -> Result<(), NotGone> {
+        let (to, pid, host_pid) = (destination.node, caller.pid, caller.host_pid);
         let remote = self.look(|state| state.locals.get(&pid).map(|l| l.remote.for_child()));
         let remote = remote.unwrap_or_default();
         let (node, memory, request) = (self.clone(), call.memory(), *request);
@@ -121,6 +130,7 @@ impl Node {
             Ok::<_, NotGone>((capture.run()?, image))
         });
         let (offer, mut image) = described.await.unwrap_or(Err(Errno::IO.into()))?;
+        image.reason = shortened(&destination.why);
         let last_look = |image: &mut ExecImage| {
             // What was read is the caller's only if he still waits.
             let is_waiting = call.is_pending();
@@ -238,6 +248,7 @@ fn image_of(
         signals_blocked: request.signals_blocked,
         signals_pending: status.signals_pending,
         descriptors: Vec::new(),
+        reason: String::new(),
     })
 }
 
@@ -250,6 +261,11 @@ impl Node {
             _ => path,
         }
     }
+}
+
+/// As much of a reason as travels.
+fn shortened(reason: &str) -> String {
+    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
 }
 
 /// A path as the process sees it, if it lies inside of the process's root.

@@ -23,6 +23,7 @@ mod transfer;
 
 pub(crate) use calls::{InFlight, outcome_of};
 pub(crate) use capture::Capture;
+pub(crate) use depart::Destination;
 pub(crate) use depart::{NotGone, empty_record};
 pub(crate) use homes::Homes;
 pub(crate) use messages::MeshFace;

@@ -12,6 +12,7 @@ use dunix_wire::processes::relay::Direction;
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Gid, Uid};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -37,6 +38,14 @@ pub(crate) struct PendingRelay {
     pub(crate) drains: Drains,
 }
 
+/// Whom the pipes made here belong to, as this daemon counts: whoever made them there could open
+/// them again by `/dev/fd/N`, which asks for the permissions of the pipe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
 /// Where an image's descriptor went, so that its twins can follow.
 enum Place {
     Descriptor(usize),
@@ -48,6 +57,7 @@ impl Rebuilt {
     pub(crate) fn of(
         homes: &Homes,
         own: NodeId,
+        owner: Owner,
         images: &[DescriptorImage],
     ) -> Result<Rebuilt, Errno> {
         if images.len() > DESCRIPTORS_MAX {
@@ -60,7 +70,7 @@ impl Rebuilt {
                 return Err(Errno::PROTO);
             }
             let (place, remote) = match image.same_as {
-                None => rebuilt.make(homes, own, &image.kind)?,
+                None => rebuilt.make(homes, own, owner, &image.kind)?,
                 Some(twin) => match places.get(twin as usize).ok_or(Errno::PROTO)? {
                     (Place::Descriptor(at), remote) => (Place::Descriptor(*at), *remote),
                     (Place::Open(at), remote) => (Place::Open(*at), *remote),
@@ -82,6 +92,7 @@ impl Rebuilt {
         &mut self,
         homes: &Homes,
         own: NodeId,
+        owner: Owner,
         kind: &DescriptorKind,
     ) -> Result<(Place, Option<RemoteFd>), Errno> {
         match kind {
@@ -109,14 +120,14 @@ impl Rebuilt {
                 Ok((place, Some(RemoteFd { object, what: *what, is_open_here: false })))
             }
             DescriptorKind::PipeWrite { flags, home, object } => {
-                let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+                let (read, write) = pipe_of(owner)?;
                 set_flags(&write, *flags)?;
                 set_flags(&read, OFlags::NONBLOCK.bits())?;
                 self.relay(*home, *object, Direction::Write, read);
                 Ok((self.hand_over(write), None))
             }
             DescriptorKind::PipeRead { flags, home, object } => {
-                let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+                let (read, write) = pipe_of(owner)?;
                 set_flags(&read, *flags)?;
                 set_flags(&write, OFlags::NONBLOCK.bits())?;
                 self.relay(*home, *object, Direction::Read, write);
@@ -159,6 +170,13 @@ impl Rebuilt {
     }
 }
 
+fn pipe_of(owner: Owner) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    rustix::fs::fchown(&read, Some(uid), Some(gid))?;
+    Ok((read, write))
+}
+
 /// Sets the status flags that a program can set (`O_NONBLOCK`, `O_APPEND`).
 fn set_flags(fd: &OwnedFd, flags: u32) -> Result<(), Errno> {
     let settable = OFlags::NONBLOCK | OFlags::APPEND;
@@ -169,6 +187,10 @@ fn set_flags(fd: &OwnedFd, flags: u32) -> Result<(), Errno> {
 mod tests {
     use super::*;
 
+    fn own() -> Owner {
+        Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    }
+
     fn image(fd: i32, same_as: Option<u32>) -> DescriptorImage {
         let kind = DescriptorKind::PipeWrite { flags: 1, home: NodeId(2), object: 7 };
         DescriptorImage { fd, cloexec: false, same_as, kind }
@@ -177,7 +199,7 @@ mod tests {
     #[test]
     fn twins_share_one_pipe() {
         let images = [image(1, None), image(2, Some(0))];
-        let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), &images).unwrap();
+        let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), own(), &images).unwrap();
         assert_eq!(rebuilt.numbers, [vec![1, 2]]);
         assert_eq!(rebuilt.relays.len(), 1);
         assert_eq!(rebuilt.table.outgoing().len(), 1);
@@ -186,7 +208,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for images in [vec![image(1, Some(0))], vec![image(-1, None)], vec![image(0, Some(9))]] {
-            let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), &images);
+            let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), own(), &images);
             assert_eq!(rebuilt.err(), Some(Errno::PROTO));
         }
     }

@@ -9,7 +9,7 @@ use dunix_wire::processes::{
     Answer, ExitStatus, ProcMessage, ProcessBody, ProcessRecord, Rusage, SignalInfo,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write,
     time::Duration,
 };
@@ -19,6 +19,7 @@ pub(crate) struct Fabric {
     now: Duration,
     tables: BTreeMap<NodeId, ProcTable>,
     links: BTreeMap<(NodeId, NodeId), VecDeque<ProcMessage>>,
+    unplugged: BTreeSet<(NodeId, NodeId)>,
     /// Where each name's host process is.
     at: BTreeMap<Pid, NodeId>,
     names: BTreeMap<Pid, String>,
@@ -93,6 +94,8 @@ impl Fabric {
                 self.links.remove(&(node_of(from), node_of(to)));
             }
             ["down", node] => self.down(node_of(node), out),
+            ["unplug", a, b] => self.unplug(node_of(a), node_of(b), out),
+            ["plug", a, b] => self.plug(node_of(a), node_of(b), out),
             ["tick", ms] => self.tick(Duration::from_millis(ms.parse().expect("a number")), out),
             ["show"] => self.show(out),
             _ => panic!("no such command: {line}"),
@@ -144,7 +147,9 @@ impl Fabric {
         for effect in effects {
             let line = self.describe(node, &effect);
             writeln!(out, "{node}: {line}").expect("a string takes it");
-            if let Effect::Send { to, message } = effect {
+            if let Effect::Send { to, message } = effect
+                && !self.unplugged.contains(&(node, to))
+            {
                 self.links.entry((node, to)).or_default().push_back(message);
             }
         }
@@ -295,6 +300,22 @@ impl Fabric {
         }
     }
 
+    /// Breaks the link of two nodes that both live; what is under way is lost.
+    fn unplug(&mut self, a: NodeId, b: NodeId, out: &mut String) {
+        for (node, peer) in [(a, b), (b, a)] {
+            self.links.remove(&(node, peer));
+            self.unplugged.insert((node, peer));
+            self.on(node, out, |table, now| table.handle_node_down(now, peer));
+        }
+    }
+
+    fn plug(&mut self, a: NodeId, b: NodeId, out: &mut String) {
+        for (node, peer) in [(a, b), (b, a)] {
+            self.unplugged.remove(&(node, peer));
+            self.on(node, out, |table, now| table.handle_node_up(now, peer));
+        }
+    }
+
     fn tick(&mut self, by: Duration, out: &mut String) {
         self.now += by;
         let nodes: Vec<NodeId> = self.tables.keys().copied().collect();
@@ -357,6 +378,7 @@ impl Fabric {
             Effect::Regrouped { pid } => format!("{} has a new group", self.name(*pid)),
             Effect::TerminalLost { pid } => format!("{} lost its terminal", self.name(*pid)),
             Effect::HangUp { session, .. } => format!("hang up session {}", self.name(*session)),
+            Effect::Fenced => format!("{node} is fenced"),
             Effect::Note(note) => format!("note {note:?}"),
         }
     }

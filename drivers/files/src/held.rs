@@ -1,0 +1,144 @@
+//! What the kernel of this node may keep, and what it has under way: the node's own record of it.
+//!
+//! The authority recalls by it; it is also needed when the authority is lost, and to answer what is
+//! known here. Invariant: nothing is lent beyond [`LEASED_MAX`] and [`NAMES_MAX`]; whoever finds the
+//! record [full](Held::is_full) has everything forgotten.
+
+use dunix_ids::Ino;
+use dunix_wire::files::{FileReply, FileRequest, Lease, Name, OpenMode, RenameMode};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+
+/// What the kernel got, for the case that the authority forgets about it.
+#[derive(Default)]
+pub(crate) struct Held {
+    pub(crate) opens: HashMap<u64, (Ino, OpenMode)>,
+    /// Inodes of which it may keep attributes or pages.
+    pub(crate) leased: HashMap<Ino, Lent>,
+    /// Names that it may keep, by directory, and when it got the last of them.
+    pub(crate) names: HashMap<Ino, Names>,
+    pub(crate) names_count: usize,
+    /// Directories whose names this node is changing: its kernel has them locked.
+    pub(crate) changing: HashMap<Ino, u32>,
+}
+
+pub(crate) struct Names {
+    pub(crate) at: Instant,
+    pub(crate) names: HashSet<Vec<u8>>,
+}
+
+/// What the kernel was last told of an inode.
+#[derive(Clone, Copy)]
+pub(crate) struct Lent {
+    pub(crate) at: Instant,
+    /// It has no extended attributes, and those need not be asked for.
+    pub(crate) bare: bool,
+}
+
+/// Of no more inodes than these anything is cached.
+const LEASED_MAX: usize = 1 << 21;
+/// No more names than these are cached.
+const NAMES_MAX: usize = 1 << 21;
+impl Held {
+    /// Whether no more can be lent.
+    pub(crate) fn is_full(&self) -> bool {
+        self.leased.len() >= LEASED_MAX || self.names_count >= NAMES_MAX
+    }
+
+    /// This node took a name away: its kernel keeps nothing of it.
+    pub(crate) fn name_gone(&mut self, dir: Ino, name: &Name) {
+        if let Some(names) = self.names.get_mut(&dir) {
+            self.names_count -= usize::from(names.names.remove(&name.0));
+        }
+    }
+
+    /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken.
+    pub(crate) fn note(
+        &mut self,
+        reply: &mut FileReply,
+        opening: Option<(Option<Ino>, OpenMode)>,
+        naming: Option<(Ino, Name)>,
+    ) {
+        let at = Instant::now();
+        self.note_name(reply, naming, at);
+        let full = self.leased.len() >= LEASED_MAX;
+        match (&*reply, opening) {
+            (FileReply::Entry(_, lease) | FileReply::Attr(_, lease), _) if lease.attr && full => {
+                take_leases(reply);
+            }
+            (FileReply::Entry(attr, lease) | FileReply::Attr(attr, lease), _) if lease.attr => {
+                self.leased.insert(attr.ino, Lent { at, bare: !attr.xattrs });
+            }
+            (&FileReply::Opened { handle, .. }, Some((Some(ino), open))) => {
+                self.leased.entry(ino).or_insert(Lent { at, bare: false });
+                self.opens.insert(handle, (ino, open));
+            }
+            (&FileReply::Created { ref attr, handle, lease, .. }, Some((_, open))) => {
+                let bare = lease.attr && !attr.xattrs;
+                self.leased.insert(attr.ino, Lent { at, bare });
+                self.opens.insert(handle, (attr.ino, open));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Held {
+    fn note_name(&mut self, reply: &mut FileReply, naming: Option<(Ino, Name)>, at: Instant) {
+        let lease = match reply {
+            FileReply::Entry(_, lease) | FileReply::Created { lease, .. } => &mut lease.entry,
+            FileReply::Absent { lease } => lease,
+            // A rename: the kernel takes along what it keeps of the name.
+            FileReply::Done => &mut true,
+            _ => return,
+        };
+        let Some((dir, name)) = naming else { return };
+        if self.names_count >= NAMES_MAX {
+            *lease = false;
+        }
+        if *lease {
+            let names = self.names.entry(dir);
+            let names = names.or_insert_with(|| Names { at, names: HashSet::new() });
+            names.at = at;
+            self.names_count += usize::from(names.names.insert(name.0));
+        }
+    }
+}
+
+/// Returns the name that the kernel may keep after a request.
+pub(crate) fn name_of(request: &FileRequest) -> Option<(Ino, Name)> {
+    match request {
+        FileRequest::Lookup { parent, name }
+        | FileRequest::Mknod { parent, name, .. }
+        | FileRequest::Mkdir { parent, name, .. }
+        | FileRequest::Symlink { parent, name, .. }
+        | FileRequest::Link { parent, name, .. }
+        | FileRequest::Create { parent, name, .. } => Some((*parent, name.clone())),
+        FileRequest::Rename { new_parent, new_name, .. } => Some((*new_parent, new_name.clone())),
+        _ => None,
+    }
+}
+
+/// Returns the name that a request takes away.
+pub(crate) fn leaving_name_of(request: &FileRequest) -> Option<(Ino, Name)> {
+    match request {
+        FileRequest::Unlink { parent, name }
+        | FileRequest::Rmdir { parent, name }
+        | FileRequest::Rename { parent, name, mode: RenameMode::Replace, .. } => {
+            Some((*parent, name.clone()))
+        }
+        _ => None,
+    }
+}
+
+pub(crate) fn take_leases(reply: &mut FileReply) {
+    match reply {
+        FileReply::Entry(_, lease)
+        | FileReply::Attr(_, lease)
+        | FileReply::Created { lease, .. } => *lease = Lease::default(),
+        FileReply::Absent { lease } => *lease = false,
+        _ => {}
+    }
+}
