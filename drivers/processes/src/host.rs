@@ -116,6 +116,18 @@ pub(crate) fn link(host_pid: u32, name: &str) -> Result<Vec<u8>> {
     Ok(target.into_bytes())
 }
 
+/// Whether a process maps anything of the file system that `path`, as the process sees it, is on.
+pub(crate) fn maps_file_of(host_pid: u32, path: &str) -> bool {
+    let Ok(stat) = rustix::fs::stat(format!("/proc/{host_pid}/root{path}")) else { return false };
+    let maps = std::fs::read_to_string(format!("/proc/{host_pid}/maps")).unwrap_or_default();
+    maps_device(&maps, stat.st_dev)
+}
+
+fn maps_device(maps: &str, device: u64) -> bool {
+    let device = format!("{:02x}:{:02x}", rustix::fs::major(device), rustix::fs::minor(device));
+    maps.lines().any(|line| line.split_ascii_whitespace().nth(3) == Some(device.as_str()))
+}
+
 /// Arguments for display, at most 4 KiB of them.
 pub(crate) fn arguments(host_pid: u32) -> Vec<String> {
     use std::io::Read;
@@ -146,6 +158,15 @@ mod tests {
         assert_eq!(status.groups, [0, 4]);
         assert_eq!((status.umask, status.resident_bytes), (0o27, 12288));
         assert_eq!(status.signals_pending, 0x201);
+    }
+
+    #[test]
+    fn mappings_are_found_by_their_device() {
+        let maps = "7f00-7f01 rw-s 00000000 00:2b 3                          /dev/shm/sem.x\n\
+                    7f02-7f03 rw-p 00000000 00:00 0 \n";
+        assert!(maps_device(maps, rustix::fs::makedev(0, 0x2b)));
+        assert!(!maps_device(maps, rustix::fs::makedev(0, 0x2c)));
+        assert!(!maps_device("", 0));
     }
 
     #[test]

@@ -24,6 +24,9 @@ use std::time::Duration;
 pub(crate) enum Unmovable {
     #[error("descriptor {fd} is {what}")]
     Descriptor { fd: i32, what: &'static str },
+    /// Who started it may have named it a semaphore or memory that other nodes do not have.
+    #[error("it shares memory of {SHARED_MEMORY}")]
+    SharesMemory,
     #[error("it has more than {DESCRIPTORS_MAX} descriptors")]
     TooMany,
     #[error("the host says: {0}")]
@@ -34,6 +37,9 @@ pub(crate) enum Unmovable {
 /// cgroup, cgroup2, tmpfs, and the kernel's internal ones.
 const NOT_THE_TREE: [u64; 8] =
     [0x9fa0, 0x6265_6572, 0x1cd1, 0x0027_e0eb, 0x6367_7270, 0x0102_1994, 0x0904_1934, 0x5346_4846];
+
+/// Where named shared memory and semaphores live (shm_overview(7), sem_overview(7)).
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// How often a pipe is looked at again while another process still has its read end: a shell
 /// closes its own copies just after it forked.
@@ -100,6 +106,9 @@ impl Capture {
 
     /// Describes all descriptors that an exec keeps.
     pub(crate) fn run(mut self) -> Result<Offer, Unmovable> {
+        if host::maps_file_of(self.host_pid, SHARED_MEMORY) {
+            return Err(Unmovable::SharesMemory);
+        }
         for number in kept_descriptors(self.host_pid)? {
             let fd = host::take_fd(self.host_pid, number)?;
             self.add(number, fd)?;
