@@ -1,4 +1,5 @@
-//! The few requests of rtnetlink(7) that a link between nodes needs: bridge, veth pair, up, down.
+//! The few requests of rtnetlink(7) that a link between nodes needs: bridge, veth pair, up, down,
+//! a loopback address.
 //!
 //! A [`RouteSocket`] acts on the network namespace in which it was opened, wherever its owner goes
 //! later. Each request waits for the kernel's acknowledgement, which the kernel gives before the
@@ -10,6 +11,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// Longest name of an interface (`IFNAMSIZ` less the terminating zero).
@@ -96,6 +98,25 @@ impl RouteSocket {
         self.perform(request)
     }
 
+    /// Gives an interface an address that is for this network namespace alone.
+    ///
+    /// # Errors
+    /// `ENODEV` if there is no such interface, `EEXIST` if it has the address, `EPERM`.
+    pub fn add_own_address(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+        prefix_bits: u8,
+    ) -> io::Result<()> {
+        let mut request = Request::new(libc::RTM_NEWADDR);
+        let family = AddressFamily::INET.as_raw().to_ne_bytes()[0];
+        request.message.extend([family, prefix_bits, 0, libc::RT_SCOPE_HOST]);
+        request.message.extend(index.to_ne_bytes());
+        request.bytes(libc::IFA_LOCAL, &address.octets());
+        request.bytes(libc::IFA_ADDRESS, &address.octets());
+        self.perform(request)
+    }
+
     fn perform(&self, request: Request) -> io::Result<()> {
         let message = request.finish()?;
         sendto(&self.0, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
@@ -120,15 +141,19 @@ struct Request {
 }
 
 impl Request {
-    /// Starts an `RTM_NEWLINK` that creates.
-    fn new_link(index: u32, up: Option<bool>) -> Self {
+    /// Starts a request that creates.
+    fn new(kind: u16) -> Self {
         let mut message = vec![0_u8; 4];
-        let kind = flags(libc::RTM_NEWLINK.into());
         message.extend(kind.to_ne_bytes());
         let creates = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         message.extend(flags(creates).to_ne_bytes());
         message.extend([0; 8]);
-        let mut request = Self { message };
+        Self { message }
+    }
+
+    /// Starts an `RTM_NEWLINK` that creates.
+    fn new_link(index: u32, up: Option<bool>) -> Self {
+        let mut request = Self::new(libc::RTM_NEWLINK);
         request.link_header(index, up);
         request
     }

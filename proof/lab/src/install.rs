@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -164,8 +165,13 @@ fn bring_network_up() -> io::Result<()> {
     for interface in ["lo", NODE_INTERFACE] {
         route.set_up(route.index(interface)?, true)?;
     }
+    route.add_own_address(route.index("lo")?, OWN_ADDRESS, 8)?;
     Ok(())
 }
+
+/// Programs ask for IPv4 addresses of a name (`AI_ADDRCONFIG`, getaddrinfo(3)) only where there is one
+/// beside 127.0.0.1; without, `localhost` is unknown to them if the hosts file knows it by IPv4 alone.
+const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
 
 fn execute(plan: &Plan, descriptors: &[OwnedFd]) -> Result<std::convert::Infallible, LabError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;

@@ -112,4 +112,18 @@ scripts! {
     trees_of_processes = "f() { if [ $1 -gt 0 ]; then sh -c 'exit 0'; f $(($1 - 1)) & f $(($1 - 1)) & wait; fi; echo $1; }; f 3 | sort | uniq -c";
     /// flock(2) excludes across nodes.
     locks_exclude = "echo 0 > n; for w in 1 2 3; do bash -c 'for i in {1..10}; do exec 9> lock; flock 9; x=$(cat n); echo $((x + 1)) > n; exec 9>&-; done' & done; wait; cat n";
+    /// sem_overview(7): a program finds the named semaphores of the one that started it.
+    named_semaphores = "cat > m.py <<'END'
+import multiprocessing as m
+def f(lock, queue):
+    with lock: queue.put(7)
+if __name__ == '__main__':
+    c = m.get_context('spawn')
+    lock, queue = c.Lock(), c.Queue()
+    p = c.Process(target=f, args=(lock, queue))
+    p.start(); print(queue.get()); p.join(); print(p.exitcode)
+END
+python3 m.py";
+    /// getaddrinfo(3): `AI_ADDRCONFIG` leaves localhost its address.
+    localhost_is_known = "python3 -c 'import socket as s; print(s.getaddrinfo(\"localhost\", 80, type=s.SOCK_STREAM, flags=s.AI_ADDRCONFIG) != [])'";
 }
