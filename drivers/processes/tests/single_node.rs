@@ -39,6 +39,7 @@ fn main() {
         job_control(&node).await;
         a_program_that_is_not_there_does_not_run(&node).await;
         roots_are_killed_from_outside(&node).await;
+        parents_are_killed_within_fork(&node).await;
         nothing_is_left(&node).await;
         node.shut_down();
     });
@@ -108,6 +109,18 @@ async fn roots_are_killed_from_outside(node: &Processes) {
     node.signal(KillTarget::Process(handle.pid), 15).await.unwrap();
     let status = handle.end.await.unwrap().status;
     assert_eq!(status, ExitStatus::Killed { signal: 15, dumped: false });
+}
+
+/// Kills shells that do nothing but fork. A child that its parent could not name any more must not
+/// stay in the table, which [`nothing_is_left`] looks at.
+async fn parents_are_killed_within_fork(node: &Processes) {
+    let script = "exec 2>/dev/null; for i in $(seq 100); do
+        { while :; do (:); done; } & read -t 0.0$((i % 10)) x <> $T/never; kill -9 $!; wait $!
+    done; echo $?";
+    let script = format!("mkfifo $T/never; {script}");
+    let done = harness::run(node, &["bash", "-c", &script], "").await;
+    assert_eq!(done.output, "137\n");
+    println!("ok: parents killed within fork");
 }
 
 async fn nothing_is_left(node: &Processes) {

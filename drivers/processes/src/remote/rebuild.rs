@@ -205,6 +205,18 @@ mod tests {
         assert_eq!(rebuilt.table.outgoing().len(), 1);
     }
 
+    /// Else a program could not open its own `/dev/fd/N`, which `>(...)` of a shell makes it do.
+    #[test]
+    fn a_pipe_belongs_to_its_process() {
+        if !rustix::process::geteuid().is_root() {
+            return; // Only root gives files away.
+        }
+        let owner = Owner { uid: 70_000, gid: 70_001 };
+        let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), owner, &[image(1, None)]).unwrap();
+        let stat = rustix::fs::fstat(&rebuilt.descriptors[0]).unwrap();
+        assert_eq!((stat.st_uid, stat.st_gid), (owner.uid, owner.gid));
+    }
+
     #[test]
     fn nonsense_is_refused() {
         for images in [vec![image(1, Some(0))], vec![image(-1, None)], vec![image(0, Some(9))]] {
