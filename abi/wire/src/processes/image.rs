@@ -45,7 +45,6 @@ pub struct ExecImage {
     pub reason: String,
 }
 
-
 /// One open descriptor.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DescriptorImage {
