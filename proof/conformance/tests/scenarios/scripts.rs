@@ -126,4 +126,6 @@ END
 python3 m.py";
     /// getaddrinfo(3): `AI_ADDRCONFIG` leaves localhost its address.
     localhost_is_known = "python3 -c 'import socket as s; print(s.getaddrinfo(\"localhost\", 80, type=s.SOCK_STREAM, flags=s.AI_ADDRCONFIG) != [])'";
+    /// fifo(7): a named pipe joins whoever opens it, wherever.
+    named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
 }
