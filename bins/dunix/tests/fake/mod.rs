@@ -31,6 +31,10 @@ use std::{
 };
 use tokio::{net::UnixListener, sync::mpsc};
 
+/// A directory that the host has and the fake fabric has not.
+#[allow(dead_code, reason = "not every test program needs it")]
+pub(crate) const ABSENT: &str = "/sys/kernel";
+
 /// A fake fabric: its directory, and the thread that serves it until the test process ends.
 pub(crate) struct Fabric {
     pub(crate) run_dir: PathBuf,
@@ -185,8 +189,9 @@ impl AdminBackend for Fake {
             let message = format!("no node {name}; there are n1, n2");
             return Err(AdminError::new(ErrorKind::NoSuchNode, message));
         }
-        if request.cwd.starts_with(b"/tmp") {
-            return Err(AdminError::new(ErrorKind::NoSuchDirectory, "there is no /tmp here"));
+        if request.cwd.starts_with(ABSENT.as_bytes()) {
+            let message = format!("there is no {ABSENT} here");
+            return Err(AdminError::new(ErrorKind::NoSuchDirectory, message));
         }
         start(&request, Arc::clone(&self.hang_ups))
     }
