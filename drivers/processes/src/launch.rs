@@ -187,10 +187,14 @@ impl Node {
                 return None;
             }
             let Some(pid) = state.process_with_host(now, host_pid) else {
+                tracing::debug!(node = %self.id, host_pid, "an end that no process claims yet");
                 state.remember_early_end(host_pid, (status, rusage));
                 return None;
             };
-            let local = state.locals.get_mut(&pid)?;
+            let Some(local) = state.locals.get_mut(&pid) else {
+                tracing::error!(node = %self.id, %pid, host_pid, "an end of a process unknown here");
+                return None;
+            };
             local.is_ending = true;
             let relays = local.remote.outgoing();
             if relays.is_empty() {
