@@ -42,8 +42,12 @@ impl Relay {
     pub(crate) async fn drain(&self) {
         let (done, drained) = oneshot::channel();
         if self.drains.send(done).await.is_ok() {
-            // A pump that ends answers by dropping.
-            let _ = drained.await;
+            // A pump that ends answers by dropping what waits; what was on its way in just then stays
+            // in the channel, unanswered.
+            tokio::select! {
+                _ = drained => {}
+                () = self.drains.closed() => {}
+            }
         }
     }
 
@@ -288,4 +292,21 @@ pub(crate) async fn relay_socket(
         Received::ReaderGone => {}
     }
     let _ = outgoing.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_drain_ends_with_its_pump_whenever_that_is() {
+        for _ in 0..20_000 {
+            let (relay, drains) = Relay::new();
+            let pump = tokio::spawn(async move { drop(drains) });
+            let drained = tokio::time::timeout(Duration::from_secs(10), relay.drain()).await;
+            assert!(drained.is_ok(), "the drain outlives its pump");
+            pump.await.unwrap();
+        }
+    }
 }
