@@ -2,7 +2,6 @@
 
 use super::{
     meter::Meter,
-    ratio,
     stats::{Ratio, Series},
 };
 use crate::interrupt;
@@ -18,7 +17,6 @@ struct Work {
     name: &'static str,
     script: &'static str,
     what: &'static str,
-    bound: f64,
 }
 
 const WORKS: [Work; 3] = [
@@ -26,19 +24,16 @@ const WORKS: [Work; 3] = [
         name: "find",
         script: "find /usr/include /usr/lib /usr/share -name '*a*' | wc -l",
         what: "CPU of find / native",
-        bound: 3.0,
     },
     Work {
         name: "tar",
-        script: "tar cf - /usr/include /usr/share/perl | wc -c",
+        script: "tar cPf - /usr/include /usr/share/perl | wc -c",
         what: "CPU of tar / native",
-        bound: 3.0,
     },
     Work {
         name: "fork + exec, 300 times",
         script: "for i in {1..300}; do /bin/true; done",
         what: "CPU of a fork + exec loop / native",
-        bound: 3.0,
     },
 ];
 
@@ -66,7 +61,7 @@ pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
             }
         }
         println!("{native}\n{inside}");
-        ratios.push(ratio(work.what, &inside, &native, work.bound));
+        ratios.push(Ratio::new(work.what, &inside, &native));
     }
     Ok(ratios)
 }

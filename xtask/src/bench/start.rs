@@ -1,7 +1,6 @@
 //! How long it takes to run `true`: natively, in the fabric, over ssh.
 
 use super::{
-    ratio,
     ssh::Ssh,
     stats::{Ratio, Series},
 };
@@ -14,10 +13,6 @@ use std::{
 };
 
 const RUNS: usize = 40;
-/// Against ssh, which does the least that a remote command needs: faster.
-const BOUND_SSH: f64 = 1.0;
-/// Against fork and exec on this machine, which start no client and cross no network.
-const BOUND_NATIVE: f64 = 60.0;
 
 pub(super) fn measure(binaries: &Path, scratch: &Scratch) -> Result<Vec<Ratio>> {
     println!("\nstart of `true`, ms");
@@ -27,19 +22,22 @@ pub(super) fn measure(binaries: &Path, scratch: &Scratch) -> Result<Vec<Ratio>> 
     let mut local = Series::new("dunix run --node n1", "ms");
     let mut remote = Series::new("dunix run --node n2", "ms");
     let mut over_ssh = Series::new("ssh to loopback", "ms");
+    let mut over_kept = Series::new("ssh, connection kept open", "ms");
     for _ in 0..RUNS {
         native.push(time(&mut Command::new("/bin/true"))?);
         local.push(time(&mut fabric.dunix(&["run", "--node", "n1", "/bin/true"]))?);
         remote.push(time(&mut fabric.dunix(&["run", "--node", "n2", "/bin/true"]))?);
         over_ssh.push(time(&mut ssh.command())?);
+        over_kept.push(time(&mut ssh.kept_command())?);
     }
-    for series in [&native, &local, &remote, &over_ssh] {
+    for series in [&native, &local, &remote, &over_ssh, &over_kept] {
         println!("{series}");
     }
     Ok(vec![
-        ratio("true on another node / ssh", &remote, &over_ssh, BOUND_SSH),
-        ratio("true on another node / fork + exec", &remote, &native, BOUND_NATIVE),
-        ratio("true on this node / fork + exec", &local, &native, BOUND_NATIVE),
+        Ratio::new("dunix run of true on another node / ssh", &remote, &over_ssh),
+        Ratio::new("dunix run of true on another node / ssh, kept open", &remote, &over_kept),
+        Ratio::new("dunix run of true on another node / fork + exec", &remote, &native),
+        Ratio::new("dunix run of true on this node / fork + exec", &local, &native),
     ])
 }
 

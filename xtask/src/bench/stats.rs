@@ -60,24 +60,22 @@ impl fmt::Display for Series {
     }
 }
 
-/// A figure divided by its peer's; smaller is better.
+/// A figure divided by its peer's of the same run.
 pub(super) struct Ratio {
     pub(super) what: &'static str,
     pub(super) value: f64,
-    /// What the ratio may be at most.
-    pub(super) bound: f64,
 }
 
 impl Ratio {
-    pub(super) fn holds(&self) -> bool {
-        self.value <= self.bound
+    /// Divides the medians.
+    pub(super) fn new(what: &'static str, figure: &Series, peer: &Series) -> Ratio {
+        Ratio { what, value: figure.median() / peer.median() }
     }
 }
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.holds() { "" } else { "  BEYOND" };
-        write!(f, "{:<56} {:>7.2} ({:.2}){verdict}", self.what, self.value, self.bound)
+        write!(f, "{:<60} {:>7.2}", self.what, self.value)
     }
 }
 

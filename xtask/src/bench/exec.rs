@@ -1,0 +1,114 @@
+//! What a program costs that a shell starts in a loop: natively, on the shell's own node, and when
+//! every second one goes to the other node.
+//!
+//! Unlike `start`, no client is started for each program, so that this is what a fork, an exec and a
+//! wait cost; `true` does nothing else.
+
+use super::{
+    meter::Meter,
+    stats::{Ratio, Series},
+};
+use crate::{fabric::Fabric, interrupt};
+use anyhow::{Context, Result};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+const RUNS: usize = 9;
+const PROGRAMS: u32 = 60;
+
+/// One loop's time and CPU time a program, ms.
+struct Cost {
+    time: f64,
+    cpu: f64,
+}
+
+struct Figures {
+    time: Series,
+    cpu: Series,
+}
+
+impl Figures {
+    fn new(time: &'static str) -> Figures {
+        Figures { time: Series::new(time, "ms"), cpu: Series::new("  its CPU, everything", "ms") }
+    }
+
+    fn push(&mut self, cost: &Cost) {
+        self.time.push(cost.time);
+        self.cpu.push(cost.cpu);
+    }
+}
+
+pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
+    println!("\na program that a shell starts and waits for, ms each of {PROGRAMS}");
+    let (meter, fabric) = Meter::start(binaries, 2, &[])?;
+    let mut native = Figures::new("native");
+    let mut local = Figures::new("on the shell's node");
+    let mut remote = Figures::new("on the other node");
+    for run in 0..=RUNS {
+        let natively = by_host()?;
+        let here = within(&fabric, &meter, "--local")?;
+        let both = within(&fabric, &meter, "--spread")?;
+        // The first run fills caches everywhere.
+        if run > 0 {
+            native.push(&natively);
+            // The nodes take turns: one half ran here.
+            let there = Cost { time: 2.0 * both.time - here.time, cpu: 2.0 * both.cpu - here.cpu };
+            local.push(&here);
+            remote.push(&there);
+        }
+    }
+    for figures in [&native, &local, &remote] {
+        println!("{}\n{}", figures.time, figures.cpu);
+    }
+    Ok(vec![
+        Ratio::new("fork + exec + wait here / native", &local.time, &native.time),
+        Ratio::new("fork + exec + wait on the other node / native", &remote.time, &native.time),
+        Ratio::new("fork + exec + wait on the other node / here", &remote.time, &local.time),
+        Ratio::new("its CPU / native", &remote.cpu, &native.cpu),
+    ])
+}
+
+/// The shell measures itself, so that its own start does not count.
+fn script() -> String {
+    format!(
+        "for i in {{1..3}}; do /bin/true; done; TIMEFORMAT='%3R %3U %3S'; \
+         time for i in {{1..{PROGRAMS}}}; do /bin/true; done"
+    )
+}
+
+fn by_host() -> Result<Cost> {
+    let output = Command::new("bash").args(["-c", &script()]).stdin(Stdio::null()).output()?;
+    interrupt::check()?;
+    let [time, user, system] = times(&output.stderr)?;
+    Ok(per_program(time, user + system))
+}
+
+fn within(fabric: &Fabric, meter: &Meter, how: &str) -> Result<Cost> {
+    // What a start without programs costs is not the programs'.
+    let idle = cpu_of(meter, fabric, how, "exit 0")?.0;
+    let (cpu, error) = cpu_of(meter, fabric, how, &script())?;
+    let [time, ..] = times(&error)?;
+    Ok(per_program(time, cpu - idle))
+}
+
+fn cpu_of(meter: &Meter, fabric: &Fabric, how: &str, script: &str) -> Result<(f64, Vec<u8>)> {
+    let before = meter.seconds()?;
+    let mut command = fabric.dunix(&["run", how, "--", "bash", "-c", script]);
+    let output = command.output().context("dunix run")?;
+    interrupt::check()?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok((meter.seconds()? - before, output.stderr))
+}
+
+fn times(text: &[u8]) -> Result<[f64; 3]> {
+    let text = String::from_utf8_lossy(text).into_owned();
+    let times: Option<Vec<f64>> = text.split_whitespace().map(|time| time.parse().ok()).collect();
+    times.and_then(|times| times.try_into().ok()).with_context(|| format!("bash's time: {text}"))
+}
+
+fn per_program(seconds: f64, cpu_seconds: f64) -> Cost {
+    let each = |seconds: f64| seconds * 1e3 / f64::from(PROGRAMS);
+    Cost { time: each(seconds), cpu: each(cpu_seconds) }
+}
