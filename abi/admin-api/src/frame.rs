@@ -1,8 +1,8 @@
 //! Frames and their encoding.
 
 use crate::{
-    AdminError, Event, ExitStatus, Explanation, FRAME_BYTES_MAX, KillTarget, NodeInfo, ProcessInfo,
-    RunRequest, Stream, TerminalSize,
+    AdminError, Event, ExitStatus, Explanation, FRAME_BYTES_MAX, KillTarget, MoveOutcome,
+    MoveRequest, NodeInfo, ProcessInfo, RunRequest, Stream, TerminalSize,
 };
 use alloc::{boxed::Box, vec::Vec};
 use dunix_ids::{NodeId, Pid};
@@ -25,6 +25,7 @@ pub enum Request {
     /// Events of the whole fabric until the client leaves.
     Events,
     Run(Box<RunRequest>),
+    Move(MoveRequest),
 }
 
 /// From the client.
@@ -52,6 +53,7 @@ pub enum ServerFrame {
     Nodes(Vec<NodeInfo>),
     Processes(Vec<ProcessInfo>),
     Explained(Box<Explanation>),
+    Moved(MoveOutcome),
     Event(Event),
     /// The request is done; the list is complete.
     Done,

@@ -5,7 +5,7 @@
 //! ```text
 //! client                          server
 //!   Open { version, request } ->
-//!                              <- Nodes* | Processes* | Explained | Event*, then Done
+//!                              <- Nodes* | Processes* | Explained | Moved | Event*, then Done
 //!                              <- Started, then frames both ways until Exited     (Request::Run)
 //!                              <- Failed                                          (any request)
 //! ```
@@ -22,6 +22,7 @@ mod error;
 mod event;
 mod frame;
 mod list;
+mod moving;
 mod node_config;
 mod peer;
 mod run;
@@ -32,6 +33,7 @@ pub use frame::{ClientFrame, FrameError, Request, ServerFrame, decode, encode};
 pub use list::{
     DescriptorInfo, Explanation, NodeInfo, NodeState, ProcessInfo, ProcessState, Traffic,
 };
+pub use moving::{MoveOutcome, MoveRefused, MoveRequest, Moved};
 pub use node_config::{NodeConfig, Root};
 pub use peer::{PeerCall, PeerReply, SubscribeEvents};
 pub use run::{ExitStatus, KillTarget, Placement, RunRequest, Stream, TerminalSize};

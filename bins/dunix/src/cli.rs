@@ -37,6 +37,7 @@ pub enum Command {
     Ps(PsArgs),
     Nodes(NodesArgs),
     Kill(KillArgs),
+    Move(MoveArgs),
     Explain(ExplainArgs),
     Events(EventsArgs),
     Lab(LabArgs),
@@ -184,6 +185,36 @@ pub struct KillArgs {
     /// PIDs; a negative one means a process group; a leading -SIGNAL is as -s SIGNAL
     #[arg(required_unless_present = "list", allow_hyphen_values = true, value_name = "PID")]
     pub targets: Vec<String>,
+}
+
+/// Move a running process to another node
+///
+/// Its threads, memory, descriptors and PID go with it, and it cannot tell. Unless --safe is given,
+/// it runs at the target before all of its memory is there: until the last page has come, the end of
+/// either node ends the process. A process that cannot move goes on where it is.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix move 4711 n2             and wait until its last page has arrived
+  dunix move --no-wait 4711 n2   only until it runs there
+  dunix move --safe 4711 n2      all of its memory first
+  dunix explain 4711             says beforehand whether it can move
+
+Exit status: 0 if it moved, 1 if it was refused, with the reason, or there is no such process.")]
+pub struct MoveArgs {
+    /// PID of the fabric
+    pub pid: u32,
+    /// Where to (a name or number of `dunix nodes`)
+    pub node: String,
+    /// Send all memory before it runs there: a longer stop, no time in which two nodes are needed
+    #[arg(long)]
+    pub safe: bool,
+    /// Return as soon as it runs there, while memory still follows
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Tell all that is known of a process: why it is where it is, what it waits for

@@ -74,6 +74,32 @@ fn kill_signals_all_it_can() {
 }
 
 #[test]
+fn a_move_is_told_or_refused() {
+    let fabric = Fabric::start("move");
+    let known = KNOWN.to_string();
+    let output = fabric.output(&["move", "--safe", "--no-wait", &known, "n2"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("4711 moved from n1 to n2: frozen for 8.2 ms"));
+    let asked = fabric.backend.moves.lock().unwrap().pop().unwrap();
+    assert!(asked.safe && !asked.wait && asked.node == "n2");
+
+    let refused = fabric.output(&["move", &known, "n1", "--json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let stays = "dunix: process 4711 stays where it is: it is on n1 already\n";
+    assert_eq!(stderr(&refused), stays);
+    let outcome: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(outcome["Refused"]["reason"], "already-there");
+    let asked = fabric.backend.moves.lock().unwrap().pop().unwrap();
+    assert!(!asked.safe && asked.wait);
+
+    let gone = fabric.output(&["move", "99", "n2"]);
+    assert_eq!((gone.status.code(), stdout(&gone).as_str()), (Some(1), ""));
+    assert_eq!(stderr(&gone), "dunix: no process 99; see dunix ps\n");
+    assert_eq!(fabric.output(&["move", "0", "n2"]).status.code(), Some(1));
+    assert_eq!(fabric.output(&["move", &known]).status.code(), Some(2));
+}
+
+#[test]
 fn explain_tells_why() {
     let fabric = Fabric::start("explain");
     let text = stdout(&fabric.output(&["explain", &KNOWN.to_string()]));

@@ -1,8 +1,8 @@
 //! What a node's daemon offers to the admin socket.
 
 use dunix_admin_api::{
-    AdminError, Event, ExitStatus, Explanation, KillTarget, NodeInfo, ProcessInfo, RunRequest,
-    TerminalSize,
+    AdminError, Event, ExitStatus, Explanation, KillTarget, MoveOutcome, MoveRequest, NodeInfo,
+    ProcessInfo, RunRequest, TerminalSize,
 };
 use dunix_ids::{NodeId, Pid};
 use std::{future::Future, os::fd::OwnedFd, pin::Pin};
@@ -27,6 +27,13 @@ pub trait AdminBackend: Send + Sync + 'static {
         target: KillTarget,
         signal: u8,
     ) -> impl Future<Output = Result<(), AdminError>> + Send;
+    /// Moves a process to another node, wherever it runs. A refusal is an answer; an error means
+    /// that the request makes no sense, or that what came of it is not known. A move that has begun
+    /// goes on if the future is dropped.
+    fn move_process(
+        &self,
+        request: MoveRequest,
+    ) -> impl Future<Output = Result<MoveOutcome, AdminError>> + Send;
     /// Subscribes to events. The backend drops the oldest for a slow receiver and says so with
     /// [`EventKind::Lost`](dunix_admin_api::EventKind::Lost).
     fn events(&self) -> impl Future<Output = Result<mpsc::Receiver<Event>, AdminError>> + Send;

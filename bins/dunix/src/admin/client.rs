@@ -5,8 +5,8 @@ use super::{
     frames::{FrameReader, write_frame},
 };
 use dunix_admin_api::{
-    AdminError, ClientFrame, Event, Explanation, KillTarget, NodeInfo, ProcessInfo, Request,
-    ServerFrame, VERSION,
+    AdminError, ClientFrame, Event, Explanation, KillTarget, MoveOutcome, MoveRequest, NodeInfo,
+    ProcessInfo, Request, ServerFrame, VERSION,
 };
 use dunix_ids::Pid;
 use std::{io, path::Path, time::Duration};
@@ -20,6 +20,8 @@ use tokio::{
 
 /// How long a node may take for the next frame of an answer, events and runs apart.
 const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(15);
+/// How long a move may take: much memory over a slow link.
+const MOVE_SECONDS_MAX: Duration = Duration::from_secs(600);
 /// Most entries of a list that a client takes.
 const LIST_ENTRIES_MAX: usize = 1 << 20;
 
@@ -82,11 +84,13 @@ impl Connection {
 
     /// The next frame, within the time that a node may take.
     async fn next_in_time(&mut self) -> Result<ServerFrame, ClientError> {
-        timeout(ANSWER_SECONDS_MAX, self.next()).await.unwrap_or_else(|_| {
-            Err(ClientError::Connection(format!(
-                "the node did not answer within {} s",
-                ANSWER_SECONDS_MAX.as_secs()
-            )))
+        self.next_within(ANSWER_SECONDS_MAX).await
+    }
+
+    async fn next_within(&mut self, limit: Duration) -> Result<ServerFrame, ClientError> {
+        timeout(limit, self.next()).await.unwrap_or_else(|_| {
+            let message = format!("the node did not answer within {} s", limit.as_secs());
+            Err(ClientError::Connection(message))
         })
     }
 
@@ -156,6 +160,18 @@ pub async fn explain(fabric: &Fabric, pid: Pid) -> Result<Explanation, ClientErr
 pub async fn kill(fabric: &Fabric, target: KillTarget, signal: u8) -> Result<(), ClientError> {
     let connection = Connection::open(fabric, Request::Kill { target, signal }).await?;
     connection.collect::<()>(|_| None).await.map(|_| ())
+}
+
+/// Moves a process.
+pub async fn move_process(
+    fabric: &Fabric,
+    request: MoveRequest,
+) -> Result<MoveOutcome, ClientError> {
+    let mut connection = Connection::open(fabric, Request::Move(request)).await?;
+    match connection.next_within(MOVE_SECONDS_MAX).await? {
+        ServerFrame::Moved(outcome) => Ok(outcome),
+        _ => Err(unexpected()),
+    }
 }
 
 /// Events as they happen.

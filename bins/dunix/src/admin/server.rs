@@ -99,6 +99,9 @@ async fn answer<B: AdminBackend>(
             Request::Kill { target, signal } => {
                 backend.kill(target, signal).await.map(|()| Vec::new())
             }
+            Request::Move(request) => {
+                backend.move_process(request).await.map(|o| vec![ServerFrame::Moved(o)])
+            }
             Request::Events => match backend.events().await {
                 Ok(events) => return forward_events(events, &mut output).await,
                 Err(error) => Err(error),

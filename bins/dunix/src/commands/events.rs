@@ -45,6 +45,12 @@ fn what(kind: &EventKind) -> String {
             format!("{pid:>7} runs {} [{}]", line(args), table::printable(reason))
         }
         EventKind::Exited { pid, status } => format!("{pid:>7} {}", how(*status)),
+        EventKind::Moved { pid, from, freeze_us } => {
+            format!("{pid:>7} came from {from}, frozen for {}", table::milliseconds(*freeze_us))
+        }
+        EventKind::MoveRefused { pid, to, message } => {
+            format!("{pid:>7} does not move to {to}: {}", table::printable(message))
+        }
         EventKind::NodeUp { name } => format!("node {name} is up"),
         EventKind::NodeDown { name, lost } => format!("node {name} is down, {lost} processes lost"),
         EventKind::Lost { events } => format!("{events} events were lost: too slow a reader"),

@@ -5,6 +5,7 @@ pub mod explain;
 pub mod kill;
 pub mod lab;
 pub mod man;
+pub mod moving;
 pub mod node;
 pub mod nodes;
 pub mod ps;
@@ -42,6 +43,9 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Ps(args) => with_fabric(fabric, async |fabric| ps::run(&fabric, &args).await),
         Command::Nodes(args) => {
             with_fabric(fabric, async |fabric| nodes::run(&fabric, &args).await)
+        }
+        Command::Move(args) => {
+            with_fabric(fabric, async |fabric| moving::run(&fabric, &args).await)
         }
         Command::Explain(args) => {
             with_fabric(fabric, async |fabric| explain::run(&fabric, &args).await)

@@ -143,6 +143,17 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
+/// A short time, in milliseconds: `0.35 ms`, `8.2 ms`, `61 ms`.
+pub(crate) fn milliseconds(microseconds: u64) -> String {
+    let decimals = match microseconds {
+        0..=994 => 2,
+        995..=9949 => 1,
+        _ => 0,
+    };
+    // Lossy only where the figure is rounded anyway.
+    format!("{:.decimals$} ms", microseconds as f64 / 1000.0)
+}
+
 /// CPU time as ps(1) shows it: `minutes:seconds`, or with hours.
 pub(crate) fn cpu_time(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
@@ -186,6 +197,7 @@ mod tests {
     fn figures_are_short() {
         assert_eq!([0, 1023, 1024, 10 << 20].map(bytes), ["0", "1023", "1.0K", "10M"]);
         assert_eq!(bytes(u64::MAX), "16E");
+        assert_eq!([350, 8_240, 60_999].map(milliseconds), ["0.35 ms", "8.2 ms", "61 ms"]);
         assert_eq!([10, 61_230, 3_600_000].map(cpu_time), ["0:00.01", "1:01.23", "1:00:00"]);
     }
 }

@@ -2,13 +2,14 @@
 
 use super::{
     local::exit_status,
+    moving,
     overview::Overview,
     terminals::{NewTerminal, NodeTerminals},
 };
 use crate::admin::{AdminBackend, RunControl, Running};
 use dunix_admin_api::{
-    AdminError, ErrorKind, Event, ExitStatus, Explanation, KillTarget, NodeConfig, NodeInfo,
-    Placement, ProcessInfo, RunRequest, TerminalSize,
+    AdminError, ErrorKind, Event, ExitStatus, Explanation, KillTarget, MoveOutcome, MoveRequest,
+    NodeConfig, NodeInfo, Placement, ProcessInfo, RunRequest, TerminalSize,
 };
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_keeper::protocol::SetUpStep;
@@ -48,10 +49,14 @@ impl Backend {
         match placement {
             Placement::Policy | Placement::Spread => Ok(None),
             Placement::Local => Ok(Some(self.config.node)),
-            Placement::Node(name) => match self.overview.find(name).await {
-                Some(node) => Ok(Some(node)),
-                None => Err(self.no_such_node(name).await),
-            },
+            Placement::Node(name) => self.find_node(name).await.map(Some),
+        }
+    }
+
+    async fn find_node(&self, name: &str) -> Result<NodeId, AdminError> {
+        match self.overview.find(name).await {
+            Some(node) => Ok(node),
+            None => Err(self.no_such_node(name).await),
         }
     }
 
@@ -257,6 +262,11 @@ impl AdminBackend for Backend {
             Errno::INVAL => AdminError::new(ErrorKind::Invalid, format!("no signal {signal}")),
             errno => AdminError::new(ErrorKind::Internal, format!("kill: {errno}")),
         })
+    }
+
+    async fn move_process(&self, request: MoveRequest) -> Result<MoveOutcome, AdminError> {
+        let to = self.find_node(&request.node).await?;
+        moving::move_process(&self.processes, &request, to).await
     }
 
     async fn events(&self) -> Result<mpsc::Receiver<Event>, AdminError> {

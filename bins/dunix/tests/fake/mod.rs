@@ -2,8 +2,9 @@
 
 use dunix::admin::{AdminBackend, RunControl, Running, server};
 use dunix_admin_api::{
-    AdminError, ErrorKind, Event, EventKind, ExitStatus, Explanation, KillTarget, NodeInfo,
-    NodeState, Placement, ProcessInfo, ProcessState, RunRequest, TerminalSize, Traffic,
+    AdminError, ErrorKind, Event, EventKind, ExitStatus, Explanation, KillTarget, MoveOutcome,
+    MoveRefused, MoveRequest, Moved, NodeInfo, NodeState, Placement, ProcessInfo, ProcessState,
+    RunRequest, TerminalSize, Traffic,
 };
 use dunix_ids::{NodeId, Pid};
 use rustix::{
@@ -46,6 +47,7 @@ pub(crate) struct Fabric {
 pub(crate) struct Fake {
     pub(crate) hang_ups: Arc<AtomicU32>,
     pub(crate) killed: Mutex<Vec<(KillTarget, u8)>>,
+    pub(crate) moves: Mutex<Vec<MoveRequest>>,
 }
 
 impl Fabric {
@@ -172,6 +174,28 @@ impl AdminBackend for Fake {
         }
         self.killed.lock().unwrap().push((target, signal));
         Ok(())
+    }
+
+    async fn move_process(&self, request: MoveRequest) -> Result<MoveOutcome, AdminError> {
+        if request.pid.get() != KNOWN {
+            return Err(no_such_process(request.pid));
+        }
+        self.moves.lock().unwrap().push(request.clone());
+        Ok(match request.node.as_str() {
+            "n1" => MoveOutcome::Refused(MoveRefused {
+                reason: "already-there".to_owned(),
+                message: "it is on n1 already".to_owned(),
+            }),
+            _ => MoveOutcome::Moved(Moved {
+                from: NodeId(1),
+                to: NodeId(2),
+                freeze_us: 8_200,
+                total_us: 30_000,
+                threads: 2,
+                bytes_frozen: 4096,
+                bytes_after: 1 << 20,
+            }),
+        })
     }
 
     async fn events(&self) -> Result<mpsc::Receiver<Event>, AdminError> {
