@@ -54,7 +54,7 @@ impl Backend {
     }
 
     async fn find_node(&self, name: &str) -> Result<NodeId, AdminError> {
-        match self.overview.find(name).await {
+        match self.overview.find(name) {
             Some(node) => Ok(node),
             None => Err(self.no_such_node(name).await),
         }

@@ -102,6 +102,10 @@ impl ThisNode {
 }
 
 impl Local for ThisNode {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
     fn node(&self) -> NodeInfo {
         let (memory_bytes_total, memory_bytes_free) = memory();
         NodeInfo {

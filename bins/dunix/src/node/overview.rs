@@ -25,6 +25,8 @@ const PAGES_MAX: usize = 1024;
 
 /// What a node knows of itself.
 pub(super) trait Local: Send + Sync + 'static {
+    /// This node's name.
+    fn name(&self) -> &str;
     /// Says what this node is and how busy.
     fn node(&self) -> NodeInfo;
     /// Lists the processes on this node, by PID.
@@ -83,12 +85,14 @@ impl Overview {
         peer.map(|peer| peer.address.to_string()).unwrap_or_default()
     }
 
-    /// Finds a node by its name or number.
-    pub(super) async fn find(&self, name: &str) -> Option<NodeId> {
-        let nodes = self.nodes().await;
-        let by_name = nodes.iter().find(|node| node.name == name);
-        let by_number = || nodes.iter().find(|node| name.parse() == Ok(node.id.0));
-        by_name.or_else(by_number).map(|node| node.id)
+    /// Finds a node by its name or number, without asking it.
+    pub(super) fn find(&self, name: &str) -> Option<NodeId> {
+        let peers = self.mesh.peers();
+        let others = peers.iter().map(|peer| (peer.node, peer.name.as_str()));
+        let all: Vec<(NodeId, &str)> = others.chain([(self.me, self.local.name())]).collect();
+        let by_name = all.iter().find(|(_, other)| *other == name);
+        let by_number = || all.iter().find(|(node, _)| name.parse() == Ok(node.0));
+        by_name.or_else(by_number).map(|(node, _)| *node)
     }
 
     /// Lists the processes of all nodes that answer.
