@@ -16,7 +16,12 @@ pub struct Slot {
     pub event_seq: AtomicU32,
     /// `SLOT_*` bits.
     pub flags: AtomicU32,
-    _reserved: [u32; 14],
+    /// Parked threads wait for this number to change (as a futex): the serial of the last script,
+    /// or one more for a thaw. See [`moving`](crate::moving).
+    pub command_seq: AtomicU32,
+    /// Goes up with every freeze, before [`SLOT_PARK`] is set.
+    pub park_epoch: AtomicU32,
+    _reserved: [u32; 12],
 }
 
 /// The process has a controlling terminal.
@@ -25,6 +30,8 @@ pub const SLOT_HAS_TERMINAL: u32 = 1 << 0;
 pub const SLOT_BACKGROUND: u32 = 1 << 1;
 /// A background write stops (`TOSTOP` is set on the controlling terminal).
 pub const SLOT_TOSTOP: u32 = 1 << 2;
+/// All threads must park, and stay parked: see [`moving`](crate::moving).
+pub const SLOT_PARK: u32 = 1 << 3;
 
 /// Bytes of an arena.
 pub const ARENA_BYTES: usize = SLOTS * size_of::<Slot>();

@@ -95,6 +95,16 @@ pub const OP_REMOTE_FD: u64 = 27;
 /// image begins with neither and rings if it ignores SIGCHLD.
 pub const OP_CHILD_POLICY: u64 = 28;
 
+/// A thread has parked ([`moving`](crate::moving)): `a1` = its TID, `a2` = `*const ParkRecord` or 0
+/// (it is arriving), `a3` = `PARK_*` bits, `a4` = the slot's `park_epoch`. Returns 0; any errno is
+/// ignored.
+pub const OP_PARKED: u64 = 29;
+/// A script has ended: `a1` = TID of the thread that ran it, `a2` = calls done. Returns 0.
+pub const OP_SCRIPT_DONE: u64 = 30;
+/// In [`StartInfo::flags`]: no program is loaded (`exe_fd` is not looked at): the process is to
+/// become one that moves here ([`moving`](crate::moving)).
+pub const START_ARRIVAL: u32 = 1 << 0;
+
 /// Children leave no zombies: SIGCHLD is ignored or has `SA_NOCLDWAIT`.
 pub const CHILDREN_REAPED: u64 = 1 << 0;
 /// Stops and continuations of children send no SIGCHLD (`SA_NOCLDSTOP`).

@@ -5,6 +5,8 @@
 //! 0x7000_0020_0000  shim data and bss           DATA_START..
 //! 0x7000_0800_0000  arena (shared, read-only)   ARENA_START..ARENA_END
 //! 0x7000_0900_0000  vDSO of the fabric          VDSO_START
+//! 0x7000_0A00_0000  script region              SCRIPT_START..SCRIPT_END
+//! 0x7000_0A10_0000  stacks of an arrival       ARRIVAL_STACKS..ARRIVAL_END
 //! 0x7000_1000_0000  per-thread states           THREADS_START..
 //! 0x7001_0000_0000  end of the reserved range   END
 //! ```
@@ -23,5 +25,20 @@ pub const DATA_START: u64 = TEXT_END;
 pub const ARENA_START: u64 = BASE + 0x0800_0000;
 /// Where the fabric's vDSO is mapped.
 pub const VDSO_START: u64 = BASE + 0x0900_0000;
+/// Where the daemon's scripts are ([`moving`](crate::moving)): the header, a page later the calls,
+/// then their data. Mapped when a thread first parks, and at an arrival.
+pub const SCRIPT_START: u64 = BASE + 0x0A00_0000;
+/// First [`ScriptCall`](crate::moving::ScriptCall).
+pub const SCRIPT_CALLS: u64 = SCRIPT_START + 0x1000;
+/// What the calls point to.
+pub const SCRIPT_DATA: u64 = SCRIPT_CALLS
+    + (crate::moving::SCRIPT_CALLS_MAX * size_of::<crate::moving::ScriptCall>()) as u64;
+/// End of the script region.
+pub const SCRIPT_END: u64 = SCRIPT_START + 0x10_0000;
+/// Stacks of threads that arrive.
+pub const ARRIVAL_STACKS: u64 = SCRIPT_END;
+/// End of these stacks.
+pub const ARRIVAL_END: u64 =
+    ARRIVAL_STACKS + crate::moving::ARRIVAL_STACKS_MAX * crate::moving::ARRIVAL_STACK_BYTES;
 /// First address of the per-thread states.
 pub const THREADS_START: u64 = BASE + 0x1000_0000;

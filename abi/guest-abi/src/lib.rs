@@ -9,7 +9,8 @@
 pub mod arena;
 pub mod doorbell;
 pub mod layout;
+pub mod moving;
 pub mod signal;
 
 /// The version of everything in this crate; shim and daemon refuse each other if it differs.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

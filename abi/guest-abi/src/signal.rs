@@ -1,9 +1,9 @@
 //! Signals that the daemon sends for others.
 //!
-//! A kernel lets no process queue a signal to another with a non-negative `si_code` or `SI_TKILL`. The daemon
-//! therefore queues (`rt_sigqueueinfo`) with a private negative code, and the shim restores the
-//! real one before a handler, `sigwaitinfo` or a signalfd shows it. `si_pid` and `si_uid` (and
-//! `si_status` for SIGCHLD) are the fabric's already.
+//! A kernel lets no process queue a signal to another with a non-negative `si_code` or `SI_TKILL`.
+//! The daemon therefore queues (`rt_sigqueueinfo`) with a private negative code, and the shim
+//! restores the real one before a handler, `sigwaitinfo` or a signalfd shows it. `si_pid` and
+//! `si_uid` (and `si_status` for SIGCHLD) are the fabric's already.
 
 /// `si_code` on the wire is `CODE_BASE - real` for a real `si_code` in `SI_TKILL..=SI_KERNEL`.
 pub const CODE_BASE: i32 = -0x4400;
@@ -27,4 +27,17 @@ pub const fn decode(code: i32) -> Option<i32> {
     } else {
         None
     }
+}
+
+/// The signal (SIGSTKFLT) that makes a thread look at its slot: it parks if `SLOT_PARK` is set,
+/// else nothing happens. Sent by the daemon with tgkill to host threads; the shim always catches it
+/// and never lets it be blocked. One that a guest sends is the guest's: its `si_code` or `si_pid`
+/// says so.
+pub const MOVE_SIGNAL: u32 = 16;
+
+/// Whether a [`MOVE_SIGNAL`] with these fields is the daemon's: a plain tgkill from outside the
+/// process (guests' own carry the sender's fabric PID or a private code).
+#[must_use]
+pub const fn is_move(code: i32, sender_pid: u32, own_pid: u32) -> bool {
+    code == SI_TKILL && sender_pid != own_pid
 }

@@ -3,6 +3,8 @@
 //! Invariant: a mask that reaches the kernel for guest code never holds [`UNMASKABLE`]: a forced
 //! signal that is blocked kills the process.
 
+use dunix_guest_abi::signal::MOVE_SIGNAL;
+
 /// A set of signals; bit `n - 1` stands for signal `n`, as in the kernel's `sigset_t`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
@@ -34,7 +36,8 @@ pub const SYNCHRONOUS: SigSet =
 pub const SHIM_MASK: SigSet = SigSet(!SYNCHRONOUS.0);
 
 /// Never blocked, whatever the guest asks for.
-pub const UNMASKABLE: SigSet = SigSet::EMPTY.with(SIGSYS).with(SIGKILL).with(SIGSTOP);
+pub const UNMASKABLE: SigSet =
+    SigSet::EMPTY.with(SIGSYS).with(SIGKILL).with(SIGSTOP).with(MOVE_SIGNAL);
 
 impl SigSet {
     /// No signal.

@@ -23,6 +23,7 @@ mod filter;
 mod guest;
 mod host;
 mod load;
+mod park;
 mod process;
 mod report;
 mod signal;

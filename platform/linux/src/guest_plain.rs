@@ -6,6 +6,7 @@ use crate::guest_memory::Plain;
 use dunix_guest_abi::doorbell::{
     ChildInfo, ExecRequest, PATH_BYTES, REMOTE_FD_WORDS, RemoteCall, SigInfo, StartInfo, WaitResult,
 };
+use dunix_guest_abi::moving::{ParkRecord, ScriptCall, ScriptHeader};
 
 const _: () = {
     assert!(size_of::<StartInfo>() == 6 * 4 + 8 * REMOTE_FD_WORDS + 2 * PATH_BYTES);
@@ -14,6 +15,9 @@ const _: () = {
     assert!(size_of::<WaitResult>() == 4 * 4 + 18 * 8);
     assert!(size_of::<SigInfo>() == 4 * 4 + 8);
     assert!(size_of::<RemoteCall>() == 8 + 2 * 4 + 4 * 8);
+    assert!(size_of::<ParkRecord>() == 2 * 4 + 4 * 8 + 2 * 4 + 5 * 8);
+    assert!(size_of::<ScriptHeader>() == 8 * 4 + 8 * REMOTE_FD_WORDS);
+    assert!(size_of::<ScriptCall>() == 9 * 8);
 };
 
 // SAFETY: repr(C), integers and arrays of integers only, no padding (asserted above).
@@ -28,3 +32,9 @@ unsafe impl Plain for WaitResult {}
 unsafe impl Plain for SigInfo {}
 // SAFETY: as above.
 unsafe impl Plain for RemoteCall {}
+// SAFETY: as above.
+unsafe impl Plain for ParkRecord {}
+// SAFETY: as above.
+unsafe impl Plain for ScriptHeader {}
+// SAFETY: as above.
+unsafe impl Plain for ScriptCall {}

@@ -9,11 +9,14 @@ use crate::process::{Action, Process, has_daemon};
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{CHILDREN_REAPED, OP_CHILD_POLICY, STOPS_SILENT};
+use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_shim_core::Errno;
-use dunix_shim_core::signal::{SIGCHLD, SIGKILL, SIGNAL_MAX, SIGSTOP, UNMASKABLE};
+use dunix_shim_core::signal::{SIGCHLD, SIGKILL, SIGNAL_MAX, SIGSTOP, SigSet};
 
 /// Least bytes of an alternate stack.
 const MINSIGSTKSZ: u64 = 2048;
+/// What no kernel keeps in an action's mask.
+const NEVER_BLOCKED: SigSet = SigSet::EMPTY.with(SIGKILL).with(SIGSTOP);
 
 /// Tells the kernel how to treat a signal, given the guest's action.
 pub(crate) fn install(number: u32, action: &Action) {
@@ -26,8 +29,11 @@ pub(crate) fn install(number: u32, action: &Action) {
             handler: action.handler,
             flags: action.flags & super::SA_CHILD_BITS,
             restorer: 0,
-            mask: dunix_shim_core::signal::SigSet::EMPTY,
+            mask: SigSet::EMPTY,
         }
+    } else if number == MOVE_SIGNAL {
+        // The daemon's must interrupt nothing for good.
+        kernel_action(action.flags | super::SA_RESTART)
     } else {
         kernel_action(action.flags)
     };
@@ -51,7 +57,7 @@ pub(crate) fn rt_sigaction(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno
             let is_same = new.handler == previous.handler
                 && new.flags == previous.flags
                 && new.restorer == previous.restorer;
-            *action = Action { mask: new.mask.without(UNMASKABLE), ..new };
+            *action = Action { mask: new.mask.without(NEVER_BLOCKED), ..new };
             if !is_same {
                 install(number, action);
             }

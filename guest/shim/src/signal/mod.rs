@@ -16,7 +16,9 @@ use crate::arch::frame::{Context, SigInfo};
 use crate::arch::gadget::{self, Place};
 use crate::arch::{copy, switch};
 use crate::host::{self, KernelAction};
+use crate::park;
 use crate::thread::Thread;
+use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_shim_core::signal::{SHIM_MASK, SIGBUS, SIGSEGV, SIGSYS};
 use dunix_shim_core::table::{self, Class};
 use dunix_shim_core::{Errno, nr};
@@ -40,7 +42,7 @@ pub(crate) const SA_CHILD_BITS: u64 = 3;
 const SYS_SECCOMP: i32 = 1;
 
 /// Signals that always enter the shim, whatever the guest has set.
-pub(crate) const ALWAYS_CAUGHT: [u32; 3] = [SIGSYS, SIGSEGV, SIGBUS];
+pub(crate) const ALWAYS_CAUGHT: [u32; 4] = [SIGSYS, SIGSEGV, SIGBUS, MOVE_SIGNAL];
 
 /// The action that makes the kernel enter the shim; `guest_flags` that change its behaviour stay.
 pub(crate) fn kernel_action(guest_flags: u64) -> KernelAction {
@@ -59,7 +61,7 @@ pub(crate) fn kernel_action(guest_flags: u64) -> KernelAction {
 /// Installs what every process needs before guest code runs.
 pub(crate) fn install() -> Result<(), Errno> {
     for signal in ALWAYS_CAUGHT {
-        host::set_action(signal, &kernel_action(0))?;
+        host::set_action(signal, &kernel_action(SA_RESTART))?;
     }
     Ok(())
 }
@@ -75,6 +77,10 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
     }
     if let Some(go_on) = copy::fixup(context.regs.rip).filter(|_| is_fault(info)) {
         context.regs.rip = go_on;
+        return;
+    }
+    if is_move(thread, info) {
+        poked(thread, context);
         return;
     }
     restore_code(info);
@@ -101,6 +107,23 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
         }
         Place::Shim if is_fault(info) => die_of_fault(signal, context),
         Place::Shim => thread.note(*info),
+    }
+}
+
+/// Whether the signal is the daemon's, to make the thread look at its slot.
+fn is_move(thread: &Thread, info: &SigInfo) -> bool {
+    info.signal.unsigned_abs() == MOVE_SIGNAL
+        && dunix_guest_abi::signal::is_move(
+            info.code,
+            host::uint_arg(info.fields[0]),
+            thread.process().pid(),
+        )
+}
+
+/// The daemon asks the thread to look at its slot. The guest must not notice.
+fn poked(thread: &Thread, context: &Context) {
+    if gadget::place(context.regs.rip) == Place::Guest {
+        park::if_asked(thread);
     }
 }
 
