@@ -41,8 +41,8 @@ const NOT_THE_TREE: [u64; 8] =
 /// Where named shared memory and semaphores live (shm_overview(7), sem_overview(7)).
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// How often a pipe is looked at again while another process still has its read end: a shell
-/// closes its own copies just after it forked.
+/// How often a pipe is looked at again while another process still has its read end in passing: a
+/// shell closes its own copies just after it forked.
 const ALONE_TRIES: u32 = 4;
 const ALONE_PAUSE: Duration = Duration::from_millis(3);
 
@@ -245,8 +245,10 @@ impl Capture {
             if self.offer.node.homes.has_same_file(stat.st_dev, stat.st_ino) {
                 return false;
             }
-            if !other_readers(self.host_pid, stat.st_ino) {
-                return true;
+            match other_readers(self.host_pid, stat.st_ino) {
+                Readers::None => return true,
+                Readers::Passing => {}
+                Readers::Staying => return false,
             }
         }
         false
@@ -361,26 +363,43 @@ fn kept_descriptors(host_pid: u32) -> Result<Vec<i32>, Unmovable> {
     Ok(numbers)
 }
 
-/// Whether a process other than this one and the daemon can read the pipe.
-fn other_readers(host_pid: u32, inode: u64) -> bool {
-    let name = format!("pipe:[{inode}]");
-    let own = std::process::id();
-    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-    let pids = processes.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|&pid| pid != host_pid && pid != own).any(|pid| reads(pid, &name))
+/// Who can read a pipe, beside the process that leaves.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Readers {
+    None,
+    /// At another number than 0: perhaps about to be closed.
+    Passing,
+    /// As its standard input, which nobody closes after a fork.
+    Staying,
 }
 
-fn reads(pid: u32, pipe: &str) -> bool {
+/// Who other than this process and the daemon can read the pipe.
+fn other_readers(host_pid: u32, inode: u64) -> Readers {
+    let name = format!("pipe:[{inode}]");
+    let own = std::process::id();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Readers::Staying };
+    let pids = processes.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    let others = pids.filter(|&pid| pid != host_pid && pid != own);
+    others.map(|pid| readers_in(pid, &name)).max().unwrap_or(Readers::None)
+}
+
+fn readers_in(pid: u32, pipe: &str) -> Readers {
     // A process that has just ended has nothing open.
-    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    fds.flatten().any(|entry| {
+    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Readers::None };
+    let reader = |entry: std::fs::DirEntry| {
         let is_it = std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == pipe);
-        is_it && {
-            let info = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy());
-            let info = std::fs::read_to_string(info).unwrap_or_default();
-            let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
-            let flags = flags.and_then(|f| u32::from_str_radix(f.trim(), 8).ok()).unwrap_or(0);
-            flags & OFlags::RWMODE.bits() != OFlags::WRONLY.bits()
+        if !is_it || !can_read(pid, &entry.file_name().to_string_lossy()) {
+            return Readers::None;
         }
-    })
+        if entry.file_name() == "0" { Readers::Staying } else { Readers::Passing }
+    };
+    fds.flatten().map(reader).max().unwrap_or(Readers::None)
+}
+
+fn can_read(pid: u32, number: &str) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+    let info = info.unwrap_or_default();
+    let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
+    let flags = flags.and_then(|f| u32::from_str_radix(f.trim(), 8).ok()).unwrap_or(0);
+    flags & OFlags::RWMODE.bits() != OFlags::WRONLY.bits()
 }
