@@ -1,7 +1,7 @@
 //! What nodes say to each other about processes ([`Topic::Processes`](crate::Topic)).
 //!
 //! Owns: the process table's messages ([`table`]), the image of a process that execs onto another
-//! node ([`image`]), and the headers of the byte streams that carry its descriptors ([`relay`]).
+//! node ([`image`]), the hand-over of one that moves while it runs ([`moving`]), and the headers of the byte streams that carry its descriptors ([`relay`]).
 //! Refuses: behaviour. Limits are named here and checked by whoever decodes.
 //!
 //! One-way messages are [`ProcessesMessage`], calls [`ProcessesCall`] answered by
@@ -10,6 +10,7 @@
 
 pub mod errno;
 pub mod image;
+pub mod moving;
 pub mod record;
 pub mod relay;
 pub mod table;
@@ -18,6 +19,7 @@ pub use errno::Errno;
 pub use image::{
     CallArguments, CallOutcome, CallerJob, DescriptorImage, ExecImage, RemoteCallRequest,
 };
+pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package, Refusal};
 pub use record::{
     Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
     RunState, Rusage, SignalSerial,
@@ -47,6 +49,8 @@ pub enum ProcessesMessage {
     TerminalHangUp { session: Pid, terminal: ObjectId },
     /// It stayed.
     RemoteUnshared { object: u64, with: NodeId },
+    /// Between the two nodes of a move.
+    Move(MoveMessage),
 }
 
 /// A request that has exactly one answer.
@@ -61,6 +65,8 @@ pub enum ProcessesCall {
     List,
     /// Tell one process's story.
     Explain(Pid),
+    /// Move a process that runs here. Answered `Moved`; takes as long as the move.
+    Move(MoveRequest),
 }
 
 /// The answer to a [`ProcessesCall`].
@@ -76,4 +82,6 @@ pub enum ProcessesAnswer {
     Processes { node: NodeId, processes: Vec<ProcessSummary> },
     /// Readable lines.
     Lines(Vec<String>),
+    /// How a move went. `None`: the process is not here.
+    Moved(Option<Result<MoveReport, Refusal>>),
 }

@@ -64,6 +64,7 @@ impl ProcTable {
         }
         process.leaving = Some(to);
         let mut record = process.record(pid);
+        record.has_execed = true;
         record.lessees = self.lessees_of(&record);
         Ok(record)
     }

@@ -36,6 +36,8 @@ pub(crate) struct Process {
     pub(crate) stops_silent: bool,
     pub(crate) children: BTreeMap<Pid, Child>,
     pub(crate) children_rusage: Rusage,
+    /// What it used on the nodes that it was on before.
+    pub(crate) used: Rusage,
     pub(crate) serials: Vec<SignalSerial>,
     pub(crate) comm: String,
 
@@ -96,6 +98,7 @@ impl Process {
             stops_silent: false,
             children: BTreeMap::new(),
             children_rusage: Rusage::default(),
+            used: Rusage::default(),
             serials: Vec::new(),
             comm: String::new(),
             state: RunState::Starting,
@@ -127,6 +130,9 @@ impl Process {
             children_rusage: self.children_rusage,
             serials: self.serials.clone(),
             comm: self.comm.clone(),
+            has_execed: self.has_execed,
+            threads: Vec::new(),
+            used: self.used,
             lessees: Vec::new(),
         }
     }
@@ -148,7 +154,8 @@ impl Process {
             children_rusage: record.children_rusage,
             serials: record.serials,
             comm: record.comm,
-            has_execed: true,
+            has_execed: record.has_execed,
+            used: record.used,
             came_from: Some(from),
             ..Process::blank(record.pid)
         }

@@ -151,6 +151,13 @@ pub struct ProcessRecord {
     /// Group signals that it has had.
     pub serials: Vec<SignalSerial>,
     pub comm: String,
+    /// It has called exec since its fork: its parent may not change its group any more.
+    pub has_execed: bool,
+    /// TIDs besides the first, of a process that moves while it runs; at most
+    /// [`THREADS_MAX`](super::moving::THREADS_MAX).
+    pub threads: Vec<Pid>,
+    /// What it has used on the nodes that it was on before.
+    pub used: Rusage,
     /// Who leases the blocks of the numbers above, as far as the source knows: at most
     /// [`LESSEES_MAX`]. So the target need not ask before it can tell them.
     pub lessees: Vec<(u32, NodeId)>,

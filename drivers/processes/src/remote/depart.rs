@@ -298,6 +298,9 @@ pub(crate) fn empty_record() -> ProcessRecord {
         children: Vec::new(),
         children_rusage: Rusage::default(),
         serials: Vec::new(),
+        has_execed: false,
+        threads: Vec::new(),
+        used: Rusage::default(),
         lessees: Vec::new(),
         comm: String::new(),
     }

@@ -54,6 +54,7 @@ impl Handler for MeshFace {
             Ok(ProcessesCall::Explain(pid)) => {
                 reply.send(encode(&ProcessesAnswer::Lines(node.explain(pid))));
             }
+            Ok(ProcessesCall::Move(_)) => reply.send(encode(&ProcessesAnswer::Moved(None))),
         }
     }
 
@@ -96,6 +97,7 @@ impl Node {
                 }
             }
             ProcessesMessage::RemoteUnshared { object, with } => self.homes.release(object, with),
+            ProcessesMessage::Move(_) => {}
         }
     }
 }
