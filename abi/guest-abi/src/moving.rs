@@ -30,8 +30,7 @@ use crate::doorbell::REMOTE_FD_WORDS;
 /// Most calls of a script.
 pub const SCRIPT_CALLS_MAX: usize = 1024;
 /// Bytes of the script region that are free for what calls point to.
-pub const SCRIPT_DATA_BYTES: usize =
-    (crate::layout::SCRIPT_END - crate::layout::SCRIPT_DATA) as usize;
+pub const SCRIPT_DATA_BYTES: u64 = crate::layout::SCRIPT_END - crate::layout::SCRIPT_DATA;
 /// Bytes of a stack for a thread that arrives.
 pub const ARRIVAL_STACK_BYTES: u64 = 16 * 1024;
 /// How many such stacks there are. A thread leaves its stack by [`SCRIPT_RESUME`]: once that
@@ -67,9 +66,6 @@ pub struct ParkRecord {
     pub altstack_bytes: u64,
     /// Its flags.
     pub altstack_flags: u64,
-    /// Signals that the guest blocks in this thread, bit `n - 1` for signal `n` (a hint: the mask
-    /// in force is on the stack).
-    pub mask: u64,
 }
 
 /// The thread's memory is shared with another process (`CLONE_VM`): it must not move.
@@ -105,7 +101,8 @@ pub struct ScriptHeader {
 #[derive(Clone, Copy)]
 pub struct ScriptCall {
     /// The host's system-call number, or a `SCRIPT_*` number. Issued from the shim's text with all
-    /// signals blocked: it must not wait.
+    /// signals blocked: it must not wait. exit(2) ends the thread without `OP_SCRIPT_DONE` (for a
+    /// first thread whose original has ended before the others).
     pub nr: u64,
     /// Arguments.
     pub args: [u64; 6],
