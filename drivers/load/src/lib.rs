@@ -1,7 +1,7 @@
 //! Measures this node's load, exchanges it, and decides where programs are placed.
 //!
 //! Owns: sampling ([`Sampler`]), the window of what is known of others, reservations, the spread's
-//! cursor. The policy is the `placement` machine's.
+//! turns. The policy is the `placement` machine's.
 //!
 //! ```text
 //! Sampler --fresh--> own entry --+--> window --1/s, one peer at random--> peers
@@ -12,6 +12,7 @@
 mod place;
 mod reservations;
 mod sample;
+mod turns;
 mod window;
 
 pub use dunix_placement::{NodeLoad, Reason, Wish};
@@ -32,6 +33,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant},
 };
+use turns::Turns;
 use window::Window;
 
 /// Time between two windows sent.
@@ -57,8 +59,7 @@ struct State {
     sampler: Sampler,
     window: Window,
     reservations: Reservations,
-    /// Programs spread so far.
-    cursor: u64,
+    turns: Turns,
     /// Programs placed here since the last sample, which does not show them.
     unseen: u32,
     /// When peers were last asked for their windows.
@@ -74,7 +75,7 @@ impl Load {
             sampler: Sampler::new(config),
             window: Window::default(),
             reservations: Reservations::default(),
-            cursor: 0,
+            turns: Turns::default(),
             unseen: 0,
             asked: None,
             random: Random::new(),

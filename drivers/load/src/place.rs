@@ -41,14 +41,14 @@ impl std::fmt::Display for PlaceError {
 impl std::error::Error for PlaceError {}
 
 impl Load {
-    /// Decides where a program is to run, asking two peers if this node has no room; a place is
+    /// Decides where a program (its path) is to run, asking two peers if this node has no room; a place is
     /// reserved for it there for a moment.
     ///
     /// # Errors
     /// A node was asked for that is not up.
-    pub async fn place(&self, wish: Wish) -> Result<Placed, PlaceError> {
+    pub async fn place(&self, wish: Wish, program: &[u8]) -> Result<Placed, PlaceError> {
         let peers = self.peers();
-        let input = self.input(wish, &peers);
+        let input = self.input(wish, program, &peers);
         match place(&input) {
             Placement::On { node, why } => Ok(self.placed(node, why)),
             Placement::Nowhere(node) => Err(PlaceError::NotUp(node)),
@@ -68,9 +68,9 @@ impl Load {
     ///
     /// # Errors
     /// As [`Load::place`].
-    pub fn place_now(&self, wish: Wish) -> Result<Placed, PlaceError> {
+    pub fn place_now(&self, wish: Wish, program: &[u8]) -> Result<Placed, PlaceError> {
         let peers = self.peers();
-        let input = self.input(wish, &peers);
+        let input = self.input(wish, program, &peers);
         match place(&input) {
             Placement::On { node, why } => Ok(self.placed(node, why)),
             Placement::Nowhere(node) => Err(PlaceError::NotUp(node)),
@@ -94,14 +94,11 @@ impl Load {
         self.shared.mesh.peers().into_iter().map(|peer| peer.node).collect()
     }
 
-    fn input<'a>(&self, wish: Wish, peers: &'a [NodeId]) -> PlacementInput<'a> {
+    fn input<'a>(&self, wish: Wish, program: &[u8], peers: &'a [NodeId]) -> PlacementInput<'a> {
         let own = self.shared.mesh.node();
         let mut state = self.shared.lock();
         let own_load = node_load(&state.entry_without(1, own, Instant::now()));
-        let cursor = state.cursor;
-        if wish == Wish::Spread {
-            state.cursor += 1;
-        }
+        let cursor = if wish == Wish::Spread { state.turns.take(program) } else { 0 };
         let (random, weights) = (state.random.next(), self.shared.weights);
         PlacementInput { own, own_load, peers, wish, random, cursor, weights }
     }

@@ -77,7 +77,7 @@ async fn programs_leave_a_busy_node_for_an_idle_one() {
     assert_eq!((known[1].node, known[1].runnable_centi), (NodeId(3), 300));
 
     // Node 1 is full, node 2 idle; there are two peers, so both are asked.
-    let placed = load.place(Wish::Best).await.expect("placed");
+    let placed = load.place(Wish::Best, b"/bin/program").await.expect("placed");
     assert_eq!(placed.node, NodeId(2));
     assert!(matches!(placed.why, Reason::LessBusy { .. }), "{}", placed.why);
     // The place is held: node 2 counts it before any program has come; node 3's was given back.
@@ -87,22 +87,26 @@ async fn programs_leave_a_busy_node_for_an_idle_one() {
 
     // What was placed there counts here as well, until node 2 is heard again.
     until("node 2 idle", || load.peers_load()[0].runnable_centi == 0).await;
-    assert_eq!(load.place_now(Wish::Best).expect("placed").node, NodeId(2));
+    assert_eq!(load.place_now(Wish::Best, b"/bin/program").expect("placed").node, NodeId(2));
     assert_eq!(load.peers_load()[0].runnable_centi, 100);
-    let nodes: Vec<u32> =
-        (0..4).map(|_| load.place_now(Wish::Spread).expect("placed").node.0).collect();
+    let nodes: Vec<u32> = (0..4)
+        .map(|_| load.place_now(Wish::Spread, b"/bin/program").expect("placed").node.0)
+        .collect();
     assert_eq!(nodes, [2, 3, 1, 2]);
-    assert_eq!(load.place(Wish::Local).await.expect("placed").node, NodeId(1));
-    assert_eq!(load.place(Wish::Forced(NodeId(3))).await.expect("placed").node, NodeId(3));
-    let refused = load.place(Wish::Forced(NodeId(9))).await;
+    assert_eq!(load.place(Wish::Local, b"/bin/program").await.expect("placed").node, NodeId(1));
+    assert_eq!(
+        load.place(Wish::Forced(NodeId(3)), b"/bin/program").await.expect("placed").node,
+        NodeId(3)
+    );
+    let refused = load.place(Wish::Forced(NodeId(9)), b"/bin/program").await;
     assert_eq!(refused, Err(PlaceError::NotUp(NodeId(9))));
-    let idle = loads[1].1.place(Wish::Best).await.expect("placed");
+    let idle = loads[1].1.place(Wish::Best, b"/bin/program").await.expect("placed");
     assert!(matches!(idle.why, Reason::Room { .. }));
 
     // A node that goes down is not chosen and not listed.
     loads[1].0.stop().await;
     until("node 2 gone", || load.peers_load().iter().all(|entry| entry.node != NodeId(2))).await;
-    assert_ne!(load.place(Wish::Best).await.expect("placed").node, NodeId(2));
+    assert_ne!(load.place(Wish::Best, b"/bin/program").await.expect("placed").node, NodeId(2));
     for (mesh, _) in &loads {
         mesh.stop().await;
     }

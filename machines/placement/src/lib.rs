@@ -78,7 +78,7 @@ pub struct PlacementInput<'a> {
     pub wish: Wish,
     /// Any number; decides whom to ask.
     pub random: u64,
-    /// How many programs this node has spread before.
+    /// How often this node has spread the program before.
     pub cursor: u64,
     pub weights: Weights,
 }

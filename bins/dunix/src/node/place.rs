@@ -31,7 +31,7 @@ impl Policy for ByLoad {
             PlaceWish::Policy if !self.spread => Wish::Best,
             PlaceWish::Policy | PlaceWish::Spread => Wish::Spread,
         };
-        match self.load.place_now(wish) {
+        match self.load.place_now(wish, &question.exe_path) {
             Ok(placed) => {
                 let away = placed.node != self.node;
                 let placement = if away { Placement::At(placed.node) } else { Placement::Here };
