@@ -5,6 +5,7 @@
 
 use crate::{Errno, Result, check};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Types of which every bit pattern is a value and which have no padding.
 ///
@@ -24,6 +25,9 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 pub struct GuestMemory {
     tid: i32,
 }
+
+/// Most ranges of one bulk call (`IOV_MAX`).
+pub const RANGES_MAX: usize = 1024;
 
 /// Bytes that one page holds; the unit in which strings are fetched.
 const PAGE: usize = 4096;
@@ -51,6 +55,35 @@ impl GuestMemory {
         let done =
             check(unsafe { libc::process_vm_readv(self.tid, &local, 1, &remote, 1, 0) } as i64)?;
         usize::try_from(done).map_err(|_| Errno::FAULT)
+    }
+
+    /// Reads several ranges (at most [`RANGES_MAX`]), one after the other, into one buffer, and
+    /// returns how many bytes came before the first that is not mapped or not readable.
+    pub fn read_ranges(&self, ranges: &[Range<u64>], into: &mut [u8]) -> Result<usize> {
+        let remote = remote_ranges(ranges, into.len())?;
+        let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+        let count = remote.len() as libc::c_ulong;
+        // SAFETY: `local` is writable memory of `into`; the remote side is checked by the kernel.
+        let done =
+            check(
+                unsafe { libc::process_vm_readv(self.tid, &local, 1, remote.as_ptr(), count, 0) }
+                    as i64,
+            )?;
+        usize::try_from(done).map_err(|_| Errno::FAULT)
+    }
+
+    /// Writes several ranges (at most [`RANGES_MAX`]), one after the other, from one buffer.
+    pub fn write_ranges(&self, ranges: &[Range<u64>], from: &[u8]) -> Result<()> {
+        let remote = remote_ranges(ranges, from.len())?;
+        let local = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
+        let count = remote.len() as libc::c_ulong;
+        // SAFETY: the local side is only read and lives in `from`; the kernel checks the other.
+        let done =
+            check(
+                unsafe { libc::process_vm_writev(self.tid, &local, 1, remote.as_ptr(), count, 0) }
+                    as i64,
+            )?;
+        if usize::try_from(done) == Ok(from.len()) { Ok(()) } else { Err(Errno::FAULT) }
     }
 
     /// Writes all of `from`.
@@ -166,6 +199,22 @@ impl GuestMemory {
     }
 }
 
+/// Ranges as the kernel takes them; [`Errno::INVAL`] unless they are as long as the buffer.
+fn remote_ranges(ranges: &[Range<u64>], bytes: usize) -> Result<Vec<libc::iovec>> {
+    let mut total = 0_usize;
+    let mut remote = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let length = range.end.checked_sub(range.start).ok_or(Errno::INVAL)?;
+        let iov_len = usize::try_from(length).map_err(|_| Errno::INVAL)?;
+        total = total.checked_add(iov_len).ok_or(Errno::INVAL)?;
+        remote.push(libc::iovec { iov_base: range.start as *mut _, iov_len });
+    }
+    if ranges.len() > RANGES_MAX || total != bytes {
+        return Err(Errno::INVAL);
+    }
+    Ok(remote)
+}
+
 /// Bytes from an address to the end of its page, at least 1.
 fn to_page_end(address: u64) -> usize {
     PAGE - usize::try_from(address % PAGE as u64).unwrap_or(0)
@@ -203,6 +252,22 @@ mod tests {
         assert_eq!(own().write(8, b"x"), Err(Errno::FAULT));
         assert_eq!(own().read_string(u64::MAX, 9), Err(Errno::FAULT));
         assert_eq!(own().read_strings(16, 4096), Err(Errno::FAULT));
+    }
+
+    #[test]
+    fn ranges_are_read_and_written_in_bulk() {
+        let (source, mut target) = ([1_u8, 2, 3, 4, 5, 6, 7, 8], [0_u8; 8]);
+        let at = source.as_ptr() as u64;
+        let ranges = [at..at + 2, at + 5..at + 8];
+        let mut bytes = [0; 5];
+        assert_eq!(own().read_ranges(&ranges, &mut bytes), Ok(5));
+        assert_eq!(bytes, [1, 2, 6, 7, 8]);
+        assert_eq!(own().read_ranges(&ranges, &mut [0; 4]), Err(Errno::INVAL));
+        assert_eq!(own().read_ranges(&[at..at + 2, 8..11], &mut bytes), Ok(2));
+        let to = (&raw mut target) as u64;
+        own().write_ranges(&[to + 6..to + 8, to..to + 1], &[9, 8, 7]).unwrap();
+        assert_eq!(target, [7, 0, 0, 0, 0, 0, 9, 8]);
+        assert_eq!(own().write_ranges(&[to..to + 1, 8..9], &[9, 8]), Err(Errno::FAULT));
     }
 
     #[test]

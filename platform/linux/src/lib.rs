@@ -15,12 +15,14 @@ pub mod guest_space;
 pub mod identity;
 pub mod kcmp;
 pub mod mounts;
+pub mod page_scan;
 pub mod rtnetlink;
 pub mod scm;
 pub mod seccomp;
 pub mod signal;
 pub mod terminal;
 pub mod terminal_calls;
+pub mod userfault;
 
 /// An error of the host kernel.
 pub use rustix::io::Errno;
