@@ -32,7 +32,7 @@ pub const SCRIPT_START: u64 = BASE + 0x0A00_0000;
 pub const SCRIPT_CALLS: u64 = SCRIPT_START + 0x1000;
 /// What the calls point to.
 pub const SCRIPT_DATA: u64 = SCRIPT_CALLS
-    + (crate::moving::SCRIPT_CALLS_MAX * size_of::<crate::moving::ScriptCall>()) as u64;
+    + crate::moving::SCRIPT_CALLS_MAX as u64 * size_of::<crate::moving::ScriptCall>() as u64;
 /// End of the script region.
 pub const SCRIPT_END: u64 = SCRIPT_START + 0x10_0000;
 /// Stacks of threads that arrive.

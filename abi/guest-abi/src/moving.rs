@@ -28,7 +28,7 @@
 use crate::doorbell::REMOTE_FD_WORDS;
 
 /// Most calls of a script.
-pub const SCRIPT_CALLS_MAX: usize = 1024;
+pub const SCRIPT_CALLS_MAX: u32 = 1024;
 /// Bytes of the script region that are free for what calls point to.
 pub const SCRIPT_DATA_BYTES: u64 = crate::layout::SCRIPT_END - crate::layout::SCRIPT_DATA;
 /// Bytes of a stack for a thread that arrives.
@@ -125,8 +125,7 @@ pub const SCRIPT_CLONE: u64 = 1 << 32;
 /// arrival stack. `args[1]` = `RESUME_*` bits. Must be the script's last call. If it fails, the
 /// thread stays in arrival mode.
 pub const SCRIPT_RESUME: u64 = (1 << 32) + 1;
-/// In [`SCRIPT_RESUME`]'s `args[1]`, for exactly one thread, before any other resumes or together
-/// with it, when all of the reserved range's memory is there: also applies the header's `slot` and
-/// `remote_fds`, and installs the signal actions. (Thread states and the shim's data must be there
-/// for every [`SCRIPT_RESUME`].)
+/// In [`SCRIPT_RESUME`]'s `args[1]`, for the first thread that resumes, and only for it: also
+/// applies the header's `slot` and `remote_fds`, and installs the signal actions. The shim's data
+/// and the states of all threads must be in place before.
 pub const RESUME_PROCESS: u64 = 1 << 0;

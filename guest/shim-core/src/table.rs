@@ -401,7 +401,7 @@ table! {
     331 PKEY_FREE Native, "cannot block; no name of a process";
     332 STATX Trap, "the path may name a process under /proc or be /proc/self/exe";
     333 IO_PGETEVENTS Refuse(Errno::ENOSYS), "waits under a mask in a structure; rarely used";
-    334 RSEQ Native, "cannot block; no name of a process";
+    334 RSEQ Trap, "the area that the kernel writes is noted for a move";
     424 PIDFD_SEND_SIGNAL Trap, "the target is a process of the fabric";
     425 IO_URING_SETUP Refuse(Errno::ENOSYS), "runs calls that no filter sees";
     426 IO_URING_ENTER Refuse(Errno::ENOSYS), "runs calls that no filter sees";

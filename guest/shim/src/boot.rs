@@ -5,6 +5,7 @@
 //!           ENOSYS -> no filter yet: socket at BOOT_FD ? install, hand over the listener, ask again
 //!                                                      : install, solo
 //! ```
+//! With `START_ARRIVAL` nothing is loaded: [`arrive`] takes over.
 //! Solo: `shim PROGRAM ARGS...` executes PROGRAM as the guest would; an image after exec finds
 //! `[MARK, descriptor of the program, pad, path for AT_EXECFN]` before its arguments.
 
@@ -13,10 +14,10 @@ use crate::arch::switch;
 use crate::process::{EXE_PATH, EXEC_FN, PROCESS, SHIM_PATH, set_has_daemon};
 use crate::stack::InitialStack;
 use crate::thread::Thread;
-use crate::{calls, doorbell, filter, host, load, report, signal, stack};
+use crate::{arrive, calls, doorbell, filter, host, load, report, signal, stack};
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::arena::ARENA_BYTES;
-use dunix_guest_abi::doorbell::{OP_START, PATH_BYTES, REMOTE_FD_WORDS, StartInfo};
+use dunix_guest_abi::doorbell::{OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, StartInfo};
 use dunix_guest_abi::{ABI_VERSION, layout};
 use dunix_shim_core::Errno;
 use dunix_shim_core::bpf::Bell;
@@ -55,6 +56,10 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
         report::want_hints();
     }
     let exe_fd = match start() {
+        Some(info) if info.flags & START_ARRIVAL != 0 => {
+            map_arena(&info);
+            arrive::begin(&info)
+        }
         Some(info) => start_with_daemon(thread, &info),
         None => start_solo(thread, mask, &mut initial),
     };
@@ -120,6 +125,11 @@ fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
     thread.tid.set(info.pid);
     EXE_PATH.set(until_zero(&info.exe_path));
     EXEC_FN.set(until_zero(&info.exec_fn));
+    map_arena(info);
+    info.exe_fd
+}
+
+fn map_arena(info: &StartInfo) {
     // SAFETY: the arena's place in the reserved range is free in a new image.
     let mapped = unsafe {
         host::mmap(
@@ -135,7 +145,6 @@ fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
         report::fatal("cannot map the arena", "errno", u64::from(error.get()));
     }
     host::close(info.arena_fd);
-    info.exe_fd
 }
 
 fn start_solo(thread: &Thread, mask: SigSet, initial: &mut InitialStack) -> i32 {

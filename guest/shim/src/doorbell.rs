@@ -26,8 +26,12 @@ pub(crate) fn ring(op: u64, args: [u64; 4]) -> Result<u64, Errno> {
 
 /// The process's slot of the arena.
 pub(crate) fn slot(process: &Process) -> &'static Slot {
-    let index =
-        u64::from(process.slot.load(Ordering::Relaxed)) % dunix_guest_abi::arena::SLOTS as u64;
+    slot_at(process.slot.load(Ordering::Relaxed))
+}
+
+/// The slot with this index.
+pub(crate) fn slot_at(index: u32) -> &'static Slot {
+    let index = u64::from(index) % dunix_guest_abi::arena::SLOTS as u64;
     let address = layout::ARENA_START + index * size_of::<Slot>() as u64;
     // SAFETY: with a daemon, the arena is mapped since boot; the daemon writes through atomics.
     unsafe { &*(address as *const Slot) }

@@ -16,6 +16,7 @@
 #![no_main]
 
 mod arch;
+mod arrive;
 mod boot;
 mod calls;
 mod doorbell;
@@ -26,6 +27,7 @@ mod load;
 mod park;
 mod process;
 mod report;
+mod script;
 mod signal;
 mod stack;
 mod thread;

@@ -13,6 +13,7 @@ use crate::process::Process;
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dunix_guest_abi::layout;
+use dunix_guest_abi::moving::ParkRecord;
 use dunix_shim_core::{Errno, nr};
 
 /// Bytes of a slot; a power of two.
@@ -43,6 +44,12 @@ pub(crate) struct Thread {
     pending: UnsafeCell<[Option<SigInfo>; PENDING_MAX]>,
     /// The guest's robust list and the length it gave.
     pub(crate) robust: Cell<(u64, u64)>,
+    /// The guest's word that the kernel clears when the thread ends, or 0.
+    pub(crate) clear_tid: Cell<u64>,
+    /// The guest's rseq area, its length and signature.
+    pub(crate) rseq: Cell<(u64, u32, u32)>,
+    /// What the daemon reads of the thread while it is parked.
+    pub(crate) park_record: UnsafeCell<ParkRecord>,
     /// A mapping that outlives an exec by a child that shares memory: start and bytes.
     pub(crate) scratch: Cell<(u64, u64)>,
     /// The thread is the child of a vfork: its process's state is its own.
@@ -71,6 +78,15 @@ impl Thread {
         unsafe { &*((slot + SLOT_BYTES - THREAD_BYTES) as *const Thread) }
     }
 
+    /// The thread in whose state `address` lies, if that is inside the range of thread states.
+    pub(crate) fn at(address: u64) -> Option<&'static Thread> {
+        let end = slot_start(SLOTS);
+        let state = (address & !(SLOT_BYTES - 1)) + SLOT_BYTES - THREAD_BYTES;
+        let is_inside = (layout::THREADS_START..end).contains(&address) && address >= state;
+        // SAFETY: the caller knows that a thread lives there: the daemon, which names its record.
+        is_inside.then(|| unsafe { &*(state as *const Thread) })
+    }
+
     /// Takes a free slot and prepares it for a thread of `process`.
     ///
     /// # Errors
@@ -90,6 +106,8 @@ impl Thread {
         thread.altstack.set(AltStack::NONE);
         thread.saved_mask.set(None);
         thread.robust.set((0, 0));
+        thread.clear_tid.set(0);
+        thread.rseq.set((0, 0, 0));
         thread.scratch.set((0, 0));
         thread.is_vfork_child.set(false);
         // SAFETY: ours alone.

@@ -4,7 +4,7 @@
 //! With a daemon the program travels as a ticket (`OP_EXEC`); solo, as a descriptor whose number
 //! is the first of [`SOLO_ARGUMENTS`](crate::boot::SOLO_ARGUMENTS).
 
-use super::{Answer, blocking, path};
+use super::{Answer, path};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, Request};
 use crate::boot::{MARK, SOLO_ARGUMENTS};
@@ -17,6 +17,7 @@ use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
     EXEC_GONE, EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD, ExecRequest, OP_EXEC, OP_EXEC_FAILED,
 };
+use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_shim_core::signal::{SIGNAL_MAX, SigSet};
 use dunix_shim_core::{Errno, nr, proc_path, script};
 
@@ -276,10 +277,7 @@ fn solo(context: &Context, target: &Target, wanted: &Wanted, argv: u64) -> Resul
     unsafe { host::call(nr::FCNTL, [host::fd_arg(target.fd), F_SETFD, 0, 0, 0, 0]) }?;
     let shim = SHIM_PATH.with_zero().as_ptr() as u64;
     // SAFETY: replaces the image, or fails without effect.
-    match unsafe { blocking(context, nr::EXECVE, [shim, argv, wanted.envp, 0, 0, 0]) } {
-        Answer::Return(result) => Ok(result),
-        _ => Err(Errno::EIO),
-    }
+    Ok(unsafe { issue(context.mask, nr::EXECVE, [shim, argv, wanted.envp, 0, 0, 0]) })
 }
 
 /// Executes the descriptor that the daemon gives for the program.
@@ -306,12 +304,21 @@ fn with_ticket(
     }
     let empty = 0u8;
     let args = [granted, &raw const empty as u64, argv, wanted.envp, host::AT_EMPTY_PATH, 0];
-    let call = Request { mask, nr: nr::EXECVEAT, args };
     // SAFETY: replaces the image, or fails without effect.
-    let result = unsafe { gadget::interruptible(&call) };
+    let result = unsafe { issue(mask, nr::EXECVEAT, args) };
     host::close(host::int_arg(granted));
     let _ = ring(OP_EXEC_FAILED, [0; 4]);
     Ok(result)
+}
+
+/// Issues the host's exec under the guest's mask, which the new image inherits. The move signal
+/// waits until that has the shim's handlers; [`crate::boot`] takes it out of the mask again.
+///
+/// # Safety
+/// As for a plain system call.
+unsafe fn issue(mask: SigSet, nr: u64, args: [u64; 6]) -> i64 {
+    // SAFETY: forwarded from the caller.
+    unsafe { gadget::interruptible(&Request { mask: mask.with(MOVE_SIGNAL), nr, args }) }
 }
 
 /// What the new environment says of the program's place, as bits of the request.

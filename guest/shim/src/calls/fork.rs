@@ -10,6 +10,7 @@ use crate::arch::syscall;
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::park;
 use crate::process::has_daemon;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
@@ -43,6 +44,13 @@ struct Wanted {
     parent_tid: GuestAddr,
     child_tid: GuestAddr,
     tls: u64,
+}
+
+impl Wanted {
+    /// The word that the kernel clears at the child's end, or 0.
+    fn cleared_tid(&self) -> u64 {
+        if self.flags & CLONE_CHILD_CLEARTID == 0 { 0 } else { self.child_tid.0 }
+    }
 }
 
 /// clone(2).
@@ -94,6 +102,7 @@ fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, 
         return finish_parent(wanted, pid, result);
     }
     thread.forget_others();
+    thread.clear_tid.set(wanted.cleared_tid());
     start_child(thread, wanted, pid);
     if wanted.stack != 0 {
         context.regs.rsp = wanted.stack;
@@ -257,6 +266,7 @@ fn new_thread(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<u64
         }
     };
     child.tid.set(tid);
+    child.clear_tid.set(wanted.cleared_tid());
     if has_daemon() {
         if wanted.flags & CLONE_PARENT_SETTID != 0 {
             let _ = guest::write(wanted.parent_tid, &tid);
@@ -297,6 +307,8 @@ extern "C" fn thread_main(thread: u64) -> ! {
     if !has_daemon() {
         thread.tid.set(host::gettid());
     }
+    // A freeze may have counted the threads before this one began.
+    park::if_asked(thread);
     // SAFETY: prepared by the parent.
     unsafe { switch::resume(&raw const (*thread.resumable.get()).frame) }
 }

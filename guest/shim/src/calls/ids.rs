@@ -18,6 +18,7 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, args: [u64; 6]) -> Option
         nr::SETPGID => ring(OP_SETPGID, [pid_arg(0), pid_arg(1), 0, 0]),
         nr::SETSID => ring(OP_SETSID, [0; 4]),
         nr::SET_TID_ADDRESS => {
+            thread.clear_tid.set(args[0]);
             // SAFETY: the kernel clears the guest's word at the thread's end, as without the shim.
             let _ = unsafe { host::call(number, args) };
             Ok(u64::from(thread.tid.get()))

@@ -123,6 +123,7 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
             crate::report::unsupported("ptrace");
             Answer::Return(Errno::EPERM.as_result())
         }
+        nr::RSEQ => rseq(thread, args).into(),
         nr::SECCOMP => seccomp::seccomp(args),
         nr::PRCTL => seccomp::prctl(args),
         nr::ARCH_PRCTL => arch_prctl(args),
@@ -189,6 +190,17 @@ fn wait_for_set(thread: &Thread, context: &Context, number: u64, args: [u64; 6])
         nr::PSELECT6 => mask::pselect6(thread, context, args),
         _ => Answer::PassOn,
     }
+}
+
+/// rseq(2): the kernel's, with what it registers noted for a move.
+fn rseq(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
+    const RSEQ_FLAG_UNREGISTER: u64 = 1;
+    // SAFETY: the guest's own call.
+    let result = unsafe { host::call(nr::RSEQ, args) }?;
+    let is_gone = args[2] & RSEQ_FLAG_UNREGISTER != 0;
+    let area = (args[0], host::uint_arg(args[1]), host::uint_arg(args[3]));
+    thread.rseq.set(if is_gone { (0, 0, 0) } else { area });
+    Ok(result)
 }
 
 /// GS belongs to the shim.

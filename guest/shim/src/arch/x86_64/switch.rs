@@ -3,6 +3,7 @@
 use super::frame::Frame;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::AtomicU64;
+use dunix_guest_abi::moving::ParkRecord;
 
 /// Bits of eflags that every context has: the reserved bit and interrupts.
 pub(crate) const EFLAGS_INITIAL: u64 = 0x202;
@@ -12,6 +13,8 @@ pub(crate) const SELECTORS_INITIAL: u64 = 0x33 | 0x2b << 48;
 unsafe extern "C" {
     fn dunix_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64) -> i64;
     fn dunix_restorer();
+    fn dunix_park(record: *mut ParkRecord, parked: extern "C" fn(*const ParkRecord));
+    fn dunix_unpark(record: *const ParkRecord, resumed: extern "C" fn(*const ParkRecord)) -> !;
 }
 
 global_asm!(
@@ -36,7 +39,34 @@ global_asm!(
     "pop rdi",
     "call rax",
     "ud2",
+    // What a function's caller expects unchanged goes onto the stack, and the record says where.
+    ".globl dunix_park",
+    "dunix_park:",
+    "push rbx",
+    "push rbp",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "sub rsp, 8",
+    "mov [rdi + {stack_pointer}], rsp",
+    "call rsi",
+    "3:",
+    "add rsp, 8",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbp",
+    "pop rbx",
+    "ret",
+    ".globl dunix_unpark",
+    "dunix_unpark:",
+    "mov rsp, [rdi + {stack_pointer}]",
+    "call rsi",
+    "jmp 3b",
     ".popsection",
+    stack_pointer = const core::mem::offset_of!(ParkRecord, stack_pointer),
 );
 
 /// Address of the code that ends a signal handler.
@@ -68,6 +98,48 @@ pub(crate) unsafe fn clone_onto(
         words.write(entry as *const () as u64);
         words.add(1).write(argument);
         dunix_clone(clone.flags, words as u64, clone.parent_tid, clone.child_tid, clone.tls)
+    }
+}
+
+/// Puts the caller's registers onto the stack, notes in `record` where, and calls `parked`.
+///
+/// # Safety
+/// `record` is the thread's own. This comes back when `parked` does, or in another process with
+/// the same memory when the function given to [`unpark`] does.
+pub(crate) unsafe fn park(record: *mut ParkRecord, parked: extern "C" fn(*const ParkRecord)) {
+    // SAFETY: forwarded from the caller.
+    unsafe { dunix_park(record, parked) }
+}
+
+/// Goes on where the owner of `record` called [`park`], after `resumed` has come back.
+///
+/// # Safety
+/// The stack is as it was when the owner parked, and nobody else runs on it.
+pub(crate) unsafe fn unpark(
+    record: *const ParkRecord,
+    resumed: extern "C" fn(*const ParkRecord),
+) -> ! {
+    // SAFETY: forwarded from the caller.
+    unsafe { dunix_unpark(record, resumed) }
+}
+
+/// Leaves the current stack for good and runs `entry(argument)` on another.
+///
+/// # Safety
+/// `stack_top` (16-byte aligned) ends an unused stack; `entry` never returns.
+pub(crate) unsafe fn call_on(stack_top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> ! {
+    // SAFETY: forwarded from the caller.
+    unsafe {
+        asm!(
+            "mov rsp, {top}",
+            "xor ebp, ebp",
+            "call {entry}",
+            "ud2",
+            top = in(reg) stack_top,
+            entry = in(reg) entry,
+            in("rdi") argument,
+            options(noreturn),
+        )
     }
 }
 
