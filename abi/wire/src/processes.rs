@@ -1,7 +1,8 @@
 //! What nodes say to each other about processes ([`Topic::Processes`](crate::Topic)).
 //!
 //! Owns: the process table's messages ([`table`]), the image of a process that execs onto another
-//! node ([`image`]), the hand-over of one that moves while it runs ([`moving`]), and the headers of the byte streams that carry its descriptors ([`relay`]).
+//! node ([`image`]), the hand-over of one that moves while it runs ([`moving`]) and its description
+//! ([`resident`]), and the headers of the byte streams that carry its descriptors ([`relay`]).
 //! Refuses: behaviour. Limits are named here and checked by whoever decodes.
 //!
 //! One-way messages are [`ProcessesMessage`], calls [`ProcessesCall`] answered by
@@ -13,6 +14,7 @@ pub mod image;
 pub mod moving;
 pub mod record;
 pub mod relay;
+pub mod resident;
 pub mod table;
 
 pub use errno::Errno;

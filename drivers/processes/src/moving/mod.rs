@@ -1,0 +1,20 @@
+//! Moving a running process: taking it down at its node and setting it up at another.
+//!
+//! ```text
+//! source                                       target
+//! Node::freeze -> Frozen                       Arrival::prepare(image)
+//!   | image   --- Package, by the hand-over -->   | a shell of the keeper's becomes the process;
+//!   |                                             | pages <- stream <- Frozen
+//!   | thaw: it goes on here                       | discard: it never was here
+//!   | donate -> Donor, until the last page        | bind, release -> Arriving, until the last page
+//! ```
+//!
+//! Owns: freezing, description, pages and restoration of one process. Refuses: the decision where it
+//! lives, which is the hand-over's; until its word both sides hold a process that does not run.
+//! Everything waits for a bounded time, and nothing is left behind when either side gives up.
+
+mod arrive;
+mod freeze;
+
+pub(crate) use arrive::{Arrival, Arriving};
+pub(crate) use freeze::{Donor, Frozen};
