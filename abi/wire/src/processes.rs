@@ -43,8 +43,9 @@ pub enum ProcessesMessage {
     /// A call on a descriptor at its home (see [`image::DescriptorKind::Remote`]) is given up
     /// because a signal came; the call's answer follows all the same.
     CancelRemoteCall { ticket: u64 },
-    /// No process of the sender holds a remote descriptor any more; this one was the last.
-    RemoteClosed { object: u64, pid: Pid },
+    /// No process of the sender holds a remote descriptor any more; this one was the last. `times`:
+    /// how often one has arrived with it.
+    RemoteClosed { object: u64, pid: Pid, times: u32 },
     /// A process that is going to `with` takes a remote descriptor along.
     RemoteShared { object: u64, with: NodeId },
     /// To a terminal's home: the leader of the session that it controls has ended.
@@ -69,6 +70,8 @@ pub enum ProcessesCall {
     Explain(Pid),
     /// Move a process that runs here. Answered `Moved`; takes as long as the move.
     Move(MoveRequest),
+    /// Wait until relays have carried on all that was written so far to an object of the callee.
+    Drain { object: u64 },
 }
 
 /// The answer to a [`ProcessesCall`].
@@ -86,4 +89,6 @@ pub enum ProcessesAnswer {
     Lines(Vec<String>),
     /// How a move went. `None`: the process is not here.
     Moved(Option<Result<MoveReport, Refusal>>),
+    /// All has arrived, or never will.
+    Drained,
 }

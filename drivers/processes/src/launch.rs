@@ -196,19 +196,17 @@ impl Node {
                 return None;
             };
             local.is_ending = true;
-            let relays = local.remote.outgoing();
-            if relays.is_empty() {
+            let written = local.remote.written();
+            if written.is_empty() {
                 state.table.exited(now, pid, status, rusage);
                 return None;
             }
-            Some((pid, relays))
+            Some((pid, written))
         });
-        if let Some((pid, relays)) = draining {
+        if let Some((pid, written)) = draining {
             let node = self.clone();
             self.runtime.spawn(async move {
-                for relay in relays {
-                    relay.drain().await;
-                }
+                node.drain(written).await;
                 node.with(|state, now| state.table.exited(now, pid, status, rusage));
             });
         }
@@ -253,7 +251,8 @@ impl Node {
 }
 
 impl State {
-    fn host_pids(&self) -> Vec<u32> {
+    /// The host processes of the processes here.
+    pub(crate) fn host_pids(&self) -> Vec<u32> {
         let host = |pid: &Pid| match self.table.to_host(*pid)? {
             HostTarget::Process(host) => Some(host),
             HostTarget::Thread { .. } => None,
@@ -329,6 +328,9 @@ impl State {
             exec_fn: launching.exec_fn.take().unwrap_or(resolved.exec_fn),
         };
         let remote = launching.remote.take().unwrap_or_default();
+        for object in remote.objects() {
+            *self.arrivals.entry(object).or_default() += 1;
+        }
         self.locals.insert(
             pid,
             Local {

@@ -75,7 +75,7 @@ impl State {
                     lines.push(format!("descriptor {number}: {:?}, calls run on {home}", fd.what));
                 }
             }
-            let relays = local.remote.outgoing().len();
+            let relays = local.remote.written().relays.len();
             if relays > 0 {
                 lines.push(format!("{relays} of its pipes or sockets lead to other nodes"));
             }

@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) stories: Stories,
     /// Calls on remote descriptors, by ticket.
     pub(crate) in_flight: BTreeMap<u64, InFlight>,
+    /// How often a process has come here with an object of another node, until the last lets go.
+    pub(crate) arrivals: BTreeMap<ObjectId, u32>,
     pub(crate) is_shutting_down: bool,
     early_ends: VecDeque<(Instant, u32, ExitStatus, Rusage)>,
     pending: BTreeMap<u64, Pending>,
@@ -219,6 +221,7 @@ impl State {
             roots: BTreeMap::new(),
             stories: Stories::default(),
             in_flight: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
             is_shutting_down: false,
             early_ends: VecDeque::new(),
             pending: BTreeMap::new(),

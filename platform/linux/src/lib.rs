@@ -22,6 +22,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod terminal;
 pub mod terminal_calls;
+pub mod timers;
 pub mod userfault;
 
 /// An error of the host kernel.

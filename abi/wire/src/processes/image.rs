@@ -66,22 +66,63 @@ pub enum DescriptorKind {
     SharedFile { path: Vec<u8>, flags: u32, home: NodeId, object: u64 },
     /// A device that every node has alike (`/dev/null`, `/dev/zero`, ...).
     Device { path: Vec<u8>, flags: u32 },
-    /// The end of a pipe that the process writes: a pipe there, pumped to the home.
-    PipeWrite { flags: u32, home: NodeId, object: u64 },
+    /// The end of a pipe that the process writes: a pipe there, pumped to the home. `drains`: a
+    /// further relay carries it on from there, which an exit has to wait for.
+    PipeWrite { flags: u32, home: NodeId, object: u64, drains: bool },
     /// The end that it reads and nobody else does: a pipe there, fed by the home.
     PipeRead { flags: u32, home: NodeId, object: u64 },
     /// A connected stream socket: a socket pair there, relayed both ways.
-    Stream { flags: u32, home: NodeId, object: u64 },
-    /// Nothing at the target; every call runs at the home (terminals, shared pipe readers).
-    Remote { flags: u32, home: NodeId, object: u64, what: RemoteKind },
+    Stream { flags: u32, home: NodeId, object: u64, drains: bool },
+    /// A placeholder at the target that is as ready as the object is; every call runs at the home.
+    /// `drains`: what is written reaches its last home by a relay, which an exit has to wait for.
+    Remote { flags: u32, home: NodeId, object: u64, what: RemoteKind, drains: bool },
+    /// eventfd(2) that nobody else has.
+    Event { flags: u32, count: u64, is_semaphore: bool },
+    /// timerfd_create(2) that nobody else has.
+    Timer { flags: u32, timer: TimerState },
+    /// signalfd(2); bit `n - 1` for signal `n`.
+    Signals { flags: u32, mask: u64 },
+    /// epoll(7) set that nobody else has; filled once all other descriptors are there.
+    Epoll { flags: u32, members: Vec<EpollMember> },
 }
 
-/// What a remote descriptor looks like to fstat and isatty.
+/// How a timer of timerfd_create(2) stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TimerState {
+    /// `CLOCK_*`.
+    pub clock: u32,
+    /// Nanoseconds until it expires, 0 if it is not armed; [`TimerState::taken_ns`] tells since when.
+    pub left_ns: u64,
+    pub interval_ns: u64,
+    /// Expirations that nobody has read.
+    pub ticks: u64,
+    /// When this was taken down: nanoseconds since the epoch.
+    pub taken_ns: u64,
+}
+
+/// One descriptor that an epoll set watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EpollMember {
+    pub fd: i32,
+    pub events: u32,
+    pub data: u64,
+}
+
+/// What a remote descriptor is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum RemoteKind {
-    Terminal { pts: u32 },
+    Terminal {
+        pts: u32,
+    },
+    /// A pipe or FIFO.
     Pipe,
+    /// A regular file: always ready, calls do not wait.
     File,
+    Directory,
+    Socket,
+    /// What can be read or polled but not opened a second time: terminals' masters, inotify, shared
+    /// eventfd, timerfd and the like.
+    Queue,
 }
 
 /// One call to be run at an object's home.

@@ -30,9 +30,9 @@ impl Node {
                 .ok_or(LaunchError::Table(Errno::PROTO))?,
             gid: self.ids_base.checked_add(image.egid).ok_or(LaunchError::Table(Errno::PROTO))?,
         };
-        let rebuilt = Rebuilt::of(&self.homes, self.id, owner, &image.descriptors);
-        let Rebuilt { descriptors, numbers, opens, table, relays } =
-            rebuilt.map_err(LaunchError::Table)?;
+        let rebuilt = self.rebuild(owner, &image.descriptors).map_err(LaunchError::Table)?;
+        // An image keeps no descriptor that is to be closed on exec, and no epoll set.
+        let Rebuilt { descriptors, numbers, opens, table, relays, late: _ } = rebuilt;
         let limits = (0_u32..).zip(&image.rlimits);
         // A root is searched for where it starts; an exec has found its program already.
         let is_root = image.exec_fn.is_empty();

@@ -1,9 +1,13 @@
 //! What a process that leaves has open, described for the node that it goes to.
 //!
-//! The process waits in its exec meanwhile. What cannot be described (epoll sets, listening
-//! sockets, ...) keeps the process here: [`Unmovable`] says what it was.
+//! The process waits in its exec meanwhile, or is frozen for a move. What cannot be described
+//! keeps the process here: [`Unmovable`] says what it was. An exec relays pipes and sockets; what
+//! it describes otherwise is here, what a move describes otherwise in [`super::moving`].
 
+use super::alone::Others;
+use super::fdinfo::{self, Descriptor};
 use super::homes::{Object, Purpose};
+use super::offer::Offer;
 use super::{RemoteFd, RemoteTable};
 use crate::host;
 use crate::node::Node;
@@ -27,7 +31,7 @@ pub(crate) enum Unmovable {
     /// Who started it may have named it a semaphore or memory that other nodes do not have.
     #[error("it shares memory of {SHARED_MEMORY}")]
     SharesMemory,
-    #[error("it has more than {DESCRIPTORS_MAX} descriptors")]
+    #[error("it has more than {DESCRIPTORS_MAX} descriptors, or one above {NUMBERS_END}")]
     TooMany,
     #[error("the host says: {0}")]
     Host(#[from] Errno),
@@ -41,39 +45,26 @@ const NOT_THE_TREE: [u64; 8] =
 /// Where named shared memory and semaphores live (shm_overview(7), sem_overview(7)).
 const SHARED_MEMORY: &str = "/dev/shm";
 
+/// First number that no descriptor of a process that goes elsewhere may have: what the shim keeps
+/// of descriptors, and the numbers at which a process finds its start, begin there.
+const NUMBERS_END: i32 = dunix_guest_abi::doorbell::BOOT_FD;
+
 /// How often a pipe is looked at again while another process still has its read end in passing: a
 /// shell closes its own copies just after it forked.
 const ALONE_TRIES: u32 = 4;
 const ALONE_PAUSE: Duration = Duration::from_millis(3);
 
-/// Descriptions under way, given up on drop unless the other node has taken them.
-pub(crate) struct Offer {
-    node: Arc<Node>,
-    to: NodeId,
-    kept: Vec<u64>,
-    pub(crate) descriptors: Vec<DescriptorImage>,
-    /// Objects of third nodes that go along.
-    pub(crate) passed_on: Vec<ObjectId>,
-}
-
-impl Offer {
-    /// The other node holds the objects now.
-    pub(crate) fn was_taken(mut self) {
-        self.kept.clear();
-    }
-}
-
-impl Drop for Offer {
-    fn drop(&mut self) {
-        for serial in &self.kept {
-            self.node.homes.release(*serial, self.to);
-        }
-    }
+/// Why a process is described.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reason {
+    /// A fresh image starts elsewhere: descriptors with `O_CLOEXEC` end.
+    Exec,
+    /// It goes on elsewhere with all that it has.
+    Move,
 }
 
 /// One descriptor while its process is described.
 struct Held {
-    number: i32,
     fd: OwnedFd,
     stat: Stat,
     /// Index of its image.
@@ -82,12 +73,15 @@ struct Held {
 
 /// Describes descriptors for a node.
 pub(crate) struct Capture {
-    host_pid: u32,
+    reason: Reason,
+    pub(super) host_pid: u32,
     remote: RemoteTable,
     /// Descriptors whose offset nobody else has, a bit each.
     private: [u64; REMOTE_FD_WORDS],
+    /// Who else on this node has what, looked up once.
+    pub(super) others: Option<Others>,
     held: Vec<Held>,
-    offer: Offer,
+    pub(super) offer: Offer,
 }
 
 /// Blocks on the tree: for threads that may.
@@ -99,19 +93,41 @@ impl Capture {
         remote: RemoteTable,
         private: [u64; REMOTE_FD_WORDS],
     ) -> Capture {
-        let (kept, descriptors, passed_on) = (Vec::new(), Vec::new(), Vec::new());
-        let offer = Offer { node, to, kept, descriptors, passed_on };
-        Capture { host_pid, remote, private, held: Vec::new(), offer }
+        let offer = Offer::new(node, to);
+        let (reason, held) = (Reason::Exec, Vec::new());
+        Capture { reason, host_pid, remote, private, others: None, held, offer }
     }
 
-    /// Describes all descriptors that an exec keeps.
+    #[allow(dead_code, reason = "for moves")]
+    /// Prepares to describe a frozen process for a move. `remote` is a copy of its table
+    /// ([`RemoteTable::for_child`]).
+    pub(crate) fn for_move(
+        node: Arc<Node>,
+        to: NodeId,
+        host_pid: u32,
+        remote: RemoteTable,
+    ) -> Capture {
+        let capture = Capture::new(node, to, host_pid, remote, [0; REMOTE_FD_WORDS]);
+        Capture { reason: Reason::Move, ..capture }
+    }
+
+    /// Describes all descriptors that the process takes along. Whose image is sent is to be
+    /// [announced](Offer::announce), and its paths [seen from](Offer::see_from) the process's root.
     pub(crate) fn run(mut self) -> Result<Offer, Unmovable> {
-        if host::maps_file_of(self.host_pid, SHARED_MEMORY) {
+        if self.reason == Reason::Exec && host::maps_file_of(self.host_pid, SHARED_MEMORY) {
             return Err(Unmovable::SharesMemory);
         }
-        for number in kept_descriptors(self.host_pid)? {
+        let descriptors = fdinfo::descriptors(self.host_pid, DESCRIPTORS_MAX)?;
+        if self.reason == Reason::Move {
+            self.others = Some(Others::of(&self.offer.node, self.host_pid, &descriptors));
+        }
+        for Descriptor { number, flags } in descriptors {
+            let cloexec = flags & OFlags::CLOEXEC.bits() != 0;
+            if cloexec && self.reason == Reason::Exec {
+                continue;
+            }
             let fd = host::take_fd(self.host_pid, number)?;
-            self.add(number, fd)?;
+            self.add(number, cloexec, fd)?;
         }
         Ok(self.offer)
     }
@@ -124,58 +140,59 @@ impl Capture {
         for (fd, numbers) in descriptors {
             for number in numbers {
                 let copy = rustix::io::fcntl_dupfd_cloexec(&fd, 0)?;
-                self.add(number, copy)?;
+                self.add(number, false, copy)?;
             }
         }
         Ok(self.offer)
     }
 
-    fn add(&mut self, number: i32, fd: OwnedFd) -> Result<(), Unmovable> {
-        if self.offer.descriptors.len() >= DESCRIPTORS_MAX {
+    fn add(&mut self, number: i32, cloexec: bool, fd: OwnedFd) -> Result<(), Unmovable> {
+        if self.offer.descriptors.len() >= DESCRIPTORS_MAX || number >= NUMBERS_END {
             return Err(Unmovable::TooMany);
         }
         let stat = fstat(&fd)?;
         let index = u32::try_from(self.offer.descriptors.len()).map_err(|_| Unmovable::TooMany)?;
         let twin = self.twin(&fd, &stat);
-        let kind = match (twin, self.remote.get(number)) {
-            (Some(twin), _) => self.offer.descriptors[twin as usize].kind.clone(),
-            (None, Some(remote)) => self.pass_on(&fd, remote)?,
-            (None, None) => self.describe(number, &fd, &stat)?,
+        let kind = match (twin, self.remote.get(number), self.reason) {
+            (Some(twin), ..) => self.offer.descriptors[twin as usize].kind.clone(),
+            (None, Some(remote), _) => self.pass_on(&fd, remote)?,
+            (None, None, Reason::Exec) => self.describe(number, &fd, &stat)?,
+            (None, None, Reason::Move) => self.describe_for_move(number, &fd, &stat)?,
         };
-        let image = DescriptorImage { fd: number, cloexec: false, same_as: twin, kind };
+        let image = DescriptorImage { fd: number, cloexec, same_as: twin, kind };
         self.offer.descriptors.push(image);
         if twin.is_none() {
-            self.held.push(Held { number, fd, stat, index });
+            self.held.push(Held { fd, stat, index });
         }
         Ok(())
     }
 
-    /// An earlier descriptor of the same description; for pipes one of the same pipe and direction,
-    /// so that the bytes of both keep their order.
+    /// An earlier descriptor of the same description; at an exec, for pipes, one of the same pipe
+    /// and direction, so that the bytes of both keep their order.
     fn twin(&self, fd: &OwnedFd, stat: &Stat) -> Option<u32> {
         let same_file =
             |held: &&Held| (held.stat.st_dev, held.stat.st_ino) == (stat.st_dev, stat.st_ino);
         let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
         let twin = self.held.iter().filter(same_file).find(|held| {
             kcmp::same_description(held.fd.as_fd(), fd.as_fd()).unwrap_or(false)
-                || (is_pipe && access(held.fd.as_fd()) == access(fd.as_fd()))
+                || (is_pipe
+                    && self.reason == Reason::Exec
+                    && access(held.fd.as_fd()) == access(fd.as_fd()))
         })?;
-        debug_assert!(twin.number >= 0);
         Some(twin.index)
     }
 
     /// A descriptor whose object lives elsewhere already goes along as it is.
     fn pass_on(&mut self, fd: &OwnedFd, remote: RemoteFd) -> Result<DescriptorKind, Unmovable> {
-        let ObjectId { home, serial: object } = remote.object;
-        if home != self.offer.to {
-            self.offer.passed_on.push(remote.object);
-        }
+        let RemoteFd { object, what, is_open_here, drains } = remote;
+        self.offer.pass_on(object);
         let flags = fcntl_getfl(fd)?.bits();
-        if remote.is_open_here {
+        let ObjectId { home, serial: object } = object;
+        if is_open_here {
             let path = path_of(fd.as_fd())?;
             return Ok(DescriptorKind::SharedFile { path, flags, home, object });
         }
-        Ok(DescriptorKind::Remote { flags, home, object, what: remote.what })
+        Ok(DescriptorKind::Remote { flags, home, object, what, drains })
     }
 
     fn describe(
@@ -186,22 +203,30 @@ impl Capture {
     ) -> Result<DescriptorKind, Unmovable> {
         let unmovable = |what| Unmovable::Descriptor { fd: number, what };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::CharacterDevice => self.describe_device(number, fd, stat),
+            FileType::CharacterDevice => {
+                self.describe_device(fd, stat)?.ok_or_else(|| unmovable("a device of this node"))
+            }
             FileType::Fifo => self.describe_pipe(fd, stat),
-            FileType::Socket => self.describe_socket(number, fd),
-            FileType::RegularFile | FileType::Directory => self.describe_file(number, fd, stat),
+            FileType::Socket => self.describe_socket(number, fd, stat),
+            FileType::RegularFile | FileType::Directory => {
+                if is_of_this_node(fd)? {
+                    return Err(unmovable("a file of this node alone"));
+                }
+                let is_private = self.is_private(number);
+                self.describe_file(fd, stat, is_private)
+            }
             FileType::BlockDevice => Err(unmovable("a block device")),
             FileType::Symlink => Err(unmovable("a symbolic link")),
             FileType::Unknown => Err(unmovable("a kernel object of this node")),
         }
     }
 
-    fn describe_device(
+    /// A device that every node has, or a terminal.
+    pub(super) fn describe_device(
         &mut self,
-        number: i32,
         fd: &OwnedFd,
         stat: &Stat,
-    ) -> Result<DescriptorKind, Unmovable> {
+    ) -> Result<Option<DescriptorKind>, Unmovable> {
         let flags = fcntl_getfl(fd)?.bits();
         let what = (major(stat.st_rdev), minor(stat.st_rdev));
         let path: &[u8] = match what {
@@ -212,27 +237,27 @@ impl Capture {
             (1, 9) => b"/dev/urandom",
             (136..=143, pts) => {
                 let pts = (what.0 - 136) * 256 + pts;
-                return self.leave_for_calls(fd, flags, RemoteKind::Terminal { pts });
+                return self.leave_for_calls(fd, stat, RemoteKind::Terminal { pts }).map(Some);
             }
-            _ => return Err(Unmovable::Descriptor { fd: number, what: "a device of this node" }),
+            _ => return Ok(None),
         };
-        Ok(DescriptorKind::Device { path: path.to_vec(), flags })
+        Ok(Some(DescriptorKind::Device { path: path.to_vec(), flags }))
     }
 
     fn describe_pipe(&mut self, fd: &OwnedFd, stat: &Stat) -> Result<DescriptorKind, Unmovable> {
         let (flags, home) = (fcntl_getfl(fd)?.bits(), self.offer.node.id);
         match access(fd.as_fd()) {
             OFlags::WRONLY => {
-                let object =
-                    self.leave_for_relay(super::homes::reopen(fd.as_fd(), OFlags::WRONLY)?)?;
-                Ok(DescriptorKind::PipeWrite { flags, home, object })
+                let own = super::homes::reopen(fd.as_fd(), OFlags::WRONLY)?;
+                let (object, drains) = self.leave_for_relay(own, stat)?;
+                Ok(DescriptorKind::PipeWrite { flags, home, object, drains })
             }
             OFlags::RDONLY if self.is_alone(stat) => {
-                let object =
-                    self.leave_for_relay(super::homes::reopen(fd.as_fd(), OFlags::RDONLY)?)?;
+                let own = super::homes::reopen(fd.as_fd(), OFlags::RDONLY)?;
+                let (object, _) = self.leave_for_relay(own, stat)?;
                 Ok(DescriptorKind::PipeRead { flags, home, object })
             }
-            _ => self.leave_for_calls(fd, flags, RemoteKind::Pipe),
+            _ => self.leave_for_calls(fd, stat, RemoteKind::Pipe),
         }
     }
 
@@ -254,7 +279,12 @@ impl Capture {
         false
     }
 
-    fn describe_socket(&mut self, number: i32, fd: &OwnedFd) -> Result<DescriptorKind, Unmovable> {
+    fn describe_socket(
+        &mut self,
+        number: i32,
+        fd: &OwnedFd,
+        stat: &Stat,
+    ) -> Result<DescriptorKind, Unmovable> {
         let unmovable = |what| Unmovable::Descriptor { fd: number, what };
         if socket_type(fd)? != SocketType::STREAM {
             return Err(unmovable("a datagram socket"));
@@ -266,41 +296,37 @@ impl Capture {
             return Err(unmovable("a socket that is not connected"));
         }
         let flags = fcntl_getfl(fd)?.bits();
-        let object = self.leave_for_relay(rustix::io::fcntl_dupfd_cloexec(fd, 0)?)?;
-        Ok(DescriptorKind::Stream { flags, home: self.offer.node.id, object })
+        let own = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
+        let (object, drains) = self.leave_for_relay(own, stat)?;
+        Ok(DescriptorKind::Stream { flags, home: self.offer.node.id, object, drains })
     }
 
-    fn describe_file(
+    /// A file or directory of the tree; one without a name stays here.
+    pub(super) fn describe_file(
         &mut self,
-        number: i32,
         fd: &OwnedFd,
         stat: &Stat,
+        is_private: bool,
     ) -> Result<DescriptorKind, Unmovable> {
-        let magic = u64::try_from(fstatfs(fd)?.f_type).unwrap_or(0);
-        if NOT_THE_TREE.contains(&magic) {
-            return Err(Unmovable::Descriptor { fd: number, what: "a file of this node alone" });
-        }
         let flags = fcntl_getfl(fd)?;
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if stat.st_nlink == 0 {
-            return self.leave_for_calls(fd, flags.bits(), RemoteKind::File);
+            let what = if is_directory { RemoteKind::Directory } else { RemoteKind::File };
+            return self.leave_for_calls(fd, stat, what);
         }
         let path = path_of(fd.as_fd())?;
-        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if flags.contains(OFlags::PATH) || is_directory {
+        if flags.contains(OFlags::PATH) {
             return Ok(DescriptorKind::File { path, flags: flags.bits(), offset: 0 });
         }
-        if self.is_private(number) {
+        if is_directory || is_private {
             let offset = rustix::fs::seek(fd, SeekFrom::Current(0))?;
             return Ok(DescriptorKind::File { path, flags: flags.bits(), offset });
         }
         let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
-        let object = self.keep(copy, Purpose::Calls(RemoteKind::File))?;
-        Ok(DescriptorKind::SharedFile {
-            path,
-            flags: flags.bits(),
-            home: self.offer.node.id,
-            object,
-        })
+        let (purpose, relays) = (Purpose::Calls(RemoteKind::File), Vec::new());
+        let object = self.offer.keep(Object { original: copy, purpose, relays })?;
+        let home = self.offer.node.id;
+        Ok(DescriptorKind::SharedFile { path, flags: flags.bits(), home, object })
     }
 
     fn is_private(&self, number: i32) -> bool {
@@ -309,58 +335,45 @@ impl Capture {
         word >> (number % 64) & 1 == 1
     }
 
-    fn leave_for_calls(
+    /// Keeps the description here; calls on it come from the other node.
+    pub(super) fn leave_for_calls(
         &mut self,
         fd: &OwnedFd,
-        flags: u32,
+        stat: &Stat,
         what: RemoteKind,
     ) -> Result<DescriptorKind, Unmovable> {
-        let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
-        let object = self.keep(copy, Purpose::Calls(what))?;
-        Ok(DescriptorKind::Remote { flags, home: self.offer.node.id, object, what })
+        let flags = fcntl_getfl(fd)?.bits();
+        let original = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
+        let relays = self.remote.relays_of(stat);
+        let drains = !relays.is_empty();
+        let object = self.offer.keep(Object { original, purpose: Purpose::Calls(what), relays })?;
+        Ok(DescriptorKind::Remote { flags, home: self.offer.node.id, object, what, drains })
     }
 
-    fn leave_for_relay(&mut self, fd: OwnedFd) -> Result<u64, Unmovable> {
-        self.keep(fd, Purpose::Relay)
-    }
-
-    fn keep(&mut self, original: OwnedFd, purpose: Purpose) -> Result<u64, Unmovable> {
-        let object = self.offer.node.homes.keep(Object { original, purpose }, self.offer.to)?;
-        self.offer.kept.push(object);
-        Ok(object)
+    fn leave_for_relay(
+        &mut self,
+        original: OwnedFd,
+        stat: &Stat,
+    ) -> Result<(u64, bool), Unmovable> {
+        let relays = self.remote.relays_of(stat);
+        let drains = !relays.is_empty();
+        let object = Object { original, purpose: Purpose::Relay, relays };
+        Ok((self.offer.keep(object)?, drains))
     }
 }
 
-fn access(fd: BorrowedFd<'_>) -> OFlags {
+pub(super) fn access(fd: BorrowedFd<'_>) -> OFlags {
     fcntl_getfl(fd).map_or(OFlags::RDWR, |flags| flags & OFlags::RWMODE)
 }
 
-fn path_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
-    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
-    Ok(rustix::fs::readlink(link, Vec::new())?.into_bytes())
+/// Whether a file is not the tree's.
+pub(super) fn is_of_this_node(fd: &OwnedFd) -> Result<bool, Errno> {
+    Ok(NOT_THE_TREE.contains(&u64::try_from(fstatfs(fd)?.f_type).unwrap_or(0)))
 }
 
-/// The numbers of a process's descriptors without `O_CLOEXEC`, in order.
-fn kept_descriptors(host_pid: u32) -> Result<Vec<i32>, Unmovable> {
-    let gone = |_| Unmovable::Host(Errno::SRCH);
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{host_pid}/fdinfo")).map_err(gone)? {
-        let entry = entry.map_err(gone)?;
-        let Some(number) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
-            continue;
-        };
-        let Ok(info) = std::fs::read_to_string(entry.path()) else { continue };
-        let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
-        let flags = flags.and_then(|f| u32::from_str_radix(f.trim(), 8).ok()).unwrap_or(0);
-        if flags & OFlags::CLOEXEC.bits() == 0 {
-            numbers.push(number);
-        }
-        if numbers.len() > DESCRIPTORS_MAX {
-            return Err(Unmovable::TooMany);
-        }
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
+pub(super) fn path_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    Ok(rustix::fs::readlink(link, Vec::new())?.into_bytes())
 }
 
 /// Who can read a pipe, beside the process that leaves.
@@ -398,8 +411,6 @@ fn readers_in(pid: u32, pipe: &str) -> Readers {
 
 fn can_read(pid: u32, number: &str) -> bool {
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
-    let info = info.unwrap_or_default();
-    let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
-    let flags = flags.and_then(|f| u32::from_str_radix(f.trim(), 8).ok()).unwrap_or(0);
+    let flags = fdinfo::flags(&info.unwrap_or_default());
     flags & OFlags::RWMODE.bits() != OFlags::WRONLY.bits()
 }

@@ -1,6 +1,7 @@
 //! The source's side of a remote exec, and of a root that starts elsewhere.
 
-use super::capture::{Capture, Offer, Unmovable};
+use super::capture::{Capture, Unmovable};
+use super::offer::{Offer, inside};
 use crate::call::{Caller, DoorbellCall, errno_of};
 use crate::host::{self, Status, Times};
 use crate::node::{Node, Ticket};
@@ -9,10 +10,8 @@ use dunix_ids::{NodeId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, identity};
 use dunix_wire::Topic;
-use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, DescriptorKind, REASON_BYTES_MAX};
-use dunix_wire::processes::{
-    ExecImage, ProcessRecord, ProcessesAnswer, ProcessesCall, ProcessesMessage, Rusage,
-};
+use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, REASON_BYTES_MAX};
+use dunix_wire::processes::{ExecImage, ProcessRecord, ProcessesAnswer, ProcessesCall, Rusage};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,14 +152,8 @@ impl Node {
         last_look: impl FnOnce(&mut ExecImage) -> Result<(), Errno>,
     ) -> Result<(), NotGone> {
         let mesh = self.mesh.clone().ok_or(NotGone::NotReached("this node is alone".into()))?;
+        offer.see_from(&image.root);
         image.descriptors = std::mem::take(&mut offer.descriptors);
-        for descriptor in &mut image.descriptors {
-            if let DescriptorKind::File { path, .. } | DescriptorKind::SharedFile { path, .. } =
-                &mut descriptor.kind
-            {
-                *path = inside(&image.root, self.below_root(std::mem::take(path)));
-            }
-        }
         let record = self.with(|state, now| {
             state.refresh_credentials(pid, self.ids_base);
             state.table.depart(now, pid, to)
@@ -168,27 +161,15 @@ impl Node {
         image.record = record.map_err(|errno| NotGone::Table(errno_of(errno)))?;
         self.settle_effects();
         last_look(image)?;
-        for object in &offer.passed_on {
-            let shared = ProcessesMessage::RemoteShared { object: object.serial, with: to };
-            self.tell(object.home, &shared);
-        }
+        offer.announce();
         let body = dunix_wire::encode(&ProcessesCall::Exec(Box::new(image.clone())));
         let answer = mesh.call(to, Topic::Processes, body, ADOPTION_WAIT).await;
         let outcome = settle(answer);
-        match &outcome {
-            Ok(()) => {
-                if !self.with(|state, now| state.table.departed(now, pid)) {
-                    return Err(NotGone::Unsettled("it adopted the process and died".into()));
-                }
-                offer.was_taken();
+        if outcome.is_ok() {
+            if !self.with(|state, now| state.table.departed(now, pid)) {
+                return Err(NotGone::Unsettled("it adopted the process and died".into()));
             }
-            Err(_) => {
-                for object in &offer.passed_on {
-                    let unshared =
-                        ProcessesMessage::RemoteUnshared { object: object.serial, with: to };
-                    self.tell(object.home, &unshared);
-                }
-            }
+            offer.was_taken();
         }
         outcome
     }
@@ -252,29 +233,9 @@ fn image_of(
     })
 }
 
-impl Node {
-    /// A path of the guests' mount namespace as a path below their root.
-    fn below_root(&self, path: Vec<u8>) -> Vec<u8> {
-        match path.strip_prefix(self.root.as_slice()) {
-            Some(rest) if rest.starts_with(b"/") => rest.to_vec(),
-            Some([]) => b"/".to_vec(),
-            _ => path,
-        }
-    }
-}
-
 /// As much of a reason as travels.
 fn shortened(reason: &str) -> String {
     reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
-}
-
-/// A path as the process sees it, if it lies inside of the process's root.
-fn inside(root: &[u8], path: Vec<u8>) -> Vec<u8> {
-    match path.strip_prefix(root) {
-        Some([]) => b"/".to_vec(),
-        Some(rest) if rest.starts_with(b"/") => rest.to_vec(),
-        _ => path,
-    }
 }
 
 /// A record to be filled in by the table when the process departs.

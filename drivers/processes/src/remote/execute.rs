@@ -26,12 +26,14 @@ impl Node {
         let cancelled = self.homes.begin_call(from, ticket);
         let outcome = match what {
             _ if request.call == CallArguments::Status => status(&object, self.ids_base),
-            RemoteKind::File => {
+            RemoteKind::File | RemoteKind::Directory => {
                 let call = request.call;
                 let done = self.runtime.spawn_blocking(move || on_file(&object, call)).await;
                 done.unwrap_or(Err(Errno::IO))
             }
-            RemoteKind::Pipe => on_queue(object, request.call, &cancelled).await,
+            RemoteKind::Pipe | RemoteKind::Socket | RemoteKind::Queue => {
+                on_queue(object, request.call, &cancelled).await
+            }
             RemoteKind::Terminal { pts } => match self.gate(pts, &request) {
                 Gate::Open => self.on_terminal(object, request, &cancelled).await,
                 Gate::Background => Ok(CallOutcome { value: REMOTE_BACKGROUND, data: Vec::new() }),

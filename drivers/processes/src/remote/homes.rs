@@ -1,12 +1,18 @@
 //! Objects that have their home here and are used by processes elsewhere.
+//!
+//! Who holds an object is counted by arrivals: each image that names it adds one to its target, and
+//! a node whose last holder has gone takes away as many as have arrived there. Words of two nodes
+//! may come in any order: a count below zero is one whose arrival has not been told yet. An object
+//! is let go when every count is zero.
 
+use super::pump::Relay;
 use crate::node::lock;
 use dunix_ids::NodeId;
-use dunix_linux::{Errno, Result};
+use dunix_linux::{Errno, Result, kcmp};
 use dunix_wire::processes::image::RemoteKind;
 use rustix::fs::{Mode, OFlags, fstat, open};
 use rustix::io::fcntl_dupfd_cloexec;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
@@ -21,6 +27,8 @@ pub(crate) struct Object {
     pub(crate) original: OwnedFd,
     /// What is done with it.
     pub(crate) purpose: Purpose,
+    /// Relays that carry on what is written to it: an exit of its holder waits for them.
+    pub(crate) relays: Vec<Arc<Relay>>,
 }
 
 /// How an object is used.
@@ -38,9 +46,28 @@ pub(crate) struct Homes {
     kept: Mutex<Kept>,
 }
 
+/// An object and how often each node was given it.
+#[derive(Debug)]
+struct Held {
+    object: Arc<Object>,
+    by: BTreeMap<NodeId, i64>,
+}
+
+impl Held {
+    fn add(&mut self, node: NodeId, count: i64) {
+        let now = self.by.entry(node).or_default();
+        *now += count;
+        if *now == 0 {
+            self.by.remove(&node);
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Kept {
-    objects: BTreeMap<u64, (Arc<Object>, BTreeSet<NodeId>)>,
+    objects: BTreeMap<u64, Held>,
+    /// Relays of objects, until they are done: objects may be let go before.
+    relays: BTreeMap<u64, Vec<Arc<Relay>>>,
     /// Calls under way, to be woken if they are cancelled.
     calls: BTreeMap<(NodeId, u64), Arc<Notify>>,
     last: u64,
@@ -51,46 +78,56 @@ impl Homes {
         Homes { kept: Mutex::default() }
     }
 
-    /// Keeps an object for a node and names it.
+    /// Keeps an object for a node and names it; a description that is kept for calls already has
+    /// its name.
     pub(crate) fn keep(&self, object: Object, holder: NodeId) -> Result<u64> {
         let mut kept = lock(&self.kept);
+        if let Some(serial) = kept.same_description(&object) {
+            if let Some(held) = kept.objects.get_mut(&serial) {
+                held.add(holder, 1);
+            }
+            return Ok(serial);
+        }
         if kept.objects.len() >= OBJECTS_MAX {
             return Err(Errno::NFILE);
         }
         kept.last += 1;
         let serial = kept.last;
-        kept.objects.insert(serial, (Arc::new(object), BTreeSet::from([holder])));
+        if !object.relays.is_empty() {
+            kept.relays.retain(|_, relays| relays.iter().any(|relay| !relay.is_done()));
+            kept.relays.insert(serial, object.relays.clone());
+        }
+        let by = BTreeMap::from([(holder, 1)]);
+        kept.objects.insert(serial, Held { object: Arc::new(object), by });
         Ok(serial)
     }
 
     /// The object, if it is here.
     pub(crate) fn get(&self, serial: u64) -> Option<Arc<Object>> {
-        lock(&self.kept).objects.get(&serial).map(|(object, _)| object.clone())
+        lock(&self.kept).objects.get(&serial).map(|held| held.object.clone())
     }
 
     /// Hands an object to the relay that carries it from now on.
     pub(crate) fn take_for_relay(&self, serial: u64, holder: NodeId) -> Option<Arc<Object>> {
         let mut kept = lock(&self.kept);
-        let (object, holders) = kept.objects.get(&serial)?;
-        if object.purpose != Purpose::Relay || !holders.contains(&holder) {
+        let held = kept.objects.get(&serial)?;
+        if held.object.purpose != Purpose::Relay || !held.by.contains_key(&holder) {
             return None;
         }
-        kept.objects.remove(&serial).map(|(object, _)| object)
+        kept.objects.remove(&serial).map(|held| held.object)
     }
 
-    /// A further node holds the object.
+    /// A process with the object is on its way to a node.
     pub(crate) fn share(&self, serial: u64, with: NodeId) {
-        if let Some((_, holders)) = lock(&self.kept).objects.get_mut(&serial) {
-            holders.insert(with);
-        }
+        self.release(serial, with, -1);
     }
 
-    /// A node holds the object no longer.
-    pub(crate) fn release(&self, serial: u64, holder: NodeId) {
+    /// A node to which `times` processes came with the object holds it no longer.
+    pub(crate) fn release(&self, serial: u64, holder: NodeId, times: i64) {
         let mut kept = lock(&self.kept);
-        if let Some((_, holders)) = kept.objects.get_mut(&serial) {
-            holders.remove(&holder);
-            if holders.is_empty() {
+        if let Some(held) = kept.objects.get_mut(&serial) {
+            held.add(holder, -times);
+            if held.by.is_empty() {
                 kept.objects.remove(&serial);
             }
         }
@@ -99,9 +136,10 @@ impl Homes {
     /// A node died.
     pub(crate) fn release_all(&self, holder: NodeId) {
         let mut kept = lock(&self.kept);
-        kept.objects.retain(|_, (_, holders)| {
-            holders.remove(&holder);
-            !holders.is_empty()
+        kept.objects.retain(|_, held| {
+            // Nobody is left to tell of arrivals from there.
+            held.by.retain(|node, count| *node != holder && *count > 0);
+            !held.by.is_empty()
         });
         for (_, call) in kept.calls.range((holder, 0)..=(holder, u64::MAX)) {
             call.notify_one();
@@ -110,9 +148,21 @@ impl Homes {
 
     /// Whether the object of a descriptor is kept for someone's calls (a pipe has further readers).
     pub(crate) fn has_same_file(&self, device: u64, inode: u64) -> bool {
-        lock(&self.kept).objects.values().any(|(object, _)| {
-            fstat(&object.original).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (device, inode))
+        lock(&self.kept).objects.values().any(|held| {
+            fstat(&held.object.original)
+                .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (device, inode))
         })
+    }
+
+    /// Whether a description itself is kept for someone's calls.
+    pub(crate) fn has_description(&self, fd: BorrowedFd<'_>) -> bool {
+        lock(&self.kept).named(fd).is_some()
+    }
+
+    /// The relays that may still carry what was written to an object.
+    pub(crate) fn relays(&self, serial: u64) -> Vec<Arc<Relay>> {
+        let relays = lock(&self.kept).relays.get(&serial).cloned().unwrap_or_default();
+        relays.into_iter().filter(|relay| !relay.is_done()).collect()
     }
 
     /// Registers a call so that it can be cancelled.
@@ -135,6 +185,25 @@ impl Homes {
     /// How many objects are kept.
     pub(crate) fn count(&self) -> usize {
         lock(&self.kept).objects.len()
+    }
+}
+
+impl Kept {
+    fn same_description(&self, object: &Object) -> Option<u64> {
+        let serial = self.named(object.original.as_fd())?;
+        (self.objects.get(&serial)?.object.purpose == object.purpose).then_some(serial)
+    }
+
+    /// The number of a description that is kept for calls.
+    fn named(&self, fd: BorrowedFd<'_>) -> Option<u64> {
+        let own = fstat(fd).ok()?;
+        let is_it = |object: &Object| {
+            object.purpose != Purpose::Relay
+                && fstat(&object.original)
+                    .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino))
+                && kcmp::same_description(object.original.as_fd(), fd).unwrap_or(false)
+        };
+        self.objects.iter().find(|(_, held)| is_it(&held.object)).map(|(serial, _)| *serial)
     }
 }
 

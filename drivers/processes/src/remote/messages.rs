@@ -51,6 +51,14 @@ impl Handler for MeshFace {
                     reply.send(encode(&ProcessesAnswer::Processes { node: node.id, processes }));
                 });
             }
+            Ok(ProcessesCall::Drain { object }) => {
+                let node = node.clone();
+                node.runtime.clone().spawn(async move {
+                    // Boxed: the relays of one home may end where those of the next begin.
+                    Box::pin(node.drain(node.written_to(object))).await;
+                    reply.send(encode(&ProcessesAnswer::Drained));
+                });
+            }
             Ok(ProcessesCall::Explain(pid)) => {
                 reply.send(encode(&ProcessesAnswer::Lines(node.explain(pid))));
             }
@@ -89,14 +97,18 @@ impl Node {
                 self.ring_bell();
             }
             ProcessesMessage::CancelRemoteCall { ticket } => self.homes.cancel_call(from, ticket),
-            ProcessesMessage::RemoteClosed { object, .. } => self.homes.release(object, from),
+            ProcessesMessage::RemoteClosed { object, times, .. } => {
+                self.homes.release(object, from, i64::from(times));
+            }
             ProcessesMessage::RemoteShared { object, with } => self.homes.share(object, with),
             ProcessesMessage::TerminalHangUp { session, terminal } => {
                 if terminal.home == self.id {
                     self.extension.handle_hang_up(session, terminal);
                 }
             }
-            ProcessesMessage::RemoteUnshared { object, with } => self.homes.release(object, with),
+            ProcessesMessage::RemoteUnshared { object, with } => {
+                self.homes.release(object, with, 1);
+            }
             ProcessesMessage::Move(_) => {}
         }
     }

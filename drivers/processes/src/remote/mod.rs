@@ -11,23 +11,36 @@
 //! way; the table of a process names only objects that its node holds.
 
 mod adopt;
+mod alone;
 mod calls;
 mod capture;
 mod depart;
+mod drain;
 mod execute;
+mod fdinfo;
 mod homes;
 mod messages;
+mod moving;
+mod offer;
 mod pump;
 mod rebuild;
+mod restore;
 mod transfer;
 
 pub(crate) use calls::{InFlight, outcome_of};
 pub(crate) use capture::Capture;
 pub(crate) use depart::Destination;
 pub(crate) use depart::{NotGone, empty_record};
+pub(crate) use drain::Written;
 pub(crate) use homes::Homes;
 pub(crate) use messages::MeshFace;
 pub(crate) use pump::Relay;
+#[allow(unused_imports, reason = "for moves")]
+pub(crate) use {
+    capture::Unmovable,
+    offer::Offer,
+    rebuild::{Late, Owner, PendingRelay, Rebuilt},
+};
 
 use crate::node::Node;
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -43,6 +56,8 @@ pub(crate) struct RemoteFd {
     pub(crate) what: RemoteKind,
     /// The file is also open here; only its offset lives at the home.
     pub(crate) is_open_here: bool,
+    /// What is written goes on from the home by a relay.
+    pub(crate) drains: bool,
 }
 
 /// What one process holds at other nodes.
@@ -50,22 +65,31 @@ pub(crate) struct RemoteFd {
 pub(crate) struct RemoteTable {
     fds: BTreeMap<i32, RemoteFd>,
     relays: Vec<Arc<Relay>>,
+    /// Objects from whose homes relays carry on what was written, closed ones too.
+    drained_at: BTreeSet<ObjectId>,
 }
 
 impl RemoteTable {
     /// A forked child holds what its parent holds.
     pub(crate) fn for_child(&self) -> RemoteTable {
         let relays = self.relays.iter().filter(|relay| !relay.is_done()).cloned().collect();
-        RemoteTable { fds: self.fds.clone(), relays }
+        RemoteTable { fds: self.fds.clone(), relays, drained_at: self.drained_at.clone() }
+    }
+
+    /// The relays whose local end is a file that the process has open.
+    fn relays_of(&self, stat: &rustix::fs::Stat) -> Vec<Arc<Relay>> {
+        let file = (stat.st_dev, stat.st_ino);
+        self.relays.iter().filter(|relay| relay.is_of(file) && !relay.is_done()).cloned().collect()
     }
 
     pub(crate) fn descriptors(&self) -> Vec<i32> {
         self.fds.keys().copied().collect()
     }
 
-    /// Relays that may still carry what the process wrote.
-    pub(crate) fn outgoing(&self) -> Vec<Arc<Relay>> {
-        self.relays.iter().filter(|relay| !relay.is_done()).cloned().collect()
+    /// Where what the process wrote may still be on its way.
+    pub(crate) fn written(&self) -> Written {
+        let relays = self.relays.iter().filter(|relay| !relay.is_done()).cloned().collect();
+        Written { relays, at: self.drained_at.clone() }
     }
 
     pub(crate) fn get(&self, number: i32) -> Option<RemoteFd> {
@@ -73,6 +97,9 @@ impl RemoteTable {
     }
 
     pub(crate) fn insert(&mut self, number: i32, fd: RemoteFd) {
+        if fd.drains {
+            self.drained_at.insert(fd.object);
+        }
         self.fds.insert(number, fd);
     }
 
@@ -85,7 +112,7 @@ impl RemoteTable {
         self.fds.values().any(|fd| fd.object == object)
     }
 
-    fn objects(&self) -> BTreeSet<ObjectId> {
+    pub(crate) fn objects(&self) -> BTreeSet<ObjectId> {
         self.fds.values().map(|fd| fd.object).collect()
     }
 }
@@ -121,9 +148,13 @@ impl Node {
     }
 
     fn release_object(&self, pid: Pid, object: ObjectId) {
-        let is_held = self.look(|state| state.locals.values().any(|l| l.remote.holds(object)));
-        if !is_held {
-            self.tell(object.home, &ProcessesMessage::RemoteClosed { object: object.serial, pid });
+        let times = self.with(|state, _| {
+            let is_held = state.locals.values().any(|l| l.remote.holds(object));
+            if is_held { None } else { state.arrivals.remove(&object) }
+        });
+        if let Some(times) = times {
+            let closed = ProcessesMessage::RemoteClosed { object: object.serial, pid, times };
+            self.tell(object.home, &closed);
         }
     }
 

@@ -7,6 +7,7 @@
 //! then closes its descriptor, and the writer there gets SIGPIPE as it would here.
 
 use bytes::Bytes;
+use dunix_ids::ObjectId;
 use dunix_linux::{Errno, Result};
 use dunix_transport::{StreamEnd, StreamReceiver, StreamSender};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -26,6 +27,10 @@ const DRAINS_MAX: usize = 64;
 pub(crate) struct Relay {
     drains: mpsc::Sender<oneshot::Sender<()>>,
     is_done: AtomicBool,
+    /// The file of the process's end: device and inode.
+    file: (u64, u64),
+    /// Where a further relay carries on what this one has brought.
+    beyond: Option<ObjectId>,
 }
 
 /// The pump's side of a [`Relay`].
@@ -33,9 +38,19 @@ pub(crate) struct Relay {
 pub(crate) struct Drains(mpsc::Receiver<oneshot::Sender<()>>);
 
 impl Relay {
-    pub(crate) fn new() -> (Relay, Drains) {
+    /// A relay for the process's end `file` (device and inode), and its pump's side.
+    pub(crate) fn new(file: (u64, u64), beyond: Option<ObjectId>) -> (Relay, Drains) {
         let (drains, asked) = mpsc::channel(DRAINS_MAX);
-        (Relay { drains, is_done: AtomicBool::new(false) }, Drains(asked))
+        (Relay { drains, is_done: AtomicBool::new(false), file, beyond }, Drains(asked))
+    }
+
+    pub(crate) fn is_of(&self, file: (u64, u64)) -> bool {
+        self.file == file
+    }
+
+    /// Where a further relay carries on what this one has brought.
+    pub(crate) fn beyond(&self) -> Option<ObjectId> {
+        self.beyond
     }
 
     /// Waits until all that was written so far has reached its home, or never will.
@@ -302,7 +317,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_drain_ends_with_its_pump_whenever_that_is() {
         for _ in 0..20_000 {
-            let (relay, drains) = Relay::new();
+            let (relay, drains) = Relay::new((0, 0), None);
             let pump = tokio::spawn(async move { drop(drains) });
             let drained = tokio::time::timeout(Duration::from_secs(10), relay.drain()).await;
             assert!(drained.is_ok(), "the drain outlives its pump");

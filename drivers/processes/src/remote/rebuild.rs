@@ -2,12 +2,13 @@
 //! gets a number.
 
 use super::pump::{Drains, Relay};
-use super::{Homes, RemoteFd, RemoteTable};
+use super::{Homes, RemoteFd, RemoteTable, restore};
+use crate::node::Node;
 use dunix_ids::{NodeId, ObjectId};
 use dunix_keeper::protocol::OpenSpec;
 use dunix_linux::Errno;
 use dunix_wire::processes::DescriptorImage;
-use dunix_wire::processes::image::{DESCRIPTORS_MAX, DescriptorKind, RemoteKind};
+use dunix_wire::processes::image::{DESCRIPTORS_MAX, DescriptorKind, EpollMember, RemoteKind};
 use dunix_wire::processes::relay::Direction;
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -27,6 +28,45 @@ pub(crate) struct Rebuilt {
     pub(crate) table: RemoteTable,
     /// Relays to start once the process lives here.
     pub(crate) relays: Vec<PendingRelay>,
+    /// What the process does by itself, in this order, once it has all descriptors.
+    pub(crate) late: Vec<Late>,
+}
+
+/// A system call that only the process itself can make for its descriptors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Late {
+    /// Sets `FD_CLOEXEC`: what starts the process is an exec itself.
+    CloseOnExec { fd: i32 },
+    /// Adds a member to an epoll set.
+    Watch { epoll: i32, member: EpollMember },
+}
+
+#[allow(dead_code, reason = "for moves")]
+impl Late {
+    /// The call's number and arguments; [`Late::structure`] goes to the address `data`.
+    pub(crate) fn call(&self, data: u64) -> (u64, [u64; 6]) {
+        const FCNTL: u64 = 72;
+        const F_SETFD: u64 = 2;
+        const FD_CLOEXEC: u64 = 1;
+        const EPOLL_CTL: u64 = 233;
+        const EPOLL_CTL_ADD: u64 = 1;
+        let number = |fd: i32| u64::from(fd.cast_unsigned());
+        match *self {
+            Late::CloseOnExec { fd } => (FCNTL, [number(fd), F_SETFD, FD_CLOEXEC, 0, 0, 0]),
+            Late::Watch { epoll, member } => {
+                (EPOLL_CTL, [number(epoll), EPOLL_CTL_ADD, number(member.fd), data, 0, 0])
+            }
+        }
+    }
+
+    /// The structure that the call reads: for an epoll set `struct epoll_event`, packed as on x86-64.
+    pub(crate) fn structure(&self) -> Option<[u8; 12]> {
+        let Late::Watch { member, .. } = self else { return None };
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&member.events.to_ne_bytes());
+        bytes[4..].copy_from_slice(&member.data.to_ne_bytes());
+        Some(bytes)
+    }
 }
 
 /// A relay whose local end the process has already.
@@ -52,9 +92,20 @@ enum Place {
     Open(usize),
 }
 
+impl Node {
+    /// Makes what the images describe; [`Errno::PROTO`] if they make no sense.
+    pub(crate) fn rebuild(
+        &self,
+        owner: Owner,
+        images: &[DescriptorImage],
+    ) -> Result<Rebuilt, Errno> {
+        Rebuilt::of(&self.homes, self.id, owner, images)
+    }
+}
+
 impl Rebuilt {
     /// Makes what the images describe; [`Errno::PROTO`] if they make no sense.
-    pub(crate) fn of(
+    fn of(
         homes: &Homes,
         own: NodeId,
         owner: Owner,
@@ -64,6 +115,7 @@ impl Rebuilt {
             return Err(Errno::PROTO);
         }
         let mut rebuilt = Rebuilt::default();
+        let mut close_on_exec = Vec::new();
         let mut places: Vec<(Place, Option<RemoteFd>)> = Vec::new();
         for image in images {
             if !(0..1 << 20).contains(&image.fd) {
@@ -83,8 +135,16 @@ impl Rebuilt {
             if let Some(remote) = remote {
                 rebuilt.table.insert(image.fd, remote);
             }
+            if image.cloexec {
+                close_on_exec.push(Late::CloseOnExec { fd: image.fd });
+            }
+            if let (None, DescriptorKind::Epoll { members, .. }) = (image.same_as, &image.kind) {
+                let watch = |member: &EpollMember| Late::Watch { epoll: image.fd, member: *member };
+                rebuilt.late.extend(members.iter().map(watch));
+            }
             places.push((place, remote));
         }
+        rebuilt.late.extend(close_on_exec);
         Ok(rebuilt)
     }
 
@@ -112,34 +172,51 @@ impl Rebuilt {
                 let object = ObjectId { home: *home, serial: *object };
                 let what = RemoteKind::File;
                 let place = self.open(path, *flags, None);
-                Ok((place, Some(RemoteFd { object, what, is_open_here: true })))
+                Ok((place, Some(RemoteFd { object, what, is_open_here: true, drains: false })))
             }
-            DescriptorKind::Remote { home, object, what, .. } => {
+            DescriptorKind::Remote { home, object, what, drains, .. } => {
                 let object = ObjectId { home: *home, serial: *object };
+                let (what, drains) = (*what, *drains);
                 let place = self.open(b"/dev/null", OFlags::RDWR.bits(), None);
-                Ok((place, Some(RemoteFd { object, what: *what, is_open_here: false })))
+                Ok((place, Some(RemoteFd { object, what, is_open_here: false, drains })))
             }
-            DescriptorKind::PipeWrite { flags, home, object } => {
+            DescriptorKind::PipeWrite { flags, home, object, drains } => {
                 let (read, write) = pipe_of(owner)?;
                 set_flags(&write, *flags)?;
                 set_flags(&read, OFlags::NONBLOCK.bits())?;
-                self.relay(*home, *object, Direction::Write, read);
+                let object = ObjectId { home: *home, serial: *object };
+                self.relay(object, Direction::Write, read, &write, *drains)?;
                 Ok((self.hand_over(write), None))
             }
             DescriptorKind::PipeRead { flags, home, object } => {
                 let (read, write) = pipe_of(owner)?;
                 set_flags(&read, *flags)?;
                 set_flags(&write, OFlags::NONBLOCK.bits())?;
-                self.relay(*home, *object, Direction::Read, write);
+                let object = ObjectId { home: *home, serial: *object };
+                self.relay(object, Direction::Read, write, &read, false)?;
                 Ok((self.hand_over(read), None))
             }
-            DescriptorKind::Stream { flags, home, object } => {
+            DescriptorKind::Stream { flags, home, object, drains } => {
                 let kind = SocketType::STREAM;
                 let (ours, theirs) =
                     socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
                 set_flags(&theirs, *flags)?;
-                self.relay(*home, *object, Direction::Both, ours);
+                let object = ObjectId { home: *home, serial: *object };
+                self.relay(object, Direction::Both, ours, &theirs, *drains)?;
                 Ok((self.hand_over(theirs), None))
+            }
+            DescriptorKind::Event { flags, count, is_semaphore } => {
+                let fd = restore::event(*flags, *count, *is_semaphore)?;
+                Ok((self.hand_over(fd), None))
+            }
+            DescriptorKind::Timer { flags, timer } => {
+                Ok((self.hand_over(restore::timer(*flags, timer)?), None))
+            }
+            DescriptorKind::Signals { flags, mask } => {
+                Ok((self.hand_over(restore::signals(*flags, *mask)?), None))
+            }
+            DescriptorKind::Epoll { flags, .. } => {
+                Ok((self.hand_over(restore::epoll(*flags)?), None))
             }
         }
     }
@@ -159,14 +236,23 @@ impl Rebuilt {
         Place::Descriptor(self.descriptors.len() - 1)
     }
 
-    fn relay(&mut self, home: NodeId, object: u64, direction: Direction, fd: OwnedFd) {
-        let (relay, drains) = Relay::new();
+    /// A relay between `ours` and the object, for the process's end.
+    fn relay(
+        &mut self,
+        object: ObjectId,
+        direction: Direction,
+        ours: OwnedFd,
+        theirs: &OwnedFd,
+        drains: bool,
+    ) -> Result<(), Errno> {
+        let stat = rustix::fs::fstat(theirs)?;
+        let (relay, pump) = Relay::new((stat.st_dev, stat.st_ino), drains.then_some(object));
         let relay = Arc::new(relay);
         if direction != Direction::Read {
             self.table.add_relay(relay.clone());
         }
-        let object = ObjectId { home, serial: object };
-        self.relays.push(PendingRelay { object, direction, fd, relay, drains });
+        self.relays.push(PendingRelay { object, direction, fd: ours, relay, drains: pump });
+        Ok(())
     }
 }
 
@@ -192,7 +278,8 @@ mod tests {
     }
 
     fn image(fd: i32, same_as: Option<u32>) -> DescriptorImage {
-        let kind = DescriptorKind::PipeWrite { flags: 1, home: NodeId(2), object: 7 };
+        let kind =
+            DescriptorKind::PipeWrite { flags: 1, home: NodeId(2), object: 7, drains: false };
         DescriptorImage { fd, cloexec: false, same_as, kind }
     }
 
@@ -202,7 +289,7 @@ mod tests {
         let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), own(), &images).unwrap();
         assert_eq!(rebuilt.numbers, [vec![1, 2]]);
         assert_eq!(rebuilt.relays.len(), 1);
-        assert_eq!(rebuilt.table.outgoing().len(), 1);
+        assert_eq!(rebuilt.table.written().relays.len(), 1);
     }
 
     /// Else a program could not open its own `/dev/fd/N`, which `>(...)` of a shell makes it do.
