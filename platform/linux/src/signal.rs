@@ -55,6 +55,14 @@ pub fn queue_to_thread(pid: u32, tid: u32, signal: i32, payload: &Payload) -> Re
     Ok(())
 }
 
+/// Sends a plain signal to one thread of a process (tgkill(2)).
+pub fn send_to_thread(pid: u32, tid: u32, signal: i32) -> Result<()> {
+    let (pid, tid) = (libc::c_long::from(pid), libc::c_long::from(tid));
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, i64::from(signal)) })?;
+    Ok(())
+}
+
 /// Ignores the signals of `ignored` (bit `n - 1` for signal `n`) and resets all others.
 ///
 /// Replaces every handler of the process: for a child between fork and exec only.
