@@ -24,8 +24,8 @@ pub enum EventKind {
     Executed { pid: Pid, args: Vec<String>, reason: String },
     /// A process ended.
     Exited { pid: Pid, status: ExitStatus },
-    /// A process that ran at `from` runs here now; it stood still for `freeze_us` microseconds.
-    Moved { pid: Pid, from: NodeId, freeze_us: u64 },
+    /// A process that ran at `from` runs here now; it stood still for `frozen_us` microseconds.
+    Moved { pid: Pid, from: NodeId, frozen_us: u64 },
     /// A process that was to move to `to` stays here.
     MoveRefused { pid: Pid, to: NodeId, message: String },
     /// A node joined or answers again.

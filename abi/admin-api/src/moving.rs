@@ -22,7 +22,7 @@ pub struct MoveRequest {
 pub enum MoveOutcome {
     /// It runs at the target.
     Moved(Moved),
-    /// It cannot move, or not now: it goes on where it was.
+    /// It was not moved.
     Refused(MoveRefused),
 }
 
@@ -34,16 +34,14 @@ pub struct Moved {
     /// Where it is.
     pub to: NodeId,
     /// How long it stood still, in microseconds.
-    pub freeze_us: u64,
+    pub frozen_us: u64,
     /// From the request to the last byte of its memory, in microseconds; to its start at the
     /// target if that was not waited for.
     pub total_us: u64,
-    /// Threads that moved.
-    pub threads: u32,
-    /// Bytes sent while it stood still.
-    pub bytes_frozen: u64,
-    /// Bytes of its memory that followed while it ran again.
-    pub bytes_after: u64,
+    /// Bytes of its memory that were sent before it ran again.
+    pub bytes_before: u64,
+    /// Bytes of its memory that followed; `None` if that was not waited for.
+    pub bytes_after: Option<u64>,
 }
 
 /// Why a process was not moved.
@@ -54,4 +52,6 @@ pub struct MoveRefused {
     pub reason: String,
     /// The reason in words, with what it is about.
     pub message: String,
+    /// The process is no more; otherwise it goes on where it was.
+    pub gone: bool,
 }

@@ -45,8 +45,8 @@ fn what(kind: &EventKind) -> String {
             format!("{pid:>7} runs {} [{}]", line(args), table::printable(reason))
         }
         EventKind::Exited { pid, status } => format!("{pid:>7} {}", how(*status)),
-        EventKind::Moved { pid, from, freeze_us } => {
-            format!("{pid:>7} came from {from}, frozen for {}", table::milliseconds(*freeze_us))
+        EventKind::Moved { pid, from, frozen_us } => {
+            format!("{pid:>7} came from {from}, frozen for {}", table::milliseconds(*frozen_us))
         }
         EventKind::MoveRefused { pid, to, message } => {
             format!("{pid:>7} does not move to {to}: {}", table::printable(message))

@@ -27,24 +27,24 @@ pub async fn run(fabric: &Fabric, args: &MoveArgs) -> Result<(), Failure> {
         }
         MoveOutcome::Moved(_) => Ok(()),
         MoveOutcome::Refused(refused) => {
+            let what = if refused.gone { "is gone" } else { "stays where it is" };
             let why = table::printable(&refused.message);
-            Err(Failure::failed(format!("process {pid} stays where it is: {why}")))
+            Err(Failure::failed(format!("process {pid} {what}: {why}")))
         }
     }
 }
 
 fn in_words(pid: Pid, moved: &Moved) -> String {
-    let threads = match moved.threads {
-        1 => "1 thread".to_owned(),
-        threads => format!("{threads} threads"),
+    let followed = match moved.bytes_after {
+        Some(bytes) => format!("{} followed", table::bytes(bytes)),
+        None => "the rest follows".to_owned(),
     };
     format!(
-        "process {pid} moved from {} to {}: frozen for {}, {threads}, {} then and {} after, {} in all",
+        "process {pid} moved from {} to {}: frozen for {}; {} sent before it ran, {followed}; {} in all",
         moved.from,
         moved.to,
-        table::milliseconds(moved.freeze_us),
-        table::bytes(moved.bytes_frozen),
-        table::bytes(moved.bytes_after),
+        table::milliseconds(moved.frozen_us),
+        table::bytes(moved.bytes_before),
         table::milliseconds(moved.total_us),
     )
 }
@@ -56,18 +56,18 @@ mod tests {
 
     #[test]
     fn a_move_in_words() {
-        let moved = Moved {
+        let mut moved = Moved {
             from: NodeId(1),
             to: NodeId(3),
-            freeze_us: 8_240,
+            frozen_us: 8_240,
             total_us: 61_000,
-            threads: 2,
-            bytes_frozen: 150_000,
-            bytes_after: 20 << 20,
+            bytes_before: 150_000,
+            bytes_after: Some(20 << 20),
         };
-        assert_eq!(
-            in_words(Pid::new(7).unwrap(), &moved),
-            "process 7 moved from n1 to n3: frozen for 8.2 ms, 2 threads, 146K then and 20M after, 61 ms in all"
-        );
+        let begin = "process 7 moved from n1 to n3: frozen for 8.2 ms; 146K sent before it ran, ";
+        let words = |moved: &Moved| in_words(Pid::new(7).unwrap(), moved);
+        assert_eq!(words(&moved), format!("{begin}20M followed; 61 ms in all"));
+        moved.bytes_after = None;
+        assert_eq!(words(&moved), format!("{begin}the rest follows; 61 ms in all"));
     }
 }

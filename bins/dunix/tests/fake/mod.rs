@@ -185,15 +185,15 @@ impl AdminBackend for Fake {
             "n1" => MoveOutcome::Refused(MoveRefused {
                 reason: "already-there".to_owned(),
                 message: "it is on n1 already".to_owned(),
+                gone: false,
             }),
             _ => MoveOutcome::Moved(Moved {
                 from: NodeId(1),
                 to: NodeId(2),
-                freeze_us: 8_200,
+                frozen_us: 8_200,
                 total_us: 30_000,
-                threads: 2,
-                bytes_frozen: 4096,
-                bytes_after: 1 << 20,
+                bytes_before: 4096,
+                bytes_after: Some(1 << 20),
             }),
         })
     }
