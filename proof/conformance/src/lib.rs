@@ -6,6 +6,7 @@
 mod harness;
 mod lab;
 mod outcome;
+pub mod witness;
 
 pub use harness::{Scenario, Verdict, main};
 pub use lab::{Lab, Scratch};
