@@ -4,6 +4,7 @@
 //! known here. Invariant: nothing is lent beyond [`LEASED_MAX`] and [`NAMES_MAX`]; whoever finds the
 //! record [full](Held::is_full) has everything forgotten.
 
+use crate::opens::Opens;
 use dunix_ids::Ino;
 use dunix_wire::files::{FileReply, FileRequest, Lease, Name, OpenMode, RenameMode};
 use std::{
@@ -14,7 +15,7 @@ use std::{
 /// What the kernel got, for the case that the authority forgets about it.
 #[derive(Default)]
 pub(crate) struct Held {
-    pub(crate) opens: HashMap<u64, (Ino, OpenMode)>,
+    pub(crate) opens: Opens,
     /// Inodes of which it may keep attributes or pages.
     pub(crate) leased: HashMap<Ino, Lent>,
     /// Names that it may keep, by directory, and when it got the last of them.
@@ -54,12 +55,14 @@ impl Held {
         }
     }
 
-    /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken.
+    /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken. `recalled`:
+    /// something was recalled while the answer was on its way.
     pub(crate) fn note(
         &mut self,
         reply: &mut FileReply,
         opening: Option<(Option<Ino>, OpenMode)>,
         naming: Option<(Ino, Name)>,
+        recalled: bool,
     ) {
         let at = Instant::now();
         self.note_name(reply, naming, at);
@@ -71,14 +74,14 @@ impl Held {
             (FileReply::Entry(attr, lease) | FileReply::Attr(attr, lease), _) if lease.attr => {
                 self.leased.insert(attr.ino, Lent { at, bare: !attr.xattrs });
             }
-            (&FileReply::Opened { handle, .. }, Some((Some(ino), open))) => {
+            (&FileReply::Opened { handle, cached }, Some((Some(ino), open))) => {
                 self.leased.entry(ino).or_insert(Lent { at, bare: false });
-                self.opens.insert(handle, (ino, open));
+                self.opens.add(handle, ino, open, cached && !recalled);
             }
-            (&FileReply::Created { ref attr, handle, lease, .. }, Some((_, open))) => {
+            (&FileReply::Created { ref attr, handle, lease, cached }, Some((_, open))) => {
                 let bare = lease.attr && !attr.xattrs;
                 self.leased.insert(attr.ino, Lent { at, bare });
-                self.opens.insert(handle, (attr.ino, open));
+                self.opens.add(handle, attr.ino, open, cached && !recalled);
             }
             _ => {}
         }

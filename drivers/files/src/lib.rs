@@ -22,6 +22,7 @@ pub mod loopback;
 mod lower;
 mod mount;
 mod objects;
+mod opens;
 
 pub use authority::{Authority, HANDLES_MAX, VolumeConfig};
 pub use link::Link;

@@ -14,6 +14,7 @@ use crate::{
     authority::Effort,
     errno_of,
     held::{Held, Lent, leaving_name_of, name_of, take_leases},
+    opens,
 };
 use bytes::Bytes;
 use dunix_fuse::{Caches, Reply, Volume};
@@ -91,6 +92,7 @@ impl Mount {
             match *recall {
                 Recall::Pages(ino) | Recall::Attr(ino) => {
                     let lent = self.held().leased.remove(&ino);
+                    self.give_back_open(ino);
                     self.forget_inode(*recall, lent);
                 }
                 Recall::Names(dir) => self.forget_names(dir),
@@ -100,10 +102,12 @@ impl Mount {
 
     /// Makes the kernel forget everything: the authority cannot recall it any more.
     pub(crate) fn forget_all(self: &Arc<Self>) {
-        let (leased, dirs) = {
+        let (leased, dirs, unused) = {
             let held = &mut *self.held();
-            (std::mem::take(&mut held.leased), held.names.keys().copied().collect::<Vec<_>>())
+            let dirs = held.names.keys().copied().collect::<Vec<_>>();
+            (std::mem::take(&mut held.leased), dirs, held.opens.unshare_all())
         };
+        unused.into_iter().for_each(|handle| self.give_back(handle));
         tracing::info!(
             inodes = leased.len(),
             dirs = dirs.len(),
@@ -166,9 +170,44 @@ impl Mount {
 
     /// Returns the opens of this node.
     pub(crate) fn opens(&self) -> Vec<Reclaim> {
-        let held = self.held();
-        let opens = held.opens.iter();
-        opens.map(|(&handle, &(ino, open))| Reclaim { handle, ino, open }).collect()
+        self.held().opens.list()
+    }
+
+    /// The file is about to change: opens of it are not shared, and one that nobody uses is closed.
+    fn give_back_open(&self, ino: Ino) {
+        let unused = self.held().opens.unshare(ino);
+        if let Some(handle) = unused {
+            self.give_back(handle);
+        }
+    }
+
+    /// Closes an open at the authority.
+    fn give_back(&self, handle: u64) {
+        let inner = &self.files.0;
+        if inner.authority.is_some() {
+            self.files.release_at_authority(inner.me, handle);
+        } else {
+            let notice = pack(&FileNotice::Release { handle }, &[]);
+            if let Err(error) = inner.link.send(inner.authority_node, notice) {
+                tracing::debug!(%error, "a release is lost with the link");
+            }
+        }
+    }
+
+    /// Says with what this node can open a file by itself; otherwise makes way for an open or a change
+    /// of size that the authority is asked for.
+    fn open_here(&self, request: &FileRequest) -> Option<FileReply> {
+        match request {
+            FileRequest::Open { ino, open } if opens::only_reads(*open) => {
+                let handle = self.held().opens.share(*ino)?;
+                Some(FileReply::Opened { handle, cached: true })
+            }
+            FileRequest::Open { ino, .. } | FileRequest::Setattr { ino, .. } => {
+                self.give_back_open(*ino);
+                None
+            }
+            _ => None,
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -214,6 +253,9 @@ impl Volume for Mount {
         let Some(mount) = self.files.0.mount.get().cloned() else {
             return reply.send(Err(Errno::EIO), &[]);
         };
+        if let Some(opened) = self.open_here(&request) {
+            return reply.send(Ok(opened), &[]);
+        }
         let recalls_before = self.recall_count();
         let opening = match &request {
             FileRequest::Open { ino, open } => Some((Some(*ino), *open)),
@@ -242,15 +284,9 @@ impl Volume for Mount {
     }
 
     fn release(&self, handle: u64) {
-        self.held().opens.remove(&handle);
-        let inner = &self.files.0;
-        if inner.authority.is_some() {
-            self.files.release_at_authority(inner.me, handle);
-        } else {
-            let notice = pack(&FileNotice::Release { handle }, &[]);
-            if let Err(error) = inner.link.send(inner.authority_node, notice) {
-                tracing::debug!(%error, "a release is lost with the link");
-            }
+        let unused = self.held().opens.close(handle);
+        if let Some(handle) = unused {
+            self.give_back(handle);
         }
     }
 }
@@ -317,14 +353,15 @@ impl Errand {
         }
         let recalls = self.mount.recalls.read().unwrap_or_else(PoisonError::into_inner);
         if let Ok(reply) = &mut result {
-            if *recalls != self.recalls_before {
+            let recalled = *recalls != self.recalls_before;
+            if recalled {
                 take_leases(reply);
             }
             let held = &mut *self.mount.held();
             if let (FileReply::Done, Some((dir, name))) = (&*reply, &self.leaving) {
                 held.name_gone(*dir, name);
             }
-            held.note(reply, self.opening, self.naming);
+            held.note(reply, self.opening, self.naming, recalled);
             if held.is_full() && !self.mount.emptying.swap(true, Ordering::Relaxed) {
                 let mount = Arc::clone(&self.mount);
                 self.mount.files.0.runtime.spawn_blocking(move || {

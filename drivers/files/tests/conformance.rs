@@ -169,6 +169,59 @@ fn a_first_change_reaches_those_who_have_the_file_open() {
 }
 
 /// A mapping sees what the other node wrote, as soon as the write has returned.
+/// A node opens what it has read before without asking: not after a change.
+#[test]
+fn what_was_read_before_is_opened_as_it_is_now() {
+    with_two("what_was_read_before_is_opened_as_it_is_now", |fabric| {
+        let paths = [fabric.at(0, "d/x"), fabric.at(1, "d/x")];
+        for round in 0..60 {
+            let new = format!("round {round}");
+            for path in paths.iter().chain(&paths) {
+                text(path);
+            }
+            let writer = &paths[round % 2];
+            match round % 3 {
+                0 => fs::write(writer, &new).expect("write"),
+                1 => {
+                    let file = OpenOptions::new().write(true).open(writer).expect("open");
+                    file.set_len(0).expect("truncate");
+                    file.write_all_at(new.as_bytes(), 0).expect("write");
+                }
+                _ => {
+                    fs::write(writer.with_file_name("new"), &new).expect("write");
+                    fs::rename(writer.with_file_name("new"), writer).expect("rename");
+                }
+            }
+            assert_eq!([text(&paths[0]), text(&paths[1])], [new.clone(), new]);
+        }
+    });
+}
+
+/// unlink(2): nobody has the file open, so that its data go, though nodes keep it ready.
+#[test]
+fn the_data_of_what_was_read_go_with_the_name() {
+    with_two("the_data_of_what_was_read_go_with_the_name", |fabric| {
+        for remover in [0, 1] {
+            for replaced in [false, true] {
+                fs::write(fabric.at(0, "g"), "data").expect("write");
+                assert_eq!([text(&fabric.at(0, "g")), text(&fabric.at(1, "g"))], ["data", "data"]);
+                if replaced {
+                    fs::write(fabric.at(remover, "h"), "other").expect("write");
+                    fs::rename(fabric.at(remover, "h"), fabric.at(remover, "g")).expect("rename");
+                } else {
+                    fs::remove_file(fabric.at(remover, "g")).expect("unlink");
+                }
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while fabric.objects() > usize::from(replaced) {
+                    assert!(Instant::now() < deadline, "the data stay ({remover}, {replaced})");
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            fs::remove_file(fabric.at(remover, "g")).expect("unlink");
+        }
+    });
+}
+
 #[test]
 fn a_mapping_sees_the_other_nodes_writes() {
     with_two("a_mapping_sees_the_other_nodes_writes", |fabric| {

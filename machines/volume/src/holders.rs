@@ -160,6 +160,14 @@ impl Holders {
         recalls
     }
 
+    /// `ino` lost a name and is still open: nodes that have it open for reading, the one that took the
+    /// name away too, may do so for nobody, and are to look.
+    pub fn lost_name(&self, ino: Ino) -> Vec<(NodeId, Recall)> {
+        let nodes = self.inodes.get(&ino).into_iter().flatten();
+        let open = nodes.filter(|(_, holding)| holding.cached_opens > 0);
+        open.map(|(&node, _)| (node, Recall::Attr(ino))).collect()
+    }
+
     /// Names in `dir` were changed by `by`, whose kernel knows.
     pub fn changed_names(&mut self, dir: Ino, by: NodeId, now_ms: u64) -> Vec<(NodeId, Recall)> {
         let names = self.names.entry(dir).or_default();

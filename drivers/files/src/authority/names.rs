@@ -116,7 +116,7 @@ impl Ask<'_> {
             }
             recalls.extend(state.holders.changed_attr(moved, self.from));
             if let Some(removed) = removed {
-                recalls.extend(state.holders.changed_attr(removed.ino, self.from));
+                recalls.extend(self.unnamed(state, removed));
             }
             Ok((removed, recalls))
         })?;
@@ -157,11 +157,21 @@ impl Ask<'_> {
         let (removed, recalls) = self.with_state(|state| {
             let removed = verb(state)?;
             let mut recalls = self.changed_dir(state, parent);
-            recalls.extend(state.holders.changed_attr(removed.ino, self.from));
+            recalls.extend(self.unnamed(state, removed));
             Ok((removed, recalls))
         })?;
         self.bury(Some(removed));
         Ok(Outcome::of(FileReply::Done).recalling(recalls))
+    }
+
+    /// Recalls what is known of an inode that lost a name; if it lost its last, those who keep it open
+    /// for nobody let it go.
+    fn unnamed(self, state: &mut State, removed: Removed) -> Vec<(NodeId, Recall)> {
+        let mut recalls = state.holders.changed_attr(removed.ino, self.from);
+        if !removed.gone {
+            recalls.extend(state.holders.lost_name(removed.ino));
+        }
+        recalls
     }
 
     fn bury(self, removed: Option<Removed>) {

@@ -81,6 +81,13 @@ impl Fabric {
         Fabric { nodes, mounts, lower, dir, runtime: Some(runtime) }
     }
 
+    /// Counts the files whose data the volume keeps.
+    pub(crate) fn objects(&self) -> usize {
+        let shards = std::fs::read_dir(self.dir.join("upper/objects")).expect("the store");
+        let shards = shards.map(|shard| shard.expect("a shard").path());
+        shards.map(|shard| std::fs::read_dir(shard).expect("a shard").count()).sum()
+    }
+
     /// Returns a path as a node sees it.
     pub(crate) fn at(&self, node: usize, path: &str) -> PathBuf {
         self.mounts[node].join(path)
