@@ -41,7 +41,7 @@ pub enum Command {
     Explain(ExplainArgs),
     Events(EventsArgs),
     Lab(LabArgs),
-    #[command(hide = true)]
+    Init(InitArgs),
     Node(NodeArgs),
     /// Stand for a session at a terminal. Started by a node's daemon, not by hand.
     #[command(hide = true)]
@@ -292,11 +292,50 @@ pub enum LabRoot {
     Host,
 }
 
-/// Run a node's keeper, or with --daemon its daemon. Started by `dunix lab`, not by hand.
+/// Make the keys of a fabric that spans machines: one file for each of its nodes
+///
+/// Bring each file to its machine, keep it secret, and start `dunix node FILE` there. Who has such a
+/// file can take part in the fabric; the key that vouches for them is forgotten, so that no further
+/// node can be made.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
-    /// Be the daemon; started by the keeper
+#[command(after_long_help = "\
+Examples:
+  dunix init office --nodes 2 --dir keys      writes keys/n1.json and keys/n2.json")]
+pub struct InitArgs {
+    /// Name of the fabric
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Number of nodes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nodes: u32,
+    /// Place every exec on the next node in turn
     #[arg(long)]
+    pub spread: bool,
+    /// Directory to write to; made if missing
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+}
+
+/// Let this machine be a node of a fabric
+///
+/// Runs until interrupted; the node's processes end with it. The first node, n1, serves the tree: a
+/// copy-on-write view of its machine's root.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix node n2.json --interface eth1         n2.json was written by dunix init")]
+pub struct NodeArgs {
+    /// The node's file, written by `dunix init`
+    #[arg(value_name = "FILE", required_unless_present_any = ["keeper", "daemon"])]
+    pub file: Option<PathBuf>,
+    /// Network interface on the link to the other nodes; the node gets an address of its own there
+    #[arg(long, value_name = "NAME", requires = "file", required_unless_present_any = ["keeper", "daemon"])]
+    pub interface: Option<String>,
+    /// Be process 1 of a node; started by whoever made the node's namespaces
+    #[arg(long, hide = true)]
+    pub keeper: bool,
+    /// Be the daemon; started by the keeper
+    #[arg(long, hide = true)]
     pub daemon: bool,
 }
 

@@ -87,6 +87,30 @@ impl RouteSocket {
         self.perform(request)
     }
 
+    /// Makes an interface with an address of its own on the link of `lower` (macvlan in bridge
+    /// mode), in the network namespace that `namespace` names, not yet up.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` if the kernel lacks macvlan, `EEXIST` if the name is taken, `EPERM`.
+    pub fn create_sibling(
+        &self,
+        name: &str,
+        lower: u32,
+        namespace: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let mut request = Request::new_link(0, None);
+        request.string(libc::IFLA_IFNAME, checked(name)?);
+        request.bytes(libc::IFLA_LINK, &lower.to_ne_bytes());
+        request.bytes(libc::IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
+        request.nested(libc::IFLA_LINKINFO, |info| {
+            info.string(libc::IFLA_INFO_KIND, "macvlan");
+            info.nested(libc::IFLA_INFO_DATA, |data| {
+                data.bytes(IFLA_MACVLAN_MODE, &MACVLAN_MODE_BRIDGE.to_ne_bytes());
+            });
+        });
+        self.perform(request)
+    }
+
     /// Sets an interface up or down.
     ///
     /// # Errors
@@ -130,6 +154,10 @@ impl RouteSocket {
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 /// Not in libc: `VETH_INFO_PEER` of linux/veth.h.
 const VETH_INFO_PEER: u16 = 1;
+/// Not in libc: `IFLA_MACVLAN_MODE` of linux/if_link.h.
+const IFLA_MACVLAN_MODE: u16 = 1;
+/// Not in libc: `MACVLAN_MODE_BRIDGE`.
+const MACVLAN_MODE_BRIDGE: u32 = 4;
 /// Where `nlmsg_flags` lies in a message.
 const FLAGS_AT: usize = 6;
 /// Where the error lies in an `NLMSG_ERROR` message.

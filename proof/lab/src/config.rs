@@ -2,11 +2,14 @@
 
 use crate::error::LabError;
 use std::ffi::OsString;
+use std::fmt;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-pub use dunix_admin_api::Root;
+pub use dunix_admin_api::{NodeConfig, Root};
 
+/// How long a node waits for those on other machines.
+const MEMBERS_WITHIN: Duration = Duration::from_secs(600);
 /// Most nodes of a lab: a node costs some 20 MiB and a dozen descriptors of the owner.
 pub const NODES_MAX: u32 = 64;
 /// Longest name of a lab; it is part of socket paths (108 bytes) and group names.
@@ -29,6 +32,23 @@ pub(crate) const ID_COUNT: u32 = 131_072;
 /// The node's id that the guests' root has.
 pub(crate) const GUEST_ID_FIRST: u32 = 65_536;
 
+/// One node of a fabric whose other nodes are on other machines.
+#[derive(Clone)]
+pub struct Member {
+    /// The node as its fabric knows it, with its keys; [`NodeConfig::interface`] is filled in.
+    pub node: NodeConfig,
+    /// This machine's interface on the link to the others. It stays the machine's: the node gets
+    /// an address of its own beside it (macvlan).
+    pub interface: String,
+}
+
+impl fmt::Debug for Member {
+    /// Leaves the keys out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} at {}", self.node.node, self.node.fabric, self.interface)
+    }
+}
+
 /// What a lab is asked to be.
 #[derive(Clone, Debug)]
 pub struct LabConfig {
@@ -46,6 +66,8 @@ pub struct LabConfig {
     pub node_arguments: Vec<OsString>,
     /// How long the nodes may take until all are ready.
     pub ready_within: Duration,
+    /// Only this node is made here; then `name` and `nodes` are its fabric's.
+    pub member: Option<Member>,
 }
 
 impl LabConfig {
@@ -58,9 +80,20 @@ impl LabConfig {
             cpus_per_node: None,
             spread: false,
             root: Root::Cow,
-            node_arguments: vec!["node".into()],
+            node_arguments: vec!["node".into(), "--keeper".into()],
             ready_within: Duration::from_secs(60),
+            member: None,
         }
+    }
+
+    /// A node of a fabric whose other nodes are on other machines.
+    #[must_use]
+    pub fn of_member(member: Member) -> Self {
+        let NodeConfig { fabric, nodes, spread, root, .. } = &member.node;
+        let (spread, root) = (*spread, *root);
+        let ready_within = MEMBERS_WITHIN;
+        let config = Self { spread, root, ready_within, ..Self::new(fabric, *nodes) };
+        Self { member: Some(member), ..config }
     }
 
     /// Checks what the caller gave.
@@ -80,6 +113,11 @@ impl LabConfig {
         }
         if self.cpus_per_node.is_some_and(|cpus| !(0.1..=1024.0).contains(&cpus)) {
             return wrong("processors per node: 0.1 to 1024".into());
+        }
+        if let Some(Member { node, .. }) = &self.member
+            && !(1..=self.nodes).contains(&node.node.0)
+        {
+            return wrong(format!("node {} of a fabric of {}", node.node, self.nodes));
         }
         if self.root != Root::Cow {
             return wrong("a root other than cow is not there yet".into());

@@ -1,5 +1,5 @@
 //! Builds a throw-away fabric on one machine: each node with namespaces, root, link end, cgroup and
-//! keeper of its own. Leaves nothing behind.
+//! keeper of its own; or one node of a fabric that spans machines. Leaves nothing behind.
 //!
 //! ```text
 //! lab's owner ─┬─ switch    a network namespace with a bridge; holds it, plugs, cuts and mends
@@ -23,6 +23,8 @@ mod error;
 mod install;
 pub mod isolation;
 mod janitor;
+mod link;
+mod members;
 mod node_root;
 mod owner;
 mod packets;
@@ -35,9 +37,10 @@ mod watch;
 
 pub use config::{
     DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, DESCRIPTOR_GUEST_DOORS, DESCRIPTOR_LIFELINE,
-    GUEST_DOORS_VARIABLE, LabConfig, NODES_MAX, Root,
+    GUEST_DOORS_VARIABLE, LabConfig, Member, NODES_MAX, NodeConfig, Root,
 };
 pub use error::LabError;
+pub use members::make_members;
 pub use owner::{Lab, NodeHandle};
 pub use preflight::{Finding, check_host};
 pub use roles::run_role;

@@ -4,16 +4,14 @@ use crate::config::{ID_BASE, ID_COUNT, LabConfig};
 use crate::error::LabError;
 use crate::install::{Outcome, Plan};
 use crate::janitor::Janitor;
+use crate::link::Link;
+use crate::members::{AUTHORITY, node_configs};
 use crate::packets::Packets;
 use crate::preflight::check_host;
 use crate::roles::{Role, start};
 use crate::state::{Manifest, State, group_name, sweep};
-use crate::switch::{NODE_INTERFACE, Switch};
 use crate::watch::{LabEnd, Watch};
-use dunix_admin_api::NodeConfig;
-use dunix_ids::NodeId;
 use dunix_linux::cgroup::{self, Group};
-use dunix_transport::{MeshError, keys};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -35,9 +33,6 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 const LOG_TAIL_BYTES: usize = 4096;
 /// Most bytes of a node's configuration: it must fit into a pipe that nobody reads yet.
 const CONFIG_BYTES_MAX: usize = 32 << 10;
-/// The node that serves the tree, leases PID blocks and holds the table of ports.
-const AUTHORITY: u32 = 1;
-
 /// A node as its lab's owner sees it.
 #[derive(Clone, Debug)]
 pub struct NodeHandle {
@@ -68,7 +63,7 @@ pub(crate) struct Shared(Mutex<Option<Parts>>);
 pub(crate) struct Parts {
     state: State,
     janitor: Janitor,
-    switch: Switch,
+    link: Link,
     /// Installers that have not ended yet.
     installers: Vec<Child>,
     pub(crate) keepers: Vec<Keeper>,
@@ -96,12 +91,13 @@ impl Lab {
         is_ready: &mut dyn FnMut(&NodeHandle) -> Result<bool, LabError>,
     ) -> Result<Lab, LabError> {
         config.check()?;
-        let lacks = check_host(config.nodes, config.cpus_per_node.is_some());
+        let here = if config.member.is_some() { 1 } else { config.nodes };
+        let lacks = check_host(here, config.cpus_per_node.is_some());
         if !lacks.is_empty() {
             return Err(LabError::Host(lacks));
         }
         sweep()?;
-        let shared = Arc::new(Shared(Mutex::new(Some(Parts::start(&config.name)?))));
+        let shared = Arc::new(Shared(Mutex::new(Some(Parts::start(config)?))));
         // From here on the watch or this function's failure path takes the parts apart.
         match Self::populate(config, &shared, is_ready) {
             Ok((nodes, watch)) => Ok(Lab { nodes, shared, watch }),
@@ -227,20 +223,22 @@ impl Shared {
     }
 
     fn set_port(&self, node: u32, up: bool) -> Result<(), LabError> {
-        self.lock().as_ref().ok_or(LabError::Abandoned)?.switch.set_port(node, up)
+        self.lock().as_ref().ok_or(LabError::Abandoned)?.link.set_port(node, up)
     }
 }
 
 impl Parts {
     /// Starts what a lab without nodes consists of.
-    fn start(name: &str) -> Result<Parts, LabError> {
+    fn start(config: &LabConfig) -> Result<Parts, LabError> {
+        let name = config.name.as_str();
         let hierarchies = cgroup::hierarchies().map_err(LabError::step("find the cgroups"))?;
         let state = State::create(Manifest::new(name, &hierarchies))?;
         // The janitor first: whatever is made later has somebody to remove it.
-        let started = Janitor::start(&state).and_then(|janitor| Ok((janitor, Switch::start()?)));
+        let started =
+            Janitor::start(&state).and_then(|janitor| Ok((janitor, Link::start(config)?)));
         match started {
-            Ok((janitor, switch)) => {
-                Ok(Parts { state, janitor, switch, installers: Vec::new(), keepers: Vec::new() })
+            Ok((janitor, link)) => {
+                Ok(Parts { state, janitor, link, installers: Vec::new(), keepers: Vec::new() })
             }
             Err(error) => {
                 // The error above is what matters; the next lab's sweep tries again.
@@ -254,11 +252,11 @@ impl Parts {
         let hierarchies = cgroup::hierarchies().map_err(LabError::step("find the cgroups"))?;
         let group = Group::create(&hierarchies, &group_name(&config.name))
             .map_err(LabError::step("make the cgroups"))?;
-        let ca = keys::make_ca(&config.name).map_err(no_keys)?;
         let mut under_way = Vec::new();
-        for node in 1..=config.nodes {
-            let config_json = node_config(config, &ca, node)?;
-            under_way.push(self.begin_node(config, node, &group, &config_json)?);
+        for node in node_configs(config)? {
+            let encoded = serde_json::to_vec(&node).map_err(io::Error::from);
+            let encoded = encoded.map_err(LabError::step("encode the configuration"))?;
+            under_way.push(self.begin_node(config, node.node.0, &group, &encoded)?);
         }
         for installation in under_way {
             self.finish_node(installation)?;
@@ -333,7 +331,7 @@ impl Parts {
             pidfd,
             lifeline: lifeline.try_clone().map_err(LabError::step("keep the lifeline"))?,
         });
-        self.switch.plug(node, network)?;
+        self.link.plug(node, network)?;
         rustix::io::write(&lifeline, b"g")
             .map_err(io::Error::from)
             .map_err(LabError::step("let the node go"))?;
@@ -361,9 +359,9 @@ impl Parts {
     /// the lab's own processes) and its name for people.
     fn pidfds(&self) -> Result<Vec<(u32, String, OwnedFd)>, LabError> {
         let step = |error: rustix::io::Errno| LabError::step("watch processes")(error.into());
-        let own = [("switch", &self.switch.process), ("janitor", &self.janitor.process)];
+        let switch = self.link.process().map(|process| ("switch", process));
         let mut all = Vec::new();
-        for (name, child) in own {
+        for (name, child) in switch.into_iter().chain([("janitor", &self.janitor.process)]) {
             let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).map_err(step)?;
             all.push((0, format!("the {name}"), pidfd));
         }
@@ -381,7 +379,7 @@ impl Parts {
             // It may have ended already.
             let _ = pidfd_send_signal(&keeper.pidfd, Signal::KILL);
         }
-        for child in self.installers.iter_mut().chain([&mut self.switch.process]) {
+        for child in self.installers.iter_mut().chain(self.link.process_mut()) {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -424,34 +422,8 @@ fn make_groups(
     make().map_err(LabError::step(format!("make the cgroups of node n{node}")))
 }
 
-fn no_keys(error: MeshError) -> LabError {
-    LabError::Role { who: "the fabric's keys".into(), what: error.to_string() }
-}
-
 fn id_first(node: u32) -> u32 {
     ID_BASE + node * ID_COUNT
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a machine has few processors")]
-fn node_config(config: &LabConfig, ca: &keys::Ca, node: u32) -> Result<Vec<u8>, LabError> {
-    let keys = keys::make_node(ca, NodeId(node)).map_err(no_keys)?;
-    let all = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
-    let node_config = NodeConfig {
-        fabric: config.name.clone(),
-        node: NodeId(node),
-        name: format!("n{node}"),
-        nodes: config.nodes,
-        interface: NODE_INTERFACE.to_owned(),
-        ca_pem: ca.cert_pem.clone(),
-        cert_pem: keys.cert_pem,
-        key_pem: keys.key_pem,
-        authority: NodeId(AUTHORITY),
-        root: config.root,
-        spread: config.spread,
-        cpus: config.cpus_per_node.unwrap_or(all),
-    };
-    let encoded = serde_json::to_vec(&node_config).map_err(io::Error::from);
-    encoded.map_err(LabError::step("encode the configuration"))
 }
 
 /// A pipe that holds these bytes and then ends.

@@ -67,14 +67,34 @@ fn run_lab(args: &LabArgs) -> Result<u8, LabError> {
     if let Some(program) = &mut program {
         end_program(program);
     }
-    let ended = lab.shutdown();
-    if let Some(end) = ended {
-        eprintln!("dunix: the lab ended: {}", end.reason);
-        if !end.log.is_empty() {
-            eprintln!("last lines of the node's log:\n{}", end.log);
-        }
-    }
+    end(lab, "lab");
     status
+}
+
+/// Builds what is asked for, says that it is `up`, and waits for a signal or the end.
+pub(super) fn run_until_ended(config: &LabConfig, up: &str) -> Result<u8, LabError> {
+    let signals = termination_signals().map_err(|error| host("block signals", error.into()))?;
+    let mut caught = None;
+    let started = Lab::start(config, &mut |node| {
+        caught = take_signal(signals.as_fd()).unwrap_or(None);
+        if caught.is_some() { Err(LabError::Abandoned) } else { is_ready(node) }
+    });
+    let lab = match (started, caught) {
+        (Err(LabError::Abandoned), Some(signal)) => return Ok(signal_status(signal)),
+        (started, _) => started?,
+    };
+    eprintln!("{up}");
+    let status = supervise(&lab, &signals, None);
+    end(lab, "node");
+    status
+}
+
+fn end(lab: Lab, what: &str) {
+    let Some(end) = lab.shutdown() else { return };
+    eprintln!("dunix: the {what} ended: {}", end.reason);
+    if !end.log.is_empty() {
+        eprintln!("last lines of the node's log:\n{}", end.log);
+    }
 }
 
 /// Options that are settled but not built yet: an unknown option would look like a slip.

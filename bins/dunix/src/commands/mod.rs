@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod explain;
+pub mod init;
 pub mod kill;
 pub mod lab;
 pub mod man;
@@ -38,6 +39,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => return run::run(fabric, &args),
         Command::Lab(args) => return lab::run(&args),
+        Command::Init(args) => return init::run(&args),
         Command::Node(args) => return node::run(&args),
         Command::TerminalAnchor => return terminal_anchor::run(),
         Command::Ps(args) => with_fabric(fabric, async |fabric| ps::run(&fabric, &args).await),

@@ -15,8 +15,11 @@ use std::time::Duration;
 /// Where the lab binds the host's root and the directory for changes.
 const LOWER: &str = "/host";
 const UPPER: &str = "/upper";
-/// How long a node may wait for the authority's node to appear on the link.
-const AUTHORITY_WITHIN: Duration = Duration::from_secs(15);
+/// How long a node may wait for the authority's node to appear on the link: people start nodes of
+/// several machines by hand.
+const AUTHORITY_WITHIN: Duration = Duration::from_secs(600);
+/// How long one question to it may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -48,7 +51,7 @@ async fn wait_for_authority(config: &NodeConfig, mesh: &Mesh) -> Result<()> {
     let answers = async {
         loop {
             let question = question.clone();
-            let call = mesh.call(config.authority, Topic::Files, question, AUTHORITY_WITHIN);
+            let call = mesh.call(config.authority, Topic::Files, question, ANSWER_WITHIN);
             if call.await.is_ok() {
                 return;
             }
