@@ -37,19 +37,17 @@ impl fmt::Display for MoveId {
 pub enum MoveMessage {
     /// Source to target: make everything ready, but let nothing run.
     Prepare(Box<Package>),
-    /// Target to source: all is ready.
+    /// Target to source: all is ready. Repeated until it is answered, as are the further words of the
+    /// target: what the source knows nothing of (any more) it answers by [`MoveMessage::Closed`].
     Prepared { id: MoveId },
     /// Target to source: the process never ran here and never will by this move.
     Refused { id: MoveId, refusal: Refusal },
-    /// Source to target: run it. Repeated until it is answered, and then to ask for the end.
+    /// Source to target: run it. Repeated until it is answered.
     Commit { id: MoveId },
     /// Target to source: it lives here; so many bytes of pages have arrived.
     Committed { id: MoveId, bytes: u64 },
     /// Target to source: its last page has arrived; so many bytes since [`MoveMessage::Committed`].
     Complete { id: MoveId, bytes: u64 },
-    /// Target to source: what about this move? Answered by `Commit` or `Closed`, or not at all while
-    /// it is not decided.
-    Ask { id: MoveId },
     /// Source to target: there is no such move any more; what was prepared is void.
     Closed { id: MoveId },
     /// Source to target: pages that have not arrived will never come.
@@ -67,7 +65,6 @@ impl MoveMessage {
             | MoveMessage::Commit { id }
             | MoveMessage::Committed { id, .. }
             | MoveMessage::Complete { id, .. }
-            | MoveMessage::Ask { id }
             | MoveMessage::Closed { id }
             | MoveMessage::DonorLost { id } => *id,
         }
@@ -78,6 +75,8 @@ impl MoveMessage {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Package {
     pub id: MoveId,
+    /// Counts the source's packages in the order in which they are sent.
+    pub order: u64,
     pub record: ProcessRecord,
     /// The driver's description of the process, encoded; at most [`IMAGE_BYTES_MAX`].
     pub image: Vec<u8>,
