@@ -2,7 +2,7 @@
 //! made from these definitions, so nothing about the command line is written anywhere else.
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Many Linux machines as one Unix.
 #[derive(Debug, Parser)]
@@ -251,7 +251,11 @@ pub struct EventsArgs {
 Examples:
   dunix lab --nodes 3 -- bash                    a shell in a fabric of three nodes
   dunix lab --nodes 3 --spread -- make -j6
-  dunix lab --nodes 3 --name demo                keep it until ^C; then: dunix --fabric demo ps")]
+  dunix lab --nodes 3 --name demo                keep it until ^C; then: dunix --fabric demo ps
+  dunix lab --storm 50ms --seed 7 -- make -j4    while everything is being moved
+
+At its end a storm reports on standard error which moves were asked for, done, and refused for which
+reason. It does not change the exit status.")]
 pub struct LabArgs {
     /// Number of nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -274,9 +278,15 @@ pub struct LabArgs {
     /// Share of frames that the link loses
     #[arg(long, value_name = "P", hide = true)]
     pub loss: Option<String>,
-    /// Time between moves of every process
-    #[arg(long, value_name = "T", hide = true)]
-    pub storm: Option<String>,
+    /// Move every process to another node again and again, each after T on average (such as 50ms)
+    #[arg(long, value_name = "T", value_parser = short_time)]
+    pub storm: Option<Duration>,
+    /// What the storm's choices follow from [default: another one each time, in the report]
+    #[arg(long, value_name = "S", requires = "storm")]
+    pub seed: Option<u64>,
+    /// Print the storm's report as JSON, in one line
+    #[arg(long, requires = "storm")]
+    pub json: bool,
     /// Program to run in the fabric; the lab ends with it
     #[arg(trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
@@ -375,6 +385,19 @@ pub fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(if passes_status_on { crate::commands::EXIT_DUNIX } else { 2 })
 }
 
+/// A time with its unit, between a millisecond and a minute.
+fn short_time(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 0.001), ("s", 1.0)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let number: f64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        Some(number * seconds)
+    });
+    match parsed {
+        Some(seconds) if (0.001..=60.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("expected a time between 1ms and 60s, such as 50ms or 0.5s".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,6 +414,15 @@ mod tests {
         let Command::Run(run) = cli.command else { panic!("not run") };
         assert_eq!(run.command, ["ls", "-l", "--node"]);
         assert_eq!(run.node, None);
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(short_time("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(short_time("0.5s"), Ok(Duration::from_millis(500)));
+        for wrong in ["50", "0ms", "-1s", "61s", "NaNs", "ms", "5 minutes"] {
+            assert!(short_time(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The program runs through `dunix run`, a child of this process. Whichever ends first, the
 //! program, the lab or this process's time (a signal), ends the others.
 
+mod storm;
+
 use super::{EXIT_DUNIX, runtime};
 use crate::{
     admin::{client, discovery::Fabric},
@@ -18,7 +20,8 @@ use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use storm::Storm;
 
 /// Names that are tried if none is given: lab, lab2, ... up to this.
 const NAMES_TRIED: u32 = 100;
@@ -41,7 +44,7 @@ pub fn run(args: &LabArgs) -> ExitCode {
 }
 
 fn run_lab(args: &LabArgs) -> Result<u8, LabError> {
-    refuse_what_is_not_there(args)?;
+    check(args)?;
     // Before any thread starts, so that none of them takes such a signal.
     let signals = termination_signals().map_err(|error| host("block signals", error.into()))?;
     let mut caught = None;
@@ -56,6 +59,7 @@ fn run_lab(args: &LabArgs) -> Result<u8, LabError> {
     if std::io::stderr().is_terminal() {
         eprintln!("{}", greeting(args, &lab, &name));
     }
+    let storm = begin_storm(args, &lab)?;
     let mut program =
         (!args.command.is_empty()).then(|| spawn(&name, &args.command)).transpose()?;
     let status = supervise(&lab, &signals, program.as_mut());
@@ -66,6 +70,9 @@ fn run_lab(args: &LabArgs) -> Result<u8, LabError> {
     }
     if let Some(program) = &mut program {
         end_program(program);
+    }
+    if let Some(report) = storm.and_then(Storm::end) {
+        eprintln!("{}", in_form(&report, args.json));
     }
     end(lab, "lab");
     status
@@ -97,18 +104,36 @@ fn end(lab: Lab, what: &str) {
     }
 }
 
-/// Options that are settled but not built yet: an unknown option would look like a slip.
-fn refuse_what_is_not_there(args: &LabArgs) -> Result<(), LabError> {
+/// Refuses what makes no sense, and options that are settled but not built yet: an unknown option
+/// would look like a slip.
+fn check(args: &LabArgs) -> Result<(), LabError> {
     let asked = [
         ("--root host", args.root == LabRoot::Host),
         ("--latency", args.latency.is_some()),
         ("--loss", args.loss.is_some()),
-        ("--storm", args.storm.is_some()),
     ];
+    if args.storm.is_some() && args.nodes < 2 {
+        return Err(LabError::Config("--storm: a lab of one node has nowhere to move to".into()));
+    }
     match asked.into_iter().find(|(_, asked)| *asked) {
         Some((option, _)) => Err(LabError::Config(format!("{option} is not there yet"))),
         None => Ok(()),
     }
+}
+
+/// Begins the storm that was asked for.
+fn begin_storm(args: &LabArgs, lab: &Lab) -> Result<Option<Storm>, LabError> {
+    let Some(mean) = args.storm else { return Ok(None) };
+    let seed = args.seed.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::from(now.subsec_micros())
+    });
+    Storm::start(lab.nodes(), mean, seed).map(Some).map_err(|error| host("begin the storm", error))
+}
+
+fn in_form(report: &storm::Report, json: bool) -> String {
+    let as_json = json.then(|| serde_json::to_string(report).ok()).flatten();
+    as_json.unwrap_or_else(|| report.to_string())
 }
 
 fn host(step: &str, source: std::io::Error) -> LabError {
