@@ -230,6 +230,7 @@ impl Program {
             Class::DescriptorFlags => program.descriptor_flags(),
             Class::PeerCredentials => program.allow_unless(2, u32::MAX, 17),
             Class::OtherProcess => program.allow_if_zero(0),
+            Class::Random => program.random(),
         });
     }
 
@@ -272,6 +273,15 @@ impl Program {
     fn allow_if_zero(&mut self, argument: u32) {
         self.emit(LOAD, 0, 0, at_arg(argument));
         self.emit(EQUAL, 0, 1, 0);
+        self.allow_or_trap();
+    }
+
+    /// getrandom(2): up to 256 bytes come whole.
+    fn random(&mut self) {
+        self.emit(LOAD, 0, 0, at_arg(1) + 4);
+        self.emit(EQUAL, 0, 3, 0);
+        self.emit(LOAD, 0, 0, at_arg(1));
+        self.emit(GREATER_EQUAL, 1, 0, 257);
         self.allow_or_trap();
     }
 
@@ -342,7 +352,7 @@ mod tests {
             let got = run(&program, &Call { arch: ARCH_X86_64, nr, ip: 0x40_0000, args: [0; 6] });
             let want = match class(nr) {
                 Class::Native | Class::Mapping | Class::Futex | Class::Terminal => RET_ALLOW,
-                Class::PeerCredentials | Class::OtherProcess => RET_ALLOW,
+                Class::PeerCredentials | Class::OtherProcess | Class::Random => RET_ALLOW,
                 Class::Trap | Class::DescriptorFlags => RET_TRAP,
                 Class::Refuse(errno) => ret_errno(errno),
             };
@@ -411,6 +421,9 @@ mod tests {
         assert_eq!(guest(nr::FCNTL, [0, 4, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(guest(nr::FCNTL, [0, 5, 0, 0, 0, 0]), RET_TRAP);
         assert_eq!(guest(nr::GETSOCKOPT, [0, 1, 17, 0, 0, 0]), RET_TRAP);
+        assert_eq!(guest(nr::GETRANDOM, [0, 256, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(guest(nr::GETRANDOM, [0, 257, 0, 0, 0, 0]), RET_TRAP);
+        assert_eq!(guest(nr::GETRANDOM, [0, 1 << 32, 0, 0, 0, 0]), RET_TRAP);
         assert_eq!(guest(nr::PRLIMIT64, [5, 0, 0, 0, 0, 0]), RET_TRAP);
     }
 }

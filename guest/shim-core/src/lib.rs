@@ -19,6 +19,7 @@ pub mod proc_text;
 pub mod script;
 pub mod signal;
 pub mod table;
+pub mod time;
 pub mod vdso;
 pub mod wait;
 

@@ -28,6 +28,8 @@ pub enum Class {
     PeerCredentials,
     /// Native if the first argument, a PID, is 0.
     OtherProcess,
+    /// getrandom(2): native for lengths that no signal cuts.
+    Random,
 }
 
 /// One system call.
@@ -110,7 +112,7 @@ table! {
     40 SENDFILE Trap, "may wait with a partial effect";
     41 SOCKET Native, "cannot block; no name of a process";
     42 CONNECT Trap, "ports are the fabric's";
-    43 ACCEPT Native, "interrupted only before any effect";
+    43 ACCEPT Trap, "waits, perhaps with a limit of the socket's";
     44 SENDTO Trap, "may wait with a partial effect";
     45 RECVFROM Trap, "may wait with a partial effect";
     46 SENDMSG Trap, "may wait with a partial effect; credentials and passed descriptors are the fabric's";
@@ -140,7 +142,7 @@ table! {
     70 MSGRCV Trap, "waits, and no handler of its restarts it";
     71 MSGCTL Native, "System V and POSIX IPC of the node";
     72 FCNTL DescriptorFlags, "locks and owners name processes, duplicates are tracked; flags alone are not";
-    73 FLOCK Native, "a file operation: interrupted only before any effect";
+    73 FLOCK Trap, "waits for other holders";
     74 FSYNC Native, "a file operation: interrupted only before any effect";
     75 FDATASYNC Native, "a file operation: interrupted only before any effect";
     76 TRUNCATE Trap, "the path may name a process under /proc or be /proc/self/exe";
@@ -352,10 +354,10 @@ table! {
     282 SIGNALFD Trap, "the mask must not hold the shim's signals";
     283 TIMERFD_CREATE Native, "cannot block; no name of a process";
     284 EVENTFD Native, "cannot block; no name of a process";
-    285 FALLOCATE Native, "a file operation: interrupted only before any effect";
+    285 FALLOCATE Trap, "interrupted with EINTR in spite of SA_RESTART (tmpfs)";
     286 TIMERFD_SETTIME Native, "cannot block; no name of a process";
     287 TIMERFD_GETTIME Native, "cannot block; no name of a process";
-    288 ACCEPT4 Native, "interrupted only before any effect";
+    288 ACCEPT4 Trap, "waits, perhaps with a limit of the socket's";
     289 SIGNALFD4 Trap, "the mask must not hold the shim's signals";
     290 EVENTFD2 Native, "cannot block; no name of a process";
     291 EPOLL_CREATE1 Native, "cannot block; no name of a process";
@@ -385,7 +387,7 @@ table! {
     315 SCHED_GETATTR OtherProcess, "native on the caller itself, else the target is a process of the fabric";
     316 RENAMEAT2 Native, "a file operation: interrupted only before any effect";
     317 SECCOMP Trap, "some requests would loosen the shim's hold";
-    318 GETRANDOM Native, "cannot block; no name of a process";
+    318 GETRANDOM Random, "more than 256 bytes may come short when a signal interrupts";
     319 MEMFD_CREATE Native, "cannot block; no name of a process";
     320 KEXEC_FILE_LOAD Refuse(Errno::EPERM), "belongs to the host's administrator";
     321 BPF Refuse(Errno::EPERM), "belongs to the host's administrator";
@@ -394,8 +396,8 @@ table! {
     324 MEMBARRIER Native, "cannot block; no name of a process";
     325 MLOCK2 Native, "cannot block; no name of a process";
     326 COPY_FILE_RANGE Trap, "may wait with a partial effect";
-    327 PREADV2 Native, "a file operation: interrupted only before any effect";
-    328 PWRITEV2 Native, "a file operation: interrupted only before any effect";
+    327 PREADV2 Trap, "at offset -1 as readv: may wait with a partial effect";
+    328 PWRITEV2 Trap, "at offset -1 as writev: may wait with a partial effect";
     329 PKEY_MPROTECT Mapping, "the reserved range is not the guest's";
     330 PKEY_ALLOC Native, "cannot block; no name of a process";
     331 PKEY_FREE Native, "cannot block; no name of a process";

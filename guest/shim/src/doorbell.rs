@@ -1,6 +1,7 @@
 //! Ringing the daemon.
 
 use crate::arch::{gadget, syscall};
+use crate::park;
 use crate::process::Process;
 use crate::thread::Thread;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -44,6 +45,8 @@ pub(crate) enum Wake {
     Event,
     /// A guest signal was noted.
     Signal,
+    /// The daemon's move signal came: [`park::if_asked`] before anything is waited for again.
+    Move,
 }
 
 /// Waits until the slot's event number is no longer `seen`, or a signal that `mask` accepts comes.
@@ -53,8 +56,12 @@ pub(crate) fn wait_event(thread: &Thread, mask: SigSet, seen: u32) -> Wake {
     let args = [word.as_ptr() as u64, FUTEX_WAIT, u64::from(seen), 0, 0, 0];
     let request = gadget::Request { mask, nr: nr::FUTEX, args };
     // SAFETY: waits on a word of the arena.
-    let _ = unsafe { gadget::interruptible(&request) };
-    if thread.first_noted().is_some() { Wake::Signal } else { Wake::Event }
+    let _ = unsafe { gadget::once(&request) };
+    match thread.first_noted() {
+        _ if thread.poked.replace(false) => Wake::Move,
+        Some(_) => Wake::Signal,
+        None => Wake::Event,
+    }
 }
 
 /// Rings until the answer is not `-EAGAIN`, waiting for events in between.
@@ -70,11 +77,11 @@ pub(crate) fn ring_until_done(
     loop {
         let seen = slot(thread.process()).event_seq.load(Ordering::Acquire);
         match ring(op, args) {
-            Err(Errno::EAGAIN) => {
-                if wait_event(thread, mask, seen) == Wake::Signal {
-                    return Err(None);
-                }
-            }
+            Err(Errno::EAGAIN) => match wait_event(thread, mask, seen) {
+                Wake::Event => {}
+                Wake::Signal => return Err(None),
+                Wake::Move => park::if_asked(thread),
+            },
             Err(error) => return Err(Some(error)),
             Ok(value) => return Ok(value),
         }

@@ -3,7 +3,9 @@
 //! Each function issues one call from the shim's text, which the filter lets through.
 
 use crate::arch::{frame::AltStack, syscall};
+use core::sync::atomic::{AtomicU64, Ordering};
 use dunix_shim_core::signal::SigSet;
+use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
 /// `PROT_READ`.
@@ -189,6 +191,46 @@ pub(crate) fn set_mask(mask: SigSet) -> SigSet {
 pub(crate) fn set_altstack(stack: &AltStack) -> Result<u64, Errno> {
     // SAFETY: the stack is the thread's own.
     unsafe { call(nr::SIGALTSTACK, [&raw const *stack as u64, 0, 0, 0, 0, 0]) }
+}
+
+/// The host's clock_gettime(2) without a system call; set at start if the host has it.
+static CLOCK_GETTIME: AtomicU64 = AtomicU64::new(0);
+/// `CLOCK_MONOTONIC`.
+pub(crate) const CLOCK_MONOTONIC: u64 = 1;
+
+/// Notes where the host's fast clock_gettime(2) is.
+pub(crate) fn set_clock(address: u64) {
+    CLOCK_GETTIME.store(address, Ordering::Relaxed);
+}
+
+/// The time on the monotonic clock.
+pub(crate) fn now() -> Time {
+    let mut time = Time::ZERO;
+    let to: *mut Time = &raw mut time;
+    match CLOCK_GETTIME.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: writes `time` only.
+            let _ = unsafe { call(nr::CLOCK_GETTIME, [CLOCK_MONOTONIC, to as u64, 0, 0, 0, 0]) };
+        }
+        address => {
+            // SAFETY: the kernel's function of this signature, in the host's own vDSO.
+            let clock: extern "C" fn(u64, *mut Time) -> i32 =
+                unsafe { core::mem::transmute(address) };
+            clock(CLOCK_MONOTONIC, to);
+        }
+    }
+    time
+}
+
+/// The time on any clock.
+///
+/// # Errors
+/// What clock_gettime(2) reports.
+pub(crate) fn clock(id: u64) -> Result<Time, Errno> {
+    let mut time = Time::ZERO;
+    // SAFETY: writes `time` only.
+    unsafe { call(nr::CLOCK_GETTIME, [id, &raw mut time as u64, 0, 0, 0, 0]) }?;
+    Ok(time)
 }
 
 pub(crate) fn getpid() -> u32 {

@@ -27,6 +27,7 @@ mod load;
 mod park;
 mod process;
 mod report;
+mod restart;
 mod script;
 mod signal;
 mod stack;

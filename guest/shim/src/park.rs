@@ -23,10 +23,7 @@ use dunix_shim_core::nr;
 /// Called with all signals blocked and no lock held, on the thread's shim stack. Guest code may run
 /// next, or the call that the thread was about to issue.
 pub(crate) fn if_asked(thread: &Thread) {
-    if !has_daemon() {
-        return;
-    }
-    while slot(thread.process()).flags.load(Ordering::Acquire) & SLOT_PARK != 0 {
+    while is_asked(thread) {
         let tid = u64::from(thread.tid.get());
         if thread.is_vfork_child.get() {
             let _ = ring_raw(OP_PARKED, [tid, 0, u64::from(PARK_SHARES_MEMORY), 0]);
@@ -40,6 +37,11 @@ pub(crate) fn if_asked(thread: &Thread) {
         // SAFETY: the thread's own record; `parked` returns when the thread goes on.
         unsafe { switch::park(record, parked) };
     }
+}
+
+/// Whether the thread's process is asked to park.
+pub(crate) fn is_asked(thread: &Thread) -> bool {
+    has_daemon() && slot(thread.process()).flags.load(Ordering::Acquire) & SLOT_PARK != 0
 }
 
 /// Writes the thread's record and returns its address.

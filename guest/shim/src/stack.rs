@@ -207,7 +207,9 @@ fn map_vdso(host_image: u64) -> u64 {
     }
     // SAFETY: just mapped, nobody else knows it.
     let page = unsafe { &mut *(layout::VDSO_START as *mut [u8; vdso::IMAGE_BYTES]) };
-    vdso::Image::build(page, vdso_targets(host_image));
+    let targets = vdso_targets(host_image);
+    host::set_clock(targets[0]);
+    vdso::Image::build(page, targets);
     // SAFETY: the page that was just built.
     let _ = unsafe { host::mprotect(layout::VDSO_START, bytes, host::PROT_READ | host::PROT_EXEC) };
     layout::VDSO_START

@@ -14,6 +14,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dunix_guest_abi::layout;
 use dunix_guest_abi::moving::ParkRecord;
+use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
 /// Bytes of a slot; a power of two.
@@ -32,6 +33,12 @@ pub(crate) struct Thread {
     this: Cell<u64>,
     /// Where the pass-on stub goes back to; read through GS.
     pub(crate) pass_return: Cell<u64>,
+    /// The call that the pass-on stub issues.
+    pub(crate) pass_number: Cell<u64>,
+    /// When the stub was entered, on the monotonic clock; zero if the call keeps no time.
+    pub(crate) pass_start: Cell<Time>,
+    /// A move signal ended the gadget; [`crate::restart`] takes it back.
+    pub(crate) poked: Cell<bool>,
     process: Cell<*const Process>,
     /// TID of the fabric (of the host when solo).
     pub(crate) tid: Cell<u32>,
@@ -105,6 +112,7 @@ impl Thread {
         thread.vfork_word.store(0, Ordering::Relaxed);
         thread.altstack.set(AltStack::NONE);
         thread.saved_mask.set(None);
+        thread.poked.set(false);
         thread.robust.set((0, 0));
         thread.clear_tid.set(0);
         thread.rseq.set((0, 0, 0));

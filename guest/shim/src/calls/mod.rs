@@ -9,22 +9,27 @@ mod exit;
 mod fork;
 mod ids;
 mod kill;
+mod limit;
 mod other;
+pub(crate) mod passed;
 mod path;
 mod poll;
 mod proc_text;
 mod remote;
+mod rest;
 mod robust;
 mod seccomp;
 mod signalfd;
 mod socket;
 mod status;
 mod terminal;
+mod timed;
 mod wait;
 
 use crate::arch::frame::Context;
 use crate::arch::gadget;
 use crate::host;
+use crate::park;
 use crate::process::has_daemon;
 use crate::signal::{action, deliver, mask, restore};
 use crate::thread::Thread;
@@ -56,7 +61,7 @@ impl From<Result<u64, Errno>> for Answer {
 pub(crate) fn handle(thread: &Thread, context: &mut Context) {
     let (number, args) = context.call();
     match dispatch(thread, context, number, args) {
-        Answer::PassOn => pass_on(thread, context),
+        Answer::PassOn => passed::pass_on(thread, context),
         Answer::Return(gadget::NOT_BEGUN) => context.rewind_call(),
         Answer::Return(result) => context.set_result(result),
         Answer::Interrupted if deliver::restarts(thread) => context.rewind_call(),
@@ -66,16 +71,12 @@ pub(crate) fn handle(thread: &Thread, context: &mut Context) {
             context.mask = mask;
         }
     }
+    // The move signal may have come where it ended nothing.
+    park::if_asked(thread);
     deliver::finish(thread, context);
     if let Some(original) = thread.saved_mask.take() {
         context.mask = original;
     }
-}
-
-/// Lets the guest's context go on in the stub.
-fn pass_on(thread: &Thread, context: &mut Context) {
-    thread.pass_return.set(context.regs.rip);
-    context.regs.rip = gadget::pass_stub();
 }
 
 /// Issues a call with the guest's signals accepted, and changed arguments.
@@ -102,13 +103,13 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
             if has_daemon() && !thread.process().remote.is_empty() =>
         {
             poll::try_handle(thread, context, number, args)
-                .unwrap_or_else(|| wait_for_set(thread, context, number, args))
+                .or_else(|| timed::try_handle(thread, context, number, args))
+                .unwrap_or(Answer::PassOn)
         }
-        nr::PPOLL | nr::PSELECT6 => wait_for_set(thread, context, number, args),
-        nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 => {
-            mask::with_mask_argument(thread, context, number, args, 4)
+        _ if timed::is_timed(number) => {
+            timed::try_handle(thread, context, number, args).unwrap_or(Answer::PassOn)
         }
-        nr::RT_SIGTIMEDWAIT => mask::rt_sigtimedwait(context, args),
+        nr::RT_SIGTIMEDWAIT => mask::rt_sigtimedwait(thread, context, args),
         nr::SIGNALFD | nr::SIGNALFD4 => signalfd::open(thread, number, args).into(),
         nr::CLONE => fork::clone(thread, context, args).into(),
         nr::FORK => fork::clone(thread, context, [fork::SIGCHLD, 0, 0, 0, 0, 0]).into(),
@@ -181,15 +182,6 @@ fn transfer(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> 
     }
     let is_remote = thread.process().remote.has(fd);
     is_remote.then(|| remote::execute(thread, context, number, fd, args))
-}
-
-/// poll(2), select(2) and kin on sets of local descriptors.
-fn wait_for_set(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Answer {
-    match number {
-        nr::PPOLL => mask::with_mask_argument(thread, context, number, args, 3),
-        nr::PSELECT6 => mask::pselect6(thread, context, args),
-        _ => Answer::PassOn,
-    }
 }
 
 /// rseq(2): the kernel's, with what it registers noted for a move.

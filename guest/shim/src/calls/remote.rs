@@ -3,6 +3,7 @@
 use super::{Answer, terminal};
 use crate::arch::frame::{Context, SigInfo};
 use crate::doorbell::{Wake, ring_raw, slot, wait_event};
+use crate::park;
 use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
@@ -80,22 +81,41 @@ fn ask_home(thread: &Thread, mask: SigSet, number: u64, fd: i32, args: [u64; 6])
     };
     let call = &raw mut call;
     let at = [call as u64, 0, 0, 0];
-    // SAFETY: our structure; volatile, because the daemon writes it behind the compiler's back.
-    let is_in_flight = || unsafe { (&raw const (*call).ticket).read_volatile() } != 0;
     loop {
         let seen = event(thread);
         let result = ring_raw(OP_REMOTE, at);
-        if result != Errno::EAGAIN.as_result() || !is_in_flight() {
+        if result != Errno::EAGAIN.as_result() || !is_in_flight(call) {
             return Outcome::Done(result);
         }
-        if wait_event(thread, mask, seen) == Wake::Signal {
-            break;
+        match wait_event(thread, mask, seen) {
+            Wake::Event => {}
+            Wake::Signal => return cancel(thread, call),
+            Wake::Move if !park::is_asked(thread) => {}
+            // No answer can find the process while it moves: the call begins anew where it is then.
+            Wake::Move => match cancel(thread, call) {
+                Outcome::Interrupted => {
+                    park::if_asked(thread);
+                    // SAFETY: our structure, of which the daemon knows nothing any more.
+                    unsafe { (&raw mut (*call).ticket).write_volatile(0) };
+                }
+                done => return done,
+            },
         }
     }
+}
+
+/// Whether the daemon has taken the call and not answered yet.
+fn is_in_flight(call: *const RemoteCall) -> bool {
+    // SAFETY: our structure; volatile, because the daemon writes it behind the compiler's back.
+    unsafe { (&raw const (*call).ticket).read_volatile() != 0 }
+}
+
+/// Gives up a call in flight, unless it took effect.
+fn cancel(thread: &Thread, call: *mut RemoteCall) -> Outcome {
     loop {
         let seen = event(thread);
-        match ring_raw(OP_REMOTE_CANCEL, at) {
-            result if result == Errno::EAGAIN.as_result() && is_in_flight() => {
+        match ring_raw(OP_REMOTE_CANCEL, [call as u64, 0, 0, 0]) {
+            result if result == Errno::EAGAIN.as_result() && is_in_flight(call) => {
                 // The home's last word is on its way; guest signals wait that long.
                 crate::host::futex_wait(&slot(thread.process()).event_seq, seen);
             }

@@ -123,7 +123,11 @@ pub(crate) fn finish(thread: &Thread, context: &mut Context) {
 
 /// Whether the call that a noted signal interrupted begins anew after the handler (signal(7)).
 pub(crate) fn restarts(thread: &Thread) -> bool {
-    let Some(info) = thread.first_noted() else { return true };
+    thread.first_noted().is_none_or(|info| is_restarting(thread, &info))
+}
+
+/// Whether a call begins anew after this signal's handler, if calls of its kind do.
+pub(crate) fn is_restarting(thread: &Thread, info: &SigInfo) -> bool {
     let action = thread.process().action(info.signal.unsigned_abs());
     action.handler <= host::SIG_IGN || action.flags & SA_RESTART != 0
 }

@@ -6,8 +6,10 @@ use crate::arch::gadget;
 use crate::calls::Answer;
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::restart::{self, Timeout};
 use crate::thread::Thread;
 use dunix_shim_core::signal::{SHIM_MASK, SigSet, change_mask};
+use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
 /// Bytes of the kernel's `sigset_t`.
@@ -32,10 +34,27 @@ pub(crate) fn rt_sigprocmask(context: &mut Context, args: [u64; 6]) -> Result<u6
 
 /// Issues a call that sets a mask for its own duration. The kernel does that atomically, so the
 /// gadget is entered with all signals blocked.
-fn under_mask(thread: &Thread, context: &Context, nr: u64, args: [u64; 6], mask: SigSet) -> Answer {
+///
+/// # Safety
+/// As for [`restart::keep`].
+pub(crate) unsafe fn issue_under(
+    thread: &Thread,
+    nr: u64,
+    args: [u64; 6],
+    timeout: Option<Timeout>,
+) -> i64 {
     let request = gadget::Request { mask: SHIM_MASK, nr, args };
-    // SAFETY: the call is the guest's own but for a mask in the shim's memory.
-    let result = unsafe { gadget::interruptible(&request) };
+    // SAFETY: forwarded from the caller.
+    unsafe { restart::keep(thread, request, timeout) }.result
+}
+
+/// How such a call ends: what was let in is delivered under the call's own mask.
+pub(crate) fn answer_under(
+    thread: &Thread,
+    context: &Context,
+    result: i64,
+    mask: SigSet,
+) -> Answer {
     if thread.first_noted().is_none() {
         return Answer::Return(result);
     }
@@ -43,7 +62,7 @@ fn under_mask(thread: &Thread, context: &Context, nr: u64, args: [u64; 6], mask:
     Answer::UnderMask(if result == gadget::NOT_BEGUN { deliver::INTERRUPTED } else { result }, mask)
 }
 
-fn guest_set(at: u64, bytes: u64) -> Result<SigSet, Errno> {
+pub(crate) fn guest_set(at: u64, bytes: u64) -> Result<SigSet, Errno> {
     if bytes != SIGSET_BYTES {
         return Err(Errno::EINVAL);
     }
@@ -56,55 +75,15 @@ pub(crate) fn rt_sigsuspend(thread: &Thread, context: &Context, args: [u64; 6]) 
         Err(error) => Answer::from(Err(error)),
         Ok(mask) => {
             let call = [&raw const mask as u64, SIGSET_BYTES, 0, 0, 0, 0];
-            under_mask(thread, context, nr::RT_SIGSUSPEND, call, mask)
-        }
-    }
-}
-
-/// ppoll(2), epoll_pwait(2), epoll_pwait2(2): the mask's address and length are two arguments.
-pub(crate) fn with_mask_argument(
-    thread: &Thread,
-    context: &Context,
-    nr: u64,
-    mut args: [u64; 6],
-    at: usize,
-) -> Answer {
-    if args[at] == 0 {
-        return Answer::PassOn;
-    }
-    match guest_set(args[at], args[at + 1]) {
-        Err(error) => Answer::from(Err(error)),
-        Ok(mask) => {
-            args[at] = &raw const mask as u64;
-            under_mask(thread, context, nr, args, mask)
-        }
-    }
-}
-
-/// pselect6(2): the sixth argument points to the mask's address and length.
-pub(crate) fn pselect6(thread: &Thread, context: &Context, mut args: [u64; 6]) -> Answer {
-    if args[5] == 0 {
-        return Answer::PassOn;
-    }
-    let [at, bytes]: [u64; 2] = match guest::read(GuestAddr(args[5])) {
-        Ok(pair) => pair,
-        Err(error) => return Answer::from(Err(error)),
-    };
-    if at == 0 {
-        return Answer::PassOn;
-    }
-    match guest_set(at, bytes) {
-        Err(error) => Answer::from(Err(error)),
-        Ok(mask) => {
-            let pair = [&raw const mask as u64, SIGSET_BYTES];
-            args[5] = &raw const pair as u64;
-            under_mask(thread, context, nr::PSELECT6, args, mask)
+            // SAFETY: reads the mask only.
+            let result = unsafe { issue_under(thread, nr::RT_SIGSUSPEND, call, None) };
+            answer_under(thread, context, result, mask)
         }
     }
 }
 
 /// rt_sigtimedwait(2).
-pub(crate) fn rt_sigtimedwait(context: &Context, args: [u64; 6]) -> Answer {
+pub(crate) fn rt_sigtimedwait(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
     let set = match guest_set(args[0], args[3]) {
         Ok(set) => set,
         Err(error) => return Answer::from(Err(error)),
@@ -112,8 +91,12 @@ pub(crate) fn rt_sigtimedwait(context: &Context, args: [u64; 6]) -> Answer {
     let mut info = SigInfo { signal: 0, errno: 0, code: 0, pad: 0, fields: [0; 14] };
     let call = [&raw const set as u64, &raw mut info as u64, args[2], SIGSET_BYTES, 0, 0];
     let request = gadget::Request { mask: context.mask, nr: nr::RT_SIGTIMEDWAIT, args: call };
-    // SAFETY: the timeout is the guest's, set and info are ours.
-    let result = unsafe { gadget::interruptible(&request) };
+    // A span that cannot be read or is wrong stays the kernel's to refuse.
+    let span = guest::read::<[u64; 2]>(GuestAddr(args[2])).ok();
+    let span = span.and_then(|words| Time::of_timespec(words.map(u64::cast_signed)));
+    let timeout = span.map(|span| Timeout::starting(2, span));
+    // SAFETY: the timeout is the guest's or ours, set and info are ours.
+    let result = unsafe { restart::keep(thread, request, timeout) }.result;
     if result > 0 && args[1] != 0 {
         super::restore_code(&mut info);
         if let Err(error) = guest::write(GuestAddr(args[1]), &info) {

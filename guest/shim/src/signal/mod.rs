@@ -3,6 +3,7 @@
 //! ```text
 //! entry --SIGSYS of the filter--> calls::handle
 //!       --fault in a copy-------> fixup
+//!       --move signal-----------> parks, or the interrupted call goes on (restart, calls::passed)
 //!       --in the gadget---------> noted; the call ends; deliver::finish delivers
 //!       --in guest code---------> deliver::to_guest
 //! ```
@@ -15,6 +16,8 @@ pub(crate) mod restore;
 use crate::arch::frame::{Context, SigInfo};
 use crate::arch::gadget::{self, Place};
 use crate::arch::{copy, switch};
+use crate::calls::passed;
+use crate::guest::{self, GuestAddr};
 use crate::host::{self, KernelAction};
 use crate::park;
 use crate::thread::Thread;
@@ -85,28 +88,23 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
     }
     restore_code(info);
     match gadget::place(context.regs.rip) {
-        Place::Guest => deliver::to_guest(thread, context, info),
+        Place::Guest => {
+            leave_native(thread, context, info);
+            deliver::to_guest(thread, context, info);
+        }
         Place::PassBefore => {
-            leave_stub_before(thread, context);
+            leave_stub_before(thread, context, info);
             deliver::to_guest(thread, context, info);
         }
         Place::PassAfter => {
             context.regs.rip = thread.pass_return.get();
             deliver::to_guest(thread, context, info);
         }
-        Place::GadgetBefore => {
-            let result =
-                if was_restart(context) { Errno::EINTR.as_result() } else { gadget::NOT_BEGUN };
-            end_gadget(thread, context, info, result);
-        }
-        Place::GadgetResult => {
-            end_gadget(thread, context, info, context.regs.rax.cast_signed());
-        }
-        Place::GadgetKept => {
-            end_gadget(thread, context, info, context.regs.r12.cast_signed());
-        }
         Place::Shim if is_fault(info) => die_of_fault(signal, context),
-        Place::Shim => thread.note(*info),
+        place => {
+            thread.note(*info);
+            end_gadget(context, place);
+        }
     }
 }
 
@@ -121,9 +119,16 @@ fn is_move(thread: &Thread, info: &SigInfo) -> bool {
 }
 
 /// The daemon asks the thread to look at its slot. The guest must not notice.
-fn poked(thread: &Thread, context: &Context) {
-    if gadget::place(context.regs.rip) == Place::Guest {
-        park::if_asked(thread);
+fn poked(thread: &Thread, context: &mut Context) {
+    match gadget::place(context.regs.rip) {
+        Place::Guest => park::if_asked(thread),
+        Place::PassBefore => passed::before(thread, context),
+        Place::PassAfter => passed::after(thread, context),
+        Place::Shim => {}
+        place => {
+            thread.poked.set(true);
+            end_gadget(context, place);
+        }
     }
 }
 
@@ -138,23 +143,49 @@ pub(crate) fn is_fault(info: &SigInfo) -> bool {
     info.code > 0 && matches!(info.signal.unsigned_abs(), SIGSEGV | SIGBUS | 4 | 5 | 8)
 }
 
-/// The kernel wants to go on with a call whose rest it keeps itself (poll, nanosleep after a stop).
-fn was_restart(context: &Context) -> bool {
-    context.regs.rax == nr::RESTART_SYSCALL
-}
-
-/// Lets a context in the stub, before its call, look as if it were on the guest's own call.
-fn leave_stub_before(thread: &Thread, context: &mut Context) {
+/// Lets a context in the stub, before its call, look as if it were on the guest's own call, or
+/// behind it if the signal ends the call that waited.
+fn leave_stub_before(thread: &Thread, context: &mut Context, info: &SigInfo) {
+    let has_waited = gadget::has_waited(context);
     context.regs.rip = thread.pass_return.get();
-    if was_restart(context) {
-        context.set_result(Errno::EINTR.as_result());
+    if gadget::wants_rest(context) || has_waited && !deliver::is_restarting(thread, info) {
+        context.set_result(deliver::INTERRUPTED);
     } else {
         context.rewind_call();
     }
 }
 
-fn end_gadget(thread: &Thread, context: &mut Context, info: &SigInfo, result: i64) {
-    thread.note(*info);
+/// A native wait for a futex that the kernel put back because a move signal, which restarts, came
+/// first: the guest's own signal ends it as signal(7) says.
+fn leave_native(thread: &Thread, context: &mut Context, info: &SigInfo) {
+    if !is_fault(info) && is_waiting_for_futex(context) && !deliver::is_restarting(thread, info) {
+        context.regs.rip += CALL.len() as u64;
+        context.set_result(deliver::INTERRUPTED);
+    }
+}
+
+/// The call instruction.
+const CALL: [u8; 2] = [0x0f, 0x05];
+
+fn is_waiting_for_futex(context: &Context) -> bool {
+    let at = context.regs.rip;
+    // A call leaves the address behind it in rcx.
+    context.regs.rax == nr::FUTEX
+        && context.regs.rcx == at.wrapping_add(CALL.len() as u64)
+        && guest::read(GuestAddr(at)) == Ok(CALL)
+}
+
+/// Makes the gadget end with what became of its call.
+fn end_gadget(context: &mut Context, place: Place) {
+    let result = match place {
+        Place::GadgetBefore if gadget::wants_rest(context) => deliver::INTERRUPTED,
+        Place::GadgetBefore if gadget::has_waited(context) => gadget::ANEW,
+        Place::GadgetBefore => gadget::NOT_BEGUN,
+        Place::GadgetResult => context.regs.rax.cast_signed(),
+        Place::GadgetKept => context.regs.r12.cast_signed(),
+        // Elsewhere in the shim a signal is only noted.
+        _ => return,
+    };
     context.regs.r12 = result.cast_unsigned();
     context.regs.rip = gadget::shut();
     context.mask = SHIM_MASK;

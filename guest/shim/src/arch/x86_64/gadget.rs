@@ -3,12 +3,16 @@
 //! The *gadget* accepts the guest's signals, issues one call, and refuses signals again. A signal inside
 //! it is noted, and the gadget ends early or with the call's result. The *pass-on stub* issues a
 //! trapped call unchanged in the guest's own context; a signal there sees the guest as if it were at its own call.
+//! What a signal did to the call, and how it goes on, is for [`crate::restart`] to say.
 
+use super::frame::Context;
 use core::arch::global_asm;
+use dunix_shim_core::nr;
 use dunix_shim_core::signal::SigSet;
 
 /// What the gadget reads; the offsets are known to the code below.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(crate) struct Request {
     /// Accepted signals are all but these.
     pub(crate) mask: SigSet,
@@ -20,6 +24,9 @@ pub(crate) struct Request {
 
 /// The gadget's result if a signal came before the call had any effect; no errno has this value.
 pub(crate) const NOT_BEGUN: i64 = -5000;
+/// The gadget's result if the call waited, and the kernel wants it anew because the signal that
+/// came restarts calls (`ERESTARTSYS` of signal(7)).
+pub(crate) const ANEW: i64 = -5001;
 /// Offset of [`crate::thread::Thread::pass_return`] from the GS base.
 pub(crate) const PASS_RETURN_OFFSET: usize = 8;
 
@@ -90,14 +97,25 @@ global_asm!(
     pass_return = const PASS_RETURN_OFFSET,
 );
 
-/// Issues a call with the request's mask; see [`NOT_BEGUN`].
+/// Issues a call with the request's mask, once; see [`NOT_BEGUN`] and [`ANEW`]. A move signal, too,
+/// ends it: [`crate::thread::Thread::poked`].
 ///
 /// # Safety
 /// As for [`super::syscall`]; all signals but the synchronous ones are blocked, and the caller
 /// delivers what [`crate::thread::Thread::pending`] holds afterwards.
-pub(crate) unsafe fn interruptible(request: &Request) -> i64 {
+pub(crate) unsafe fn once(request: &Request) -> i64 {
     // SAFETY: forwarded from the caller.
     unsafe { dunix_gadget(request) }
+}
+
+/// Issues a call with the request's mask until it ends for other reasons than a move signal. The
+/// result may be [`NOT_BEGUN`].
+///
+/// # Safety
+/// As for [`once`].
+pub(crate) unsafe fn interruptible(request: &Request) -> i64 {
+    // SAFETY: forwarded from the caller.
+    unsafe { crate::restart::keep(crate::thread::Thread::current(), *request, None).result }
 }
 
 /// Address of the pass-on stub.
@@ -144,6 +162,21 @@ pub(crate) fn place(rip: u64) -> Place {
         _ => Place::Shim,
     }
 }
+
+/// Whether a context before a call of the gadget's or the stub's has been in it: the kernel put it back.
+pub(crate) fn has_waited(context: &Context) -> bool {
+    // A call leaves the address behind it in rcx; what the guest or the gadget has there before is another.
+    let after = context.regs.rip + CALL_BYTES;
+    context.regs.rcx == after && place(context.regs.rip) != Place::Guest
+}
+
+/// The kernel wants to go on with a call whose rest it keeps itself (poll, nanosleep after a stop).
+pub(crate) fn wants_rest(context: &Context) -> bool {
+    context.regs.rax == nr::RESTART_SYSCALL
+}
+
+/// Bytes of the call instruction.
+const CALL_BYTES: u64 = 2;
 
 /// Where the gadget goes on after a signal.
 pub(crate) fn shut() -> u64 {

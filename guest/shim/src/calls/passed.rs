@@ -1,0 +1,87 @@
+//! Calls in the pass-on stub that a move signal finds there: each goes on as if none had come.
+//!
+//! ```text
+//! stub --move signal--> not begun, or put back by the kernel: the stub issues it (again)
+//!                       whole result:                         the guest has it
+//!                       EINTR, or a count cut short:          the gadget does the rest (`rest`)
+//! ```
+
+use super::rest::{Transfer, is_timed_by_terminal};
+use crate::arch::frame::Context;
+use crate::arch::gadget::{self, ANEW, NOT_BEGUN};
+use crate::host;
+use crate::park;
+use crate::signal::deliver;
+use crate::thread::Thread;
+use dunix_shim_core::nr;
+use dunix_shim_core::time::Time;
+
+/// Lets the guest's context go on in the stub.
+pub(crate) fn pass_on(thread: &Thread, context: &mut Context) {
+    let number = context.regs.rax;
+    thread.pass_number.set(number);
+    thread.pass_start.set(if may_have_limit(number) { host::now() } else { Time::ZERO });
+    thread.pass_return.set(context.regs.rip);
+    context.regs.rip = gadget::pass_stub();
+}
+
+/// Whether the object of a call may limit how long it waits: `SO_RCVTIMEO`, `SO_SNDTIMEO`, `VTIME`.
+fn may_have_limit(number: u64) -> bool {
+    matches!(
+        number,
+        nr::READ
+            | nr::READV
+            | nr::WRITE
+            | nr::WRITEV
+            | nr::RECVFROM
+            | nr::RECVMSG
+            | nr::RECVMMSG
+            | nr::SENDTO
+            | nr::SENDMSG
+            | nr::SENDMMSG
+            | nr::ACCEPT
+            | nr::ACCEPT4
+            | nr::CONNECT
+    )
+}
+
+/// A move signal found the stub before its call.
+pub(crate) fn before(thread: &Thread, context: &mut Context) {
+    if gadget::wants_rest(context) {
+        // The kernel keeps the rest of the wait only until a handler has run.
+        go_on(thread, context, deliver::INTERRUPTED);
+        return;
+    }
+    park::if_asked(thread);
+    let number = context.regs.rax;
+    let is_read = matches!(number, nr::READ | nr::READV);
+    if is_read
+        && gadget::has_waited(context)
+        && is_timed_by_terminal(host::int_arg(context.regs.rdi))
+    {
+        go_on(thread, context, ANEW);
+    }
+}
+
+/// A move signal found the stub after its call.
+pub(crate) fn after(thread: &Thread, context: &mut Context) {
+    park::if_asked(thread);
+    go_on(thread, context, context.regs.rax.cast_signed());
+}
+
+/// Completes the call, which ended with `result` because of a move signal.
+fn go_on(thread: &Thread, context: &mut Context, result: i64) {
+    let number = thread.pass_number.get();
+    context.regs.rax = number;
+    let (_, args) = context.call();
+    let transfer = Transfer::new(thread, context.mask, number, args, thread.pass_start.get());
+    // SAFETY: the guest's own call.
+    let result = unsafe { transfer.complete(result) };
+    context.regs.rip = thread.pass_return.get();
+    if result == NOT_BEGUN {
+        context.rewind_call();
+    } else {
+        context.set_result(result);
+    }
+    deliver::finish(thread, context);
+}
