@@ -1,6 +1,7 @@
 //! What a lab is asked to be, and the numbers that a node's program relies on.
 
 use crate::error::LabError;
+use crate::state::group_name;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::RawFd;
@@ -96,6 +97,15 @@ impl LabConfig {
         Self { member: Some(member), ..config }
     }
 
+    /// The name of the cgroups. A member's is its own: machines may share a kernel.
+    pub(crate) fn group(&self) -> String {
+        let lab = group_name(&self.name);
+        match &self.member {
+            None => lab,
+            Some(Member { node, .. }) => format!("{lab}-{}", node.name),
+        }
+    }
+
     /// Checks what the caller gave.
     ///
     /// # Errors
@@ -115,9 +125,10 @@ impl LabConfig {
             return wrong("processors per node: 0.1 to 1024".into());
         }
         if let Some(Member { node, .. }) = &self.member
-            && !(1..=self.nodes).contains(&node.node.0)
+            && (!(1..=self.nodes).contains(&node.node.0) || !name_fits(&node.name))
         {
-            return wrong(format!("node {} of a fabric of {}", node.node, self.nodes));
+            let (node, name) = (node.node, &node.name);
+            return wrong(format!("node {node} ({name:?}) of a fabric of {}", self.nodes));
         }
         if self.root != Root::Cow {
             return wrong("a root other than cow is not there yet".into());

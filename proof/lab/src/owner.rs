@@ -9,7 +9,7 @@ use crate::members::{AUTHORITY, node_configs};
 use crate::packets::Packets;
 use crate::preflight::check_host;
 use crate::roles::{Role, start};
-use crate::state::{Manifest, State, group_name, sweep};
+use crate::state::{Manifest, State, sweep};
 use crate::watch::{LabEnd, Watch};
 use dunix_linux::cgroup::{self, Group};
 use rustix::process::{
@@ -230,9 +230,8 @@ impl Shared {
 impl Parts {
     /// Starts what a lab without nodes consists of.
     fn start(config: &LabConfig) -> Result<Parts, LabError> {
-        let name = config.name.as_str();
         let hierarchies = cgroup::hierarchies().map_err(LabError::step("find the cgroups"))?;
-        let state = State::create(Manifest::new(name, &hierarchies))?;
+        let state = State::create(Manifest::new(&config.name, &config.group(), &hierarchies))?;
         // The janitor first: whatever is made later has somebody to remove it.
         let started =
             Janitor::start(&state).and_then(|janitor| Ok((janitor, Link::start(config)?)));
@@ -250,7 +249,7 @@ impl Parts {
 
     fn make_nodes(&mut self, config: &LabConfig) -> Result<(), LabError> {
         let hierarchies = cgroup::hierarchies().map_err(LabError::step("find the cgroups"))?;
-        let group = Group::create(&hierarchies, &group_name(&config.name))
+        let group = Group::create(&hierarchies, &config.group())
             .map_err(LabError::step("make the cgroups"))?;
         let mut under_way = Vec::new();
         for node in node_configs(config)? {

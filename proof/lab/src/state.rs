@@ -42,12 +42,12 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    pub(crate) fn new(name: &str, hierarchies: &[Hierarchy]) -> Manifest {
-        let group = group_name(name);
+    /// Of a lab whose cgroups are called `group`.
+    pub(crate) fn new(name: &str, group: &str, hierarchies: &[Hierarchy]) -> Manifest {
         Manifest {
             name: name.to_owned(),
             owner: std::process::id(),
-            groups: hierarchies.iter().map(|hierarchy| hierarchy.base.join(&group)).collect(),
+            groups: hierarchies.iter().map(|hierarchy| hierarchy.base.join(group)).collect(),
         }
     }
 
