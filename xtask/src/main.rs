@@ -6,6 +6,7 @@
 //! test     builds, then every test; ends with a line of figures
 //! demo     a parallel build and a pipeline over a lab of three nodes, compared with native ones
 //! bench    figures as ratios to their peers in the same run
+//! unpack   the C code base that demo and tests build
 //! ```
 
 mod bench;
@@ -28,6 +29,7 @@ usage: cargo xtask CHORE
   ci                format, lints, layers, test
   test [--full]     build and run every test; --full: long ones too
   demo              build zstd over a fabric of three nodes and compare with a native build
+  unpack DIR        put the C code base of the demo into a new folder
   bench             measure starts, streams and CPU time against ssh, TCP and native programs";
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         ["test", "--full"] => test::run(true),
         ["test", "--vm"] => Err(anyhow::anyhow!("tests in virtual machines are not built yet")),
         ["demo"] => demo::run(),
+        ["unpack", folder] => source::unpack(folder.as_ref()).map(drop),
         ["bench"] => bench::run(),
         _ => {
             eprintln!("{USAGE}");

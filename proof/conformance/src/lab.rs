@@ -5,11 +5,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs,
+    io::Read,
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,8 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 pub struct Lab {
     pub name: String,
     process: Child,
+    /// What it writes to standard error, if that is collected.
+    said: Option<JoinHandle<String>>,
 }
 
 /// The binary under test, beside the test's own.
@@ -41,13 +44,32 @@ fn binary() -> Result<PathBuf, String> {
 impl Lab {
     /// Starts a lab and waits until every node is up.
     pub fn start(nodes: usize) -> Result<Lab, String> {
+        Lab::start_with(nodes, &[], Stdio::inherit())
+    }
+
+    /// Starts a lab whose processes are moved each after `mean` (such as `50ms`) on average; its
+    /// report comes with [`Lab::end`].
+    pub fn start_storm(nodes: usize, mean: &str, seed: u64) -> Result<Lab, String> {
+        let options = ["--storm", mean, "--seed", &seed.to_string(), "--json"];
+        Lab::start_with(nodes, &options, Stdio::piped())
+    }
+
+    fn start_with(nodes: usize, options: &[&str], stderr: Stdio) -> Result<Lab, String> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("test{}-{serial}", std::process::id());
         let mut command = Command::new(binary()?);
-        command.args(["lab", "--nodes", &nodes.to_string(), "--name", &name]);
-        command.stdin(Stdio::null()).process_group(0);
-        let process = command.spawn().map_err(|error| error.to_string())?;
-        let mut lab = Lab { name, process };
+        command.args(["lab", "--nodes", &nodes.to_string(), "--name", &name]).args(options);
+        command.stdin(Stdio::null()).stderr(stderr).process_group(0);
+        let mut process = command.spawn().map_err(|error| error.to_string())?;
+        let said = process.stderr.take().map(|mut stderr| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                // What was read before an error still counts.
+                let _ = stderr.read_to_end(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        });
+        let mut lab = Lab { name, process, said };
         let deadline = Instant::now() + START_LIMIT;
         while lab.nodes_up() != nodes {
             if let Ok(Some(status)) = lab.process.try_wait() {
@@ -106,8 +128,14 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
-    fn drop(&mut self) {
+impl Lab {
+    /// Takes the lab down; returns what it wrote to standard error, if that was collected.
+    pub fn end(mut self) -> String {
+        self.stop();
+        self.said.take().and_then(|said| said.join().ok()).unwrap_or_default()
+    }
+
+    fn stop(&mut self) {
         // It may have ended already.
         let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
         let deadline = Instant::now() + STOP_LIMIT;
@@ -123,7 +151,15 @@ impl Drop for Lab {
     }
 }
 
-/// A folder for native runs, removed when dropped.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            self.stop();
+        }
+    }
+}
+
+/// A folder for native runs, removed when dropped. Anyone may read it.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -133,6 +169,12 @@ impl Scratch {
         let path = PathBuf::from(format!("/var/tmp/dunix-test-{}-{serial}", std::process::id()));
         fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Scratch(path))
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Runs a script on the host.

@@ -6,6 +6,7 @@
 mod harness;
 mod lab;
 mod outcome;
+pub mod storm;
 pub mod witness;
 
 pub use harness::{Scenario, Verdict, main};

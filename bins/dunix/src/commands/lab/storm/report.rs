@@ -14,6 +14,9 @@ const ENDED: [&str; 2] = ["ended", "no-such-process"];
 /// It was where it was to go: an exec there came first.
 const OVERTAKEN: &str = "already-there";
 
+/// Different texts of failures that are told apart; what comes further counts as others.
+const FAILURES_MAX: usize = 8;
+
 /// Counts of moves; `asked` is the sum of all others.
 #[derive(Clone, Default, Debug, Serialize)]
 pub(in super::super) struct Report {
@@ -96,6 +99,8 @@ impl Report {
     /// Counts a move whose answer never came.
     pub(super) fn count_failed(&mut self, why: &str) {
         self.asked += 1;
+        let is_known = self.failed.contains_key(why) || self.failed.len() < FAILURES_MAX;
+        let why = if is_known { why } else { "others" };
         *self.failed.entry(why.to_owned()).or_default() += 1;
     }
 

@@ -1,0 +1,156 @@
+//! Programs that are moved from node to node while they run do what they do on the host: the same
+//! output, the same status.
+//!
+//! A seed is one lab of three nodes in which every process is moved each 50 ms on average, and in
+//! it one run of each program. A few seeds run always, twenty with `cargo xtask test --full`.
+
+use dunix_conformance::{
+    Lab, Outcome, Scratch,
+    storm::{Report, in_lab},
+    witness,
+};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
+
+const NODES: usize = 3;
+/// Time between two moves of a process on average.
+const EVERY: &str = "50ms";
+/// Of the moves that are asked for and possible, so many in a hundred are done.
+const DONE_PERCENT: u64 = 80;
+/// How long one program may take under the storm.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Where the reasons of refusals are explained.
+const MANUAL: &str = include_str!("../../../../docs/MOVING.md");
+const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// A program and what it does on the host.
+struct Program {
+    name: &'static str,
+    script: String,
+    expected: Outcome,
+}
+
+/// What all seeds share: the folder of what is run, and what it does on the host.
+struct Programs {
+    /// A copy for the lab, which shows it as it was when the lab first looked.
+    inside: PathBuf,
+    all: Vec<Program>,
+    _scratch: Scratch,
+}
+
+impl Programs {
+    fn make() -> Result<Programs, String> {
+        let scratch = Scratch::new()?;
+        let (native, inside) = (scratch.path().join("native"), scratch.path().join("inside"));
+        for folder in [&native, &inside] {
+            furnish(folder)?;
+        }
+        let scripts = [
+            ("bash", "mkdir bash; cd bash; bash ../session.sh 2>/dev/null"),
+            ("python", "mkdir python; cd python; python3 ../session.py"),
+            ("witness", "mkdir witnessed; cd witnessed; ../witness 4000"),
+            ("make", BUILD),
+        ];
+        let mut all = Vec::new();
+        for (name, script) in scripts {
+            let run = format!("cd {}; {script}", native.display());
+            let expected = scratch.script(&run)?;
+            if expected.stdout.is_empty() {
+                return Err(format!("{name} shows nothing on the host: {expected}"));
+            }
+            all.push(Program { name, script: script.to_owned(), expected });
+        }
+        Ok(Programs { inside, all, _scratch: scratch })
+    }
+}
+
+/// Part of the library, once; then what was made of it, to the byte.
+const BUILD: &str = "cd zstd && env -u MAKEFLAGS make -s -j4 \
+    $(ls lib/common/*.c lib/decompress/*.c lib/legacy/zstd_v0[12].c | sed 's/c$/o/'); \
+    echo $?; sha256sum lib/*/*.o";
+
+fn furnish(folder: &Path) -> Result<(), String> {
+    std::fs::create_dir(folder).map_err(|error| error.to_string())?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/storm");
+    for name in ["session.sh", "session.py"] {
+        std::fs::copy(here.join(name), folder.join(name)).map_err(|error| error.to_string())?;
+    }
+    witness::build(&folder.join("witness"))?;
+    let mut unpack = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    unpack.args(["xtask", "unpack"]).arg(folder.join("zstd")).current_dir(WORKSPACE);
+    let output = unpack.output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("cargo xtask unpack: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn programs() -> &'static Mutex<Result<Programs, String>> {
+    static PROGRAMS: OnceLock<Mutex<Result<Programs, String>>> = OnceLock::new();
+    PROGRAMS.get_or_init(|| Mutex::new(Programs::make()))
+}
+
+/// Runs every program under these seeds and tells all that differs.
+fn storm(seeds: std::ops::RangeInclusive<u64>) -> Result<(), String> {
+    // One lab at a time: the machine is busy with one.
+    let programs = programs().lock().map_err(|error| error.to_string())?;
+    let programs = programs.as_ref().map_err(Clone::clone)?;
+    let wrong: Vec<String> = seeds.flat_map(|seed| under(seed, programs)).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+fn under(seed: u64, programs: &Programs) -> Vec<String> {
+    let lab = match Lab::start_storm(NODES, EVERY, seed) {
+        Ok(lab) => lab,
+        Err(error) => return vec![format!("seed {seed}: no lab: {error}")],
+    };
+    let mut wrong = Vec::new();
+    for Program { name, script, expected } in &programs.all {
+        match in_lab(&lab, &programs.inside, script, LIMIT) {
+            Ok(found) if found.agrees_with(expected) => {}
+            Ok(found) => wrong.push(format!("{name}: {}", difference(&found, expected))),
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    let said = lab.end();
+    let judged = Report::find(&said).and_then(|report| {
+        println!("seed {seed}: {report}");
+        report.judge(DONE_PERCENT, &is_documented)
+    });
+    wrong.extend(judged.err());
+    wrong.into_iter().map(|what| format!("seed {seed}: {what}")).collect()
+}
+
+/// The first line that differs, and all that was said besides.
+fn difference(found: &Outcome, expected: &Outcome) -> String {
+    let mut lines = found.stdout.lines().zip(expected.stdout.lines());
+    let line = lines.find(|(found, expected)| found != expected);
+    format!(
+        "status {}, on the host {}; first difference {line:?}; {} lines, on the host {}; stderr {:?}",
+        found.status,
+        expected.status,
+        found.stdout.lines().count(),
+        expected.stdout.lines().count(),
+        found.stderr,
+    )
+}
+
+fn is_documented(reason: &str) -> bool {
+    MANUAL.lines().any(|line| line.starts_with(&format!("| `{reason}` |")))
+}
+
+#[test]
+#[ignore = "no process moves yet"]
+fn a_storm_shows_to_no_program() -> Result<(), String> {
+    storm(1..=2)
+}
+
+#[test]
+#[ignore = "twenty storms take long"]
+fn twenty_storms_show_to_no_program() -> Result<(), String> {
+    storm(3..=22)
+}
