@@ -275,7 +275,9 @@ impl ProcTable {
     pub(crate) fn lessees_of(&self, record: &ProcessRecord) -> Vec<(u32, NodeId)> {
         let numbers = [record.pid, record.pgid, record.sid, record.parent.pid];
         let children = record.children.iter().map(|(child, _)| *child);
-        let blocks: BTreeSet<u32> = numbers.into_iter().chain(children).map(block_of).collect();
+        let threads = record.threads.iter().copied();
+        let numbers = numbers.into_iter().chain(threads).chain(children);
+        let blocks: BTreeSet<u32> = numbers.map(block_of).collect();
         blocks
             .into_iter()
             .filter_map(|block| {

@@ -12,7 +12,7 @@
 
 use crate::{
     Effect, ProcTable, fork, limits,
-    process::{Held, Process},
+    process::{Held, Process, Way},
     tombstone::Tombstone,
 };
 use alloc::string::String;
@@ -63,6 +63,7 @@ impl ProcTable {
             return Err(Errno::BUSY);
         }
         process.leaving = Some(to);
+        process.way = Way::Exec;
         let mut record = process.record(pid);
         record.has_execed = true;
         record.lessees = self.lessees_of(&record);
@@ -82,11 +83,16 @@ impl ProcTable {
         to.is_some()
     }
 
-    fn leave(&mut self, pid: Pid, to: NodeId) {
-        self.drop_threads(pid);
-        let Some(process) = self.processes.remove(&pid) else { return };
+    pub(crate) fn leave(&mut self, pid: Pid, to: NodeId) {
+        let Some(way) = self.processes.get(&pid).map(|process| process.way) else { return };
+        if way == Way::Exec {
+            self.drop_threads(pid);
+        }
+        let threads = self.threads.forget_all_of(pid);
+        let Some(mut process) = self.processes.remove(&pid) else { return };
         self.unbind_host(&process, pid);
         self.effects.push_back(Effect::Gone { pid });
+        let held = core::mem::take(&mut process.held);
         let tombstone = Tombstone {
             to,
             pgid: process.pgid,
@@ -94,10 +100,15 @@ impl ProcTable {
             children: process.children.keys().copied().collect(),
             version: process.version,
             serials: process.serials,
+            threads,
         };
         self.tombstones.insert(self.now, pid, tombstone);
-        for held in process.held {
-            self.send_after(pid, to, held);
+        if way == Way::Exec {
+            for held in held {
+                self.send_after(pid, to, held);
+            }
+        } else {
+            self.hand_over(pid, to, held);
         }
     }
 
@@ -109,7 +120,7 @@ impl ProcTable {
                 self.tombstones.note_serial(pid, serial);
                 ProcMessage::SignalMembers { pgid, serial, request, hops: 1 }
             }
-            Held::Stopped(_) | Held::Continued => return,
+            Held::Stopped(_) | Held::Continued | Held::Struck(_) => return,
         };
         if self.is_live(to) {
             self.send(to, message);
@@ -131,7 +142,14 @@ impl ProcTable {
         if process.leaving.take().is_none() {
             return;
         }
+        process.way = Way::Exec;
         let end = process.end.take();
+        if end.is_some()
+            && let Some(host) = process.host.take()
+            && self.hosts.get(&host) == Some(&pid)
+        {
+            self.hosts.remove(&host); // No signal can reach it.
+        }
         // While it was leaving, others may have died that were to know of it.
         self.tell_all_of(pid);
         self.deliver_held(pid);
@@ -141,9 +159,9 @@ impl ProcTable {
         }
     }
 
-    /// The target of these departures has died without an answer. It may have adopted them, run
-    /// them, even handed them on: they must not run here as well, so they count as departed, and
-    /// what became of them is found out as of all that was there.
+    /// The target of these departures has died without an answer. What it could not run yet stays. The
+    /// others it may have adopted, run, even handed on: they must not run here as well, so they count
+    /// as departed, and what became of them is found out as of all that was there.
     pub(crate) fn leave_all_to(&mut self, dead: NodeId) {
         let leaving: alloc::vec::Vec<Pid> = self
             .processes
@@ -152,7 +170,10 @@ impl ProcTable {
             .map(|(pid, _)| *pid)
             .collect();
         for pid in leaving {
-            self.leave(pid, dead);
+            match self.processes.get(&pid) {
+                Some(process) if process.is_frozen() => self.stay(pid),
+                _ => self.leave(pid, dead),
+            }
         }
     }
 
@@ -169,6 +190,12 @@ impl ProcTable {
         record: ProcessRecord,
     ) -> Result<(), Errno> {
         self.begin(now);
+        self.take_in(from, record)?;
+        self.finish();
+        Ok(())
+    }
+
+    pub(crate) fn take_in(&mut self, from: NodeId, record: ProcessRecord) -> Result<(), Errno> {
         if from == self.config.node || !self.is_live(from) {
             return Err(Errno::HOSTUNREACH);
         }
@@ -206,7 +233,6 @@ impl ProcTable {
         for child in doubtful {
             self.confirm_child(pid, child);
         }
-        self.finish();
         Ok(())
     }
 
@@ -219,6 +245,7 @@ impl ProcTable {
         let version = process.version;
         let is_ended = process.is_zombie();
         self.send_owner(pid, ProcMessage::Located { pid, node, version });
+        self.tell_threads(pid);
         if !is_ended {
             self.tell_parent(pid, ChildChange::Moved);
         }
@@ -249,6 +276,7 @@ impl ProcTable {
         self.send_owner(pid, ProcMessage::LostOnTheWay { pid, version });
         let left = ProcMessage::MemberLeft { pgid: tombstone.pgid, pid, version };
         self.send_owner(tombstone.pgid, left);
+        self.send_threads(pid, None, version, &tombstone.threads);
         let parent = tombstone.parent;
         if parent.pid != Pid::INIT || parent.node.is_some() {
             self.send_doubt((parent.pid, parent.node), pid, tombstone.to, version);
@@ -277,6 +305,7 @@ impl ProcTable {
                 }
                 Held::Stopped(signal) => self.stop(pid, signal),
                 Held::Continued => self.go_on(pid),
+                Held::Struck(_) => {}
             }
         }
     }

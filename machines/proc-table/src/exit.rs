@@ -3,7 +3,12 @@
 //! A zombie stays on the node where the process ended until its parent has waited; then that node
 //! takes it out of its group and releases its number, in the order in which it made them known.
 
-use crate::{Effect, HostTarget, Note, ProcTable, cld_of, operation::Then, process::Held, wait};
+use crate::{
+    Effect, HostTarget, Note, ProcTable, cld_of,
+    operation::Then,
+    process::{Held, Way},
+    wait,
+};
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
@@ -75,8 +80,11 @@ impl ProcTable {
         process.host = None;
         process.state = RunState::Zombie;
         process.leaving = None;
+        process.awaits = None;
+        process.way = Way::Exec;
         process.held.clear();
         let mut rusage = own;
+        rusage.add(&process.used);
         rusage.add(&process.children_rusage);
         process.end = Some((status, rusage));
         let children = core::mem::take(&mut process.children);
@@ -378,7 +386,7 @@ impl ProcTable {
             return;
         }
         match self.processes.get_mut(&parent) {
-            Some(process) if process.leaving.is_none() => {
+            Some(process) if !process.is_on_its_way() => {
                 let Some(entry) = process.children.get_mut(&child) else { return };
                 if wait::has_ended(entry) {
                     return;

@@ -1,9 +1,14 @@
 //! Process groups, the members' side: setpgid, and news to the group's home.
 
-use crate::{Effect, ProcTable, Token, operation::Then};
+use crate::{
+    Effect, ProcTable, Token,
+    operation::{ReplyTo, Then},
+};
 use core::time::Duration;
-use dunix_ids::Pid;
-use dunix_wire::processes::{Answer, Errno, ProcMessage, ProcessBody, table::ChildChange};
+use dunix_ids::{NodeId, Pid};
+use dunix_wire::processes::{
+    Answer, Errno, ProcMessage, ProcessBody, ReturnTo, table::ChildChange,
+};
 
 impl ProcTable {
     /// setpgid(2) by a process that runs here; `pid` and `pgid` as given, `None` for 0. Answers
@@ -21,33 +26,66 @@ impl ProcTable {
         self.begin(now);
         let target = pid.unwrap_or(caller);
         let pgid = pgid.unwrap_or(target);
-        match self.check_setpgid(caller, target, pgid) {
+        let asker = ReplyTo::Driver(token);
+        match self.check_caller(caller, target) {
             Err(error) => self.reply_now(token, Err(error)),
-            Ok(true) => self.reply_now(token, Ok(Answer::Done)),
-            Ok(false) if pgid == target => {
-                self.change_group(target, pgid, None);
-                self.reply_now(token, Ok(Answer::Done));
+            Ok(None) => self.regroup(target, None, pgid, asker),
+            // The child is asked wherever it is: it may have moved.
+            Ok(Some((sid, node))) => {
+                if let Some(reply) = self.open_operation(Then::Tell(token)) {
+                    let body = ProcessBody::Regroup { sid, pgid, reply };
+                    self.send_process(target, Some(node), body);
+                }
             }
-            Ok(false) => self.ask_to_join(target, pgid, token),
         }
         self.finish();
     }
 
-    /// Returns whether nothing is left to do.
-    fn check_setpgid(&self, caller: Pid, target: Pid, pgid: Pid) -> Result<bool, Errno> {
-        let by = self.processes.get(&caller).ok_or(Errno::SRCH)?;
-        if target != caller {
-            let child = by.children.get(&target).ok_or(Errno::SRCH)?;
-            // A child is elsewhere only if it has called exec.
-            if child.node != self.config.node {
-                return Err(Errno::ACCES);
+    /// A child's parent, of session `sid`, puts it into a group.
+    pub(crate) fn handle_regroup(&mut self, pid: Pid, sid: Pid, pgid: Pid, reply: ReturnTo) {
+        self.regroup(pid, Some(sid), pgid, ReplyTo::Node(reply));
+    }
+
+    fn regroup(&mut self, target: Pid, by: Option<Pid>, pgid: Pid, asker: ReplyTo) {
+        match self.check_setpgid(target, by, pgid) {
+            Err(error) => self.reply_to(asker, Err(error)),
+            Ok(true) => self.reply_to(asker, Ok(Answer::Done)),
+            Ok(false) if pgid == target => {
+                self.change_group(target, pgid, None);
+                self.reply_to(asker, Ok(Answer::Done));
             }
+            Ok(false) => self.ask_to_join(target, pgid, asker),
         }
+    }
+
+    pub(crate) fn reply_to(&mut self, asker: ReplyTo, result: Result<Answer, Errno>) {
+        match asker {
+            ReplyTo::Driver(token) => self.reply_now(token, result),
+            ReplyTo::Node(reply) => self.send_reply(reply, result),
+        }
+    }
+
+    /// Whether it may be asked for: of a child returns the caller's session and where the child is.
+    fn check_caller(&self, caller: Pid, target: Pid) -> Result<Option<(Pid, NodeId)>, Errno> {
+        let by = self.processes.get(&caller).ok_or(Errno::SRCH)?;
+        if target == caller {
+            return Ok(None);
+        }
+        let child = by.children.get(&target).ok_or(Errno::SRCH)?;
+        // A zombie of a dead node.
+        if self.peers.is_dead(child.node) {
+            return Err(Errno::ACCES);
+        }
+        Ok(Some((by.sid, child.node)))
+    }
+
+    /// Returns whether nothing is left to do. `by`: the parent's session, if the parent asks.
+    fn check_setpgid(&self, target: Pid, by: Option<Pid>, pgid: Pid) -> Result<bool, Errno> {
         let process = self.processes.get(&target).ok_or(Errno::ACCES)?;
-        if target != caller && process.sid != by.sid {
+        if by.is_some_and(|sid| process.sid != sid) {
             return Err(Errno::PERM);
         }
-        if target != caller && (process.has_execed || process.leaving.is_some()) {
+        if by.is_some() && process.has_execed {
             return Err(Errno::ACCES);
         }
         if process.sid == target {
@@ -62,11 +100,11 @@ impl ProcTable {
         Ok(false)
     }
 
-    fn ask_to_join(&mut self, pid: Pid, pgid: Pid, token: Token) {
+    fn ask_to_join(&mut self, pid: Pid, pgid: Pid, asker: ReplyTo) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let sid = process.sid;
         process.is_joining = true;
-        if let Some(reply) = self.open_operation(Then::Join { pid, pgid, token }) {
+        if let Some(reply) = self.open_operation(Then::Join { pid, pgid, asker }) {
             self.send_owner(pgid, ProcMessage::MayJoin { pgid, sid, reply });
         }
     }
@@ -75,7 +113,7 @@ impl ProcTable {
         &mut self,
         pid: Pid,
         pgid: Pid,
-        token: Token,
+        asker: ReplyTo,
         result: Result<Answer, Errno>,
     ) {
         let is_here = match self.processes.get_mut(&pid) {
@@ -95,7 +133,7 @@ impl ProcTable {
             Err(Errno::SRCH) => Err(Errno::PERM),
             Err(error) => Err(error),
         };
-        self.reply_now(token, result);
+        self.reply_to(asker, result);
     }
 
     /// Puts a process into another group (and session), and tells those concerned.

@@ -269,10 +269,11 @@ impl ProcTable {
         request: &SignalRequest,
     ) -> Result<(), Errno> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
-        if process.leaving.is_some() {
+        if process.is_on_its_way() {
             // Its record is packed already: a serial that it lacks must go after it.
             if !process.serials.contains(&serial) && process.held.len() < limits::HELD_MAX {
-                process.held.push(Held::Group { pgid, serial, request: *request });
+                let held = Held::Group { pgid, serial, request: *request };
+                self.hold_or_strike(pid, held, request);
             }
             return Ok(());
         }

@@ -3,10 +3,11 @@
 //! Who may signal whom is decided where the target is, by its users there (kill(2)).
 
 use crate::{
-    Effect, HostTarget, KillTarget, ProcTable, SIGCONT, SIGNAL_MAX, Token, limits,
+    Effect, HostTarget, KillTarget, ProcTable, SIGCONT, SIGKILL, SIGNAL_MAX, Token, limits,
     operation::Then,
     process::{Held, Process},
 };
+use alloc::boxed::Box;
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
@@ -153,6 +154,7 @@ impl ProcTable {
     ) -> Result<(), Errno> {
         let process = self.processes.get_mut(&pid).ok_or(Errno::SRCH)?;
         check_permission(process, request)?;
+        let whom = thread;
         let thread = thread.filter(|thread| *thread != pid);
         if thread.is_some_and(|thread| !process.threads.contains(&thread)) {
             return Err(Errno::SRCH);
@@ -161,7 +163,7 @@ impl ProcTable {
             return Ok(());
         }
         if process.is_in_between() {
-            return hold_signal(process, request);
+            return self.hold_signal(pid, whom, request);
         }
         let Some(host) = process.host else { return Ok(()) };
         let target = match thread {
@@ -169,11 +171,12 @@ impl ProcTable {
             Some(thread) => self.to_host(thread).ok_or(Errno::SRCH)?,
         };
         // tgkill to the first thread is for that thread alone, whose host number is the process's.
-        let target = match (target, request.info, thread) {
-            (HostTarget::Process(process), SignalInfo::Thread, None) => {
+        let is_for_thread = whom.is_some() || request.info == SignalInfo::Thread;
+        let target = match target {
+            HostTarget::Process(process) if is_for_thread => {
                 HostTarget::Thread { process, thread: process }
             }
-            (target, ..) => target,
+            target => target,
         };
         self.effects.push_back(Effect::Signal {
             pid,
@@ -184,6 +187,42 @@ impl ProcTable {
             sender_uid: request.sender.uid,
         });
         Ok(())
+    }
+
+    fn hold_signal(
+        &mut self,
+        pid: Pid,
+        thread: Option<Pid>,
+        request: &SignalRequest,
+    ) -> Result<(), Errno> {
+        let process = self.processes.get_mut(&pid).ok_or(Errno::SRCH)?;
+        let signals = process.held.iter().filter(|held| is_signal(held)).count();
+        if signals >= limits::HELD_MAX {
+            return Err(Errno::AGAIN);
+        }
+        // It is permitted already, whatever users the next image has: the fabric forwards it, and a
+        // thread that does not come along leaves it to the process.
+        let thread = thread.filter(|_| process.keeps_threads());
+        let body = ProcessBody::Signal { request: *request, thread, reply: None };
+        self.hold_or_strike(pid, Held::Body(body), request);
+        Ok(())
+    }
+
+    /// Holds a signal. One that kills a frozen process does so at once, and is held for the case that
+    /// it is decided to run elsewhere before its end is known.
+    pub(crate) fn hold_or_strike(&mut self, pid: Pid, held: Held, request: &SignalRequest) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let host = process.host.filter(|_| process.is_frozen() && request.signal == SIGKILL);
+        let Some(host) = host else { return process.held.push(held) };
+        process.held.push(Held::Struck(Box::new(held)));
+        self.effects.push_back(Effect::Signal {
+            pid,
+            target: HostTarget::Process(host),
+            signal: request.signal,
+            info: request.info,
+            sender_pid: request.sender.pid.map_or(0, Pid::get),
+            sender_uid: request.sender.uid,
+        });
     }
 
     /// Sets what permission checks go by. The driver refreshes it from the host before it hands in
@@ -209,21 +248,10 @@ fn check_permission(process: &Process, request: &SignalRequest) -> Result<(), Er
     if may { Ok(()) } else { Err(Errno::PERM) }
 }
 
-fn hold_signal(process: &mut Process, request: &SignalRequest) -> Result<(), Errno> {
-    let signals = process
-        .held
-        .iter()
-        .filter(|held| matches!(held, Held::Body(ProcessBody::Signal { .. })))
-        .count();
-    if signals >= limits::HELD_MAX {
-        return Err(Errno::AGAIN);
+fn is_signal(held: &Held) -> bool {
+    match held {
+        Held::Body(ProcessBody::Signal { .. }) => true,
+        Held::Struck(held) => is_signal(held),
+        _ => false,
     }
-    // It is permitted already, whatever users the next image has: the fabric forwards it, and a
-    // thread that does not come along leaves it to the process.
-    process.held.push(Held::Body(ProcessBody::Signal {
-        request: *request,
-        thread: None,
-        reply: None,
-    }));
-    Ok(())
 }

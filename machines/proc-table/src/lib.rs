@@ -32,6 +32,7 @@ mod invariants;
 mod kill;
 pub mod limits;
 mod location;
+mod moving;
 mod node_death;
 mod number;
 mod operation;
@@ -59,5 +60,7 @@ pub const SIGKILL: u8 = 9;
 pub const SIGCHLD: u8 = 17;
 /// Continue.
 pub const SIGCONT: u8 = 18;
+/// Stop, whatever the process wants.
+pub const SIGSTOP: u8 = 19;
 /// Greatest signal number.
 pub const SIGNAL_MAX: u8 = 64;

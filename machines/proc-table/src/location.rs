@@ -27,7 +27,7 @@ impl ProcTable {
             return self.handle_to_init(body);
         }
         if let Some(process) = self.processes.get_mut(&pid) {
-            if process.leaving.is_some() {
+            if process.is_on_its_way() {
                 return self.hold_body(pid, body);
             }
             return self.handle_body(pid, body);
@@ -43,11 +43,15 @@ impl ProcTable {
                 None => self.send_owner(pid, message),
             };
         }
+        if let Place::Thread { process, node, .. } = self.numbers.place(pid) {
+            let ProcMessage::ToProcess { body, .. } = message else { return };
+            return self.send_process(process, Some(node), body);
+        }
         // The leaser knows best; only of one that has just left here it has not heard yet.
         let next = match self.numbers.place(pid) {
             Place::At { node, .. } if node != self.config.node => Some(node),
             Place::At { .. } => tombstone,
-            Place::None | Place::Lost { .. } | Place::Thread => None,
+            Place::None | Place::Lost { .. } | Place::Thread { .. } => None,
         };
         match next {
             Some(node) => self.send_if_live(node, pid, message),
@@ -70,7 +74,7 @@ impl ProcTable {
         }
     }
 
-    /// Keeps what came for a process that is leaving. Signals are answered here and now.
+    /// Keeps what came for a process that is on its way. Signals are answered here and now.
     fn hold_body(&mut self, pid: Pid, body: ProcessBody) {
         match body {
             ProcessBody::Signal { request, thread, reply } => {
@@ -80,6 +84,12 @@ impl ProcTable {
                 }
             }
             ProcessBody::Ask { .. } => self.handle_body(pid, body),
+            // Its exec has begun.
+            ProcessBody::Regroup { reply, .. }
+                if self.processes.get(&pid).is_some_and(|process| !process.keeps_threads()) =>
+            {
+                self.send_reply(reply, Err(Errno::ACCES));
+            }
             body => {
                 if let Some(process) = self.processes.get_mut(&pid)
                     && process.held.len() < limits::HELD_MESSAGES_MAX
@@ -110,6 +120,7 @@ impl ProcTable {
             ProcessBody::ParentDoubtful { parent } => self.handle_parent_doubtful(pid, parent),
             ProcessBody::Reaped => self.handle_reaped(pid),
             ProcessBody::TerminalLost(terminal) => self.take_terminal(pid, terminal),
+            ProcessBody::Regroup { sid, pgid, reply } => self.handle_regroup(pid, sid, pgid, reply),
             ProcessBody::Ask { question, reply } => self.answer(pid, question, reply),
         }
     }
@@ -148,7 +159,9 @@ impl ProcTable {
                 let result = if is_held { Ok(Answer::Done) } else { Err(Errno::SRCH) };
                 self.send_reply(reply, result);
             }
-            ProcessBody::Ask { reply, .. } => self.send_reply(reply, Err(Errno::SRCH)),
+            ProcessBody::Ask { reply, .. } | ProcessBody::Regroup { reply, .. } => {
+                self.send_reply(reply, Err(Errno::SRCH));
+            }
             ProcessBody::ChildChanged { child, node, .. } => {
                 let gone = ProcessBody::ParentGone { parent: pid, version: u64::MAX };
                 self.send_process(child, Some(node), gone);

@@ -164,6 +164,7 @@ impl ProcTable {
         self.forget_replies_of(dead);
         self.tell_what_came_from(dead);
         self.leave_all_to(dead);
+        self.await_no_longer(dead);
         // What we say to ourselves may tell others something: before the word that all is said.
         self.finish();
         let blocks: Vec<u32> = self.blocks.leased().collect();
@@ -274,6 +275,7 @@ impl ProcTable {
             M::Member { state: MemberState { node, .. }, .. }
             | M::Located { node, .. }
             | M::Released { node, .. }
+            | M::ThreadsAt { node: Some(node), .. }
             | M::SessionGroup { home: node, .. }
                 if node == self.config.node => {}
             message => self.send_owner(number, message),
@@ -295,6 +297,7 @@ impl ProcTable {
     /// The numbers that this node has told something to their owner about, if that is `owner`.
     fn numbers_of_owner(&self, owner: NodeId) -> BTreeSet<Pid> {
         let of_processes = self.processes.iter().flat_map(|(pid, process)| [*pid, process.pgid]);
+        let of_processes = of_processes.chain(self.threads.iter().map(|(tid, _)| tid));
         let of_homes =
             self.numbers.used.values().filter_map(|n| n.group.as_ref()).map(|g| g.session);
         of_processes.chain(of_homes).filter(|number| self.owner(*number) == Some(owner)).collect()
@@ -331,6 +334,9 @@ impl ProcTable {
             }
             if self.group(pid).is_some_and(|pgid| moved.contains(&pgid)) {
                 self.announce_member(pid, false);
+            }
+            if self.threads_of(pid).iter().skip(1).any(|tid| moved.contains(tid)) {
+                self.tell_threads(pid);
             }
         }
         let groups: Vec<(Pid, Pid)> = self

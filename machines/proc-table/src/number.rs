@@ -19,8 +19,8 @@ pub(crate) enum Place {
     /// Its node died. `claimed`: a parent holds the zombie; else the number goes free at the end of
     /// the claim's wait.
     Lost { claimed: bool },
-    /// It is a thread of this node.
-    Thread,
+    /// It is a thread of that process, which told so in this version from there.
+    Thread { process: Pid, node: NodeId, version: u64 },
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +124,7 @@ impl Numbers {
         }
     }
 
-    fn rest(&mut self, now: Duration, pid: Pid) {
+    pub(crate) fn rest(&mut self, now: Duration, pid: Pid) {
         let until = now + limits::QUARANTINE;
         if self.resting.insert(pid, until).is_none() {
             self.rests.push_back((until, pid));
@@ -146,8 +146,8 @@ impl ProcTable {
         self.allocate(place)
     }
 
-    pub(crate) fn allocate_thread(&mut self) -> Option<Pid> {
-        self.allocate(Place::Thread)
+    pub(crate) fn allocate_thread(&mut self, process: Pid) -> Option<Pid> {
+        self.allocate(Place::Thread { process, node: self.config.node, version: 0 })
     }
 
     fn allocate(&mut self, place: Place) -> Option<Pid> {
@@ -157,15 +157,6 @@ impl ProcTable {
         let pid = pid?;
         self.numbers.used.insert(pid, Number { place, ..Number::default() });
         Some(pid)
-    }
-
-    pub(crate) fn free_thread_number(&mut self, tid: Pid) {
-        if let Some(number) = self.numbers.used.get_mut(&tid)
-            && number.place == Place::Thread
-        {
-            number.place = Place::None;
-            self.numbers.try_free(self.now, tid);
-        }
     }
 
     /// Whether the process of a number is here to stay: then nobody else has a say about it.
@@ -189,7 +180,7 @@ impl ProcTable {
         let number = self.numbers.used.entry(pid).or_default();
         match number.place {
             Place::At { version: newest, .. } if version <= newest => {}
-            Place::Thread => {}
+            Place::Thread { .. } => {}
             _ => number.place = Place::At { node, version },
         }
     }
@@ -211,14 +202,14 @@ impl ProcTable {
                 node == by || newest < version || self.peers.is_dead(node)
             }
             Place::Lost { .. } => true,
-            Place::None | Place::Thread => false,
+            Place::None | Place::Thread { .. } => false,
         };
         if may_release {
             self.vacate(pid);
         }
     }
 
-    fn vacate(&mut self, pid: Pid) {
+    pub(crate) fn vacate(&mut self, pid: Pid) {
         if let Some(number) = self.numbers.used.get_mut(&pid) {
             number.place = Place::None;
             self.numbers.try_free(self.now, pid);
@@ -233,7 +224,7 @@ impl ProcTable {
             Place::Lost { .. } => true,
             // Nothing is known of it, unless it has just been released.
             Place::None => !self.leases(pid) && self.numbers.is_available(pid),
-            Place::At { .. } | Place::Thread => false,
+            Place::At { .. } | Place::Thread { .. } => false,
         };
         if is_lost {
             self.numbers.lose(self.now, pid, true);
@@ -256,12 +247,17 @@ impl ProcTable {
     /// already lost must be claimed again: its claimant may have been there.
     pub(crate) fn lose_numbers_of(&mut self, node: NodeId) {
         let (mut lost, mut to_claim) = (alloc::vec::Vec::new(), alloc::vec::Vec::new());
+        let mut threads = alloc::vec::Vec::new();
         for (pid, number) in &self.numbers.used {
             match number.place {
                 Place::At { node: at, .. } if at == node => lost.push(*pid),
                 Place::Lost { claimed: true } => to_claim.push(*pid),
+                Place::Thread { node: at, .. } if at == node => threads.push(*pid),
                 _ => {}
             }
+        }
+        for tid in threads {
+            self.vacate(tid);
         }
         for pid in to_claim {
             self.numbers.lose(self.now, pid, false);

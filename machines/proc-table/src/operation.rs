@@ -6,13 +6,20 @@ use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{Answer, Errno, ProcMessage, ReturnTo};
 
+/// Who asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReplyTo {
+    Driver(Token),
+    Node(ReturnTo),
+}
+
 /// What is done when the reply comes.
 #[derive(Debug)]
 pub(crate) enum Then {
     /// The driver is told.
     Tell(Token),
-    /// setpgid: the process changes its group, and the driver is told.
-    Join { pid: Pid, pgid: Pid, token: Token },
+    /// setpgid: the process changes its group, and whoever asked for it is told.
+    Join { pid: Pid, pgid: Pid, asker: ReplyTo },
     /// setsid.
     Lead { pid: Pid, token: Token },
     /// A child was on a node that died: it lives where the answer says, or is lost.
@@ -92,7 +99,7 @@ impl ProcTable {
     fn conclude(&mut self, then: Then, result: Result<Answer, Errno>) {
         match then {
             Then::Tell(token) => self.reply_now(token, result),
-            Then::Join { pid, pgid, token } => self.conclude_join(pid, pgid, token, result),
+            Then::Join { pid, pgid, asker } => self.conclude_join(pid, pgid, asker, result),
             Then::Confirm { parent, child } => self.conclude_confirm(parent, child, result),
             Then::Lead { pid, token } => self.conclude_lead(pid, token, result),
             Then::Gather { best, token, .. } => self.reply_now(token, better(best, result)),

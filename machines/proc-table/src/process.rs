@@ -1,6 +1,7 @@
 //! One process (or zombie) of this node.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     string::String,
     vec::Vec,
@@ -15,9 +16,28 @@ use dunix_wire::processes::{
 #[derive(Clone, Debug)]
 pub(crate) enum Held {
     Body(ProcessBody),
-    Group { pgid: Pid, serial: SignalSerial, request: SignalRequest },
+    Group {
+        pgid: Pid,
+        serial: SignalSerial,
+        request: SignalRequest,
+    },
     Stopped(u8),
     Continued,
+    /// A SIGKILL that the frozen process here has had, too: it need not have it again if it stays.
+    Struck(Box<Held>),
+}
+
+/// How a process leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Way {
+    /// By exec: nothing of its old image comes along, nor do its threads. From the start on it may run
+    /// at the other node.
+    #[default]
+    Exec,
+    /// As it runs. It is frozen here, and runs nowhere else before the decision.
+    Move,
+    /// The same after the decision: it may run at the other node.
+    Decided,
 }
 
 /// Versions that are left to the source of a move while it waits for the target's answer.
@@ -44,6 +64,12 @@ pub(crate) struct Process {
     /// Never [`RunState::Leaving`]; see `leaving`.
     pub(crate) state: RunState,
     pub(crate) leaving: Option<NodeId>,
+    /// How, while it is leaving.
+    pub(crate) way: Way,
+    /// The node that it has moved here from, until that has handed over what it holds for it.
+    pub(crate) awaits: Option<NodeId>,
+    /// How many of the held things at the front that node has handed over.
+    pub(crate) handed_over: usize,
     pub(crate) host: Option<u32>,
     /// TIDs besides the first.
     pub(crate) threads: BTreeSet<Pid>,
@@ -103,6 +129,9 @@ impl Process {
             comm: String::new(),
             state: RunState::Starting,
             leaving: None,
+            way: Way::Exec,
+            awaits: None,
+            handed_over: 0,
             host: None,
             threads: BTreeSet::new(),
             has_execed: false,
@@ -167,7 +196,22 @@ impl Process {
 
     /// Whether signals must be held: no host process yet, or on its way.
     pub(crate) fn is_in_between(&self) -> bool {
-        self.leaving.is_some() || self.state == RunState::Starting
+        self.is_on_its_way() || self.state == RunState::Starting
+    }
+
+    /// Whether what comes for it must wait for its next node, or for what its last one holds.
+    pub(crate) fn is_on_its_way(&self) -> bool {
+        self.leaving.is_some() || self.awaits.is_some()
+    }
+
+    /// Whether its threads are the same afterwards.
+    pub(crate) fn keeps_threads(&self) -> bool {
+        self.awaits.is_some() || (self.leaving.is_some() && self.way != Way::Exec)
+    }
+
+    /// Whether it is frozen here and the host can still kill it for good.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.leaving.is_some() && self.way == Way::Move
     }
 
     /// Whether the parent keeps this process's group from being orphaned.

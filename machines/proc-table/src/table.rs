@@ -155,6 +155,12 @@ impl ProcTable {
             M::Released { pid, node, version } => self.handle_released(pid, node, version),
             M::Held { pid } => self.handle_held(pid),
             M::LostOnTheWay { pid, version } => self.handle_lost_on_the_way(pid, version),
+            M::ThreadsAt { process, node, version, tids } => {
+                self.handle_threads_at(process, node, version, tids);
+            }
+            M::HandedOver { pid, held, is_last } => {
+                self.handle_handed_over(from, pid, held, is_last);
+            }
             M::Member { pgid, sid, pid, state, by_exit } => {
                 self.handle_member(from, pgid, sid, pid, state, by_exit);
             }

@@ -17,6 +17,8 @@ pub(crate) struct Tombstone {
     /// For the case that nobody ever hears of it again.
     pub(crate) parent: ParentLink,
     pub(crate) children: Vec<Pid>,
+    /// Its threads besides the first, if they went along.
+    pub(crate) threads: Vec<Pid>,
     /// The version with which it left.
     pub(crate) version: u64,
     /// Group signals that it had when it left, or that were sent after it.

@@ -97,9 +97,27 @@ pub enum ProcessBody {
     Reaped,
     /// Its session has lost this terminal.
     TerminalLost(ObjectId),
+    /// To a child that has not called exec: its parent, which is in session `sid`, puts it into the
+    /// group. Answered as setpgid(2).
+    Regroup { sid: Pid, pgid: Pid, reply: ReturnTo },
     /// A question about the process.
     Ask { question: Question, reply: ReturnTo },
 }
+
+/// What came for a process while it moved.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum HeldForMove {
+    Body(ProcessBody),
+    /// A signal to its group.
+    Group {
+        pgid: Pid,
+        serial: SignalSerial,
+        request: SignalRequest,
+    },
+}
+
+/// Most of these in one message; more go in several.
+pub const HANDED_OVER_MAX: usize = 1024;
 
 /// What a parent learns of a child.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -178,6 +196,22 @@ pub enum ProcMessage {
     LostOnTheWay {
         pid: Pid,
         version: u64,
+    },
+
+    /// To the leaser of these threads' numbers, which are of one block: their process runs at that
+    /// node, or (`None`) they have ended.
+    ThreadsAt {
+        process: Pid,
+        node: Option<NodeId>,
+        version: u64,
+        tids: Vec<Pid>,
+    },
+    /// To the node that a process has moved to: what its old node holds for it, in its order. Until
+    /// the last of these the new node gives it nothing else.
+    HandedOver {
+        pid: Pid,
+        held: Vec<HeldForMove>,
+        is_last: bool,
     },
 
     /// To the group's home: a member came or changed.

@@ -21,7 +21,9 @@ pub(crate) struct Plan {
 
 pub(crate) struct Outcome {
     pub(crate) hash: u64,
+    pub(crate) execs: u64,
     pub(crate) moves: u64,
+    pub(crate) refusals: u64,
     pub(crate) answers: u64,
 }
 
@@ -65,7 +67,13 @@ fn run_seed(seed: u64, plan: Plan) -> Outcome {
     world.rest();
     check_quiet(&mut world);
     wind_up(&mut world);
-    Outcome { hash: world.hash, moves: world.moves, answers: world.truths.answers }
+    Outcome {
+        hash: world.hash,
+        execs: world.execs,
+        moves: world.moves,
+        refusals: world.refusals,
+        answers: world.truths.answers,
+    }
 }
 
 fn spawn(world: &mut World, node: NodeId) {
@@ -90,19 +98,21 @@ fn act(world: &mut World) {
     let node = world.truths.processes[&pid].node;
     match world.rng.below(100) {
         0..30 => fork(world, node, pid),
-        30..48 => exec(world, pid),
-        48..60 => {
+        30..38 => exec(world, pid),
+        38..50 => move_on(world, pid),
+        50..58 => {
             let code = u8::try_from(world.rng.below(256)).expect("a byte");
             world.host_exit(pid, ExitStatus::Exited(code));
         }
-        60..75 => wait(world, node, pid),
-        75..83 => kill(world, node, pid),
-        83..89 => kill_group(world, node, pid),
-        89..96 => setpgid(world, node, pid),
-        96..98 => {
-            let token = token(world, node, Pending::Session { pid });
+        58..73 => wait(world, node, pid),
+        73..81 => kill(world, node, pid),
+        81..86 => kill_group(world, node, pid),
+        86..92 => setpgid(world, node, pid),
+        92..94 => {
+            let token = token(world, node, Pending::Session);
             world.with(node, |table, now| table.setsid(now, token, pid));
         }
+        94..97 => kill_thread(world, node, pid),
         _ => threads(world, node, pid),
     }
 }
@@ -120,6 +130,13 @@ fn exec(world: &mut World, pid: Pid) {
     let nodes: Vec<NodeId> = world.tables.keys().copied().collect();
     if let Some(to) = world.rng.pick(&nodes) {
         world.depart(pid, to);
+    }
+}
+
+fn move_on(world: &mut World, pid: Pid) {
+    let nodes: Vec<NodeId> = world.tables.keys().copied().collect();
+    if let Some(to) = world.rng.pick(&nodes) {
+        world.start_move(pid, to);
     }
 }
 
@@ -184,15 +201,43 @@ fn setpgid(world: &mut World, node: NodeId, pid: Pid) {
         0 => target,
         _ => world.rng.pick(&groups).expect("there are groups"),
     };
-    let token = token(world, node, Pending::Group { pid: target, pgid });
+    let token = token(world, node, Pending::Group);
     world.with(node, |table, now| table.setpgid(now, token, pid, Some(target), Some(pgid)));
 }
 
 fn threads(world: &mut World, node: NodeId, pid: Pid) {
+    let threads: Vec<Pid> = world.truths.processes[&pid].threads.iter().copied().collect();
+    if let Some(tid) = world.rng.pick(&threads).filter(|_| threads.len() > 2) {
+        world.truths.processes.get_mut(&pid).expect("it is there").threads.remove(&tid);
+        world.with(node, |table, now| table.thread_exited(now, tid));
+        return;
+    }
     let tid = world.with(node, |table, now| table.thread_prepare(now, pid));
     let Ok(tid) = tid else { return };
     assert!(!world.truths.processes.get(&tid).is_some_and(|t| t.life != Life::Reaped));
-    world.with(node, |table, now| table.thread_exited(now, tid));
+    world.truths.check_no_thread(tid);
+    world.truths.processes.get_mut(&pid).expect("it is there").threads.insert(tid);
+    let host = world.host_next;
+    world.host_next += 1;
+    world.with(node, |table, now| table.thread_bound(now, tid, host)).expect("it is new");
+}
+
+/// By a thread's number alone, from anywhere.
+fn kill_thread(world: &mut World, node: NodeId, pid: Pid) {
+    let threads: Vec<(Pid, Pid)> = world
+        .truths
+        .processes
+        .iter()
+        .flat_map(|(pid, truth)| truth.threads.iter().map(|tid| (*pid, *tid)))
+        .collect();
+    let Some((target, thread)) = world.rng.pick(&threads) else { return };
+    let value = world.rng.next();
+    let token = token(world, node, Pending::Kill { value, target: Some(target) });
+    let info = SignalInfo::Queued { code: -1, value };
+    let process = world.rng.pick(&[None, Some(target)]).flatten();
+    world.with(node, |table, now| {
+        table.kill(now, token, pid, KillTarget::Thread { process, thread }, SIGUSR1, info);
+    });
 }
 
 /// While nothing is on its way, tables and truth agree.
@@ -223,6 +268,8 @@ fn check_process(world: &World, pid: Pid) {
         .collect();
     assert_eq!(holders, [truth.node], "who holds {pid}");
     let table = &world.tables[&truth.node];
+    let threads: Vec<Pid> = [pid].into_iter().chain(truth.threads.iter().copied()).collect();
+    assert_eq!(table.threads_of(pid), threads, "threads of {pid}");
     assert_eq!(table.group(pid), Some(truth.pgid), "group of {pid}");
     assert_eq!(table.session(pid), Some(truth.sid), "session of {pid}");
     assert_eq!(table.parent(pid), Some(truth.parent.unwrap_or(Pid::INIT)), "parent of {pid}");

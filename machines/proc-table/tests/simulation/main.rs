@@ -3,6 +3,7 @@
 //! many, `DUNIX_WATCH=text` prints the events that contain it.
 
 mod actions;
+mod moving;
 mod rng;
 mod truth;
 mod world;
@@ -24,13 +25,16 @@ const CALM: Plan = Plan { nodes: 4, steps: 1500, deaths: 0, delay_us_max: 5_000 
 
 #[test]
 fn a_fabric_without_deaths_keeps_every_promise() {
-    let (mut moves, mut answers) = (0, 0);
+    let (mut execs, mut moves, mut refusals, mut answers) = (0, 0, 0, 0);
     for seed in seeds(10) {
         let outcome = run(seed, CALM);
+        execs += outcome.execs;
         moves += outcome.moves;
+        refusals += outcome.refusals;
         answers += outcome.answers;
     }
-    assert!(moves > 100 && answers > 1000, "the plan does too little: {moves} {answers}");
+    let is_enough = execs > 100 && moves > 100 && refusals > 50 && answers > 1000;
+    assert!(is_enough, "the plan does too little: {execs} {moves} {refusals} {answers}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use dunix_ids::{NodeId, Pid};
 use dunix_proc_table::{Token, Waited};
-use dunix_wire::processes::{Answer, Errno, ExitStatus};
+use dunix_wire::processes::{Answer, Errno, ExitStatus, MoveId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -35,14 +35,23 @@ pub(crate) struct Truth {
     /// Signals it had, by the value that names each.
     pub(crate) received: BTreeMap<u64, u32>,
     pub(crate) in_group_since: Duration,
+    /// Besides the first.
+    pub(crate) threads: BTreeSet<Pid>,
+    /// It moves: frozen where it was.
+    pub(crate) frozen: Option<MoveId>,
+    /// It may run at its target.
+    pub(crate) is_decided: bool,
+    /// What the host did to the frozen process.
+    pub(crate) stops_later: bool,
+    pub(crate) host_end: Option<ExitStatus>,
 }
 
 /// What an open operation does when it succeeds.
 #[derive(Clone, Debug)]
 pub(crate) enum Pending {
     Kill { value: u64, target: Option<Pid> },
-    Group { pid: Pid, pgid: Pid },
-    Session { pid: Pid },
+    Group,
+    Session,
     Locate { pid: Pid },
 }
 
@@ -53,6 +62,15 @@ pub(crate) struct GroupSignal {
     pub(crate) pgid: Pid,
     pub(crate) sent_at: Duration,
     pub(crate) members: BTreeSet<Pid>,
+}
+
+impl Truth {
+    pub(crate) fn set_stopped(&mut self, is_stopped: bool) {
+        match self.frozen {
+            Some(_) => self.stops_later = is_stopped,
+            None => self.is_stopped = is_stopped,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -76,12 +94,13 @@ impl Truths {
         self.processes.iter().filter(|(_, t)| t.life == Life::Alive).map(|(pid, _)| *pid).collect()
     }
 
-    /// Those that run code: bound, not stopped, not leaving.
+    /// Those that run code: bound, not stopped, not leaving or frozen.
     pub(crate) fn running(&self) -> Vec<Pid> {
         self.processes
             .iter()
             .filter(|(_, t)| {
-                t.life == Life::Alive && t.host.is_some() && !t.is_stopped && t.leaving.is_none()
+                let is_on_its_way = t.leaving.is_some() || t.frozen.is_some();
+                t.life == Life::Alive && t.host.is_some() && !t.is_stopped && !is_on_its_way
             })
             .map(|(pid, _)| *pid)
             .collect()
@@ -94,7 +113,14 @@ impl Truths {
             is_there && (**other == pid || t.pgid == pid || t.sid == pid) && truth.sid != pid
         });
         assert!(held.is_none(), "PID {pid} was given out while {held:?} has it");
+        self.check_no_thread(pid);
         self.processes.insert(pid, truth);
+    }
+
+    /// Nobody has a thread of that number.
+    pub(crate) fn check_no_thread(&self, number: Pid) {
+        let holder = self.processes.iter().find(|(_, t)| t.threads.contains(&number));
+        assert!(holder.is_none(), "{number} was given out while it is a thread's: {holder:?}");
     }
 
     pub(crate) fn end(&mut self, pid: Pid, status: ExitStatus) {
@@ -106,6 +132,8 @@ impl Truths {
         };
         truth.host = None;
         truth.leaving = None;
+        (truth.frozen, truth.is_decided, truth.host_end) = (None, false, None);
+        truth.threads.clear();
         for child in self.processes.values_mut().filter(|t| t.parent == Some(pid)) {
             child.parent = None;
             if matches!(child.life, Life::Ended(_)) {
@@ -164,9 +192,8 @@ impl Truths {
                 self.delivered.push((value, pid));
             }
             Pending::Kill { .. } => {}
-            Pending::Group { pid, pgid } if result.is_ok() => self.regroup(pid, pgid, None),
-            Pending::Session { pid } if result.is_ok() => self.regroup(pid, pid, Some(pid)),
-            Pending::Group { .. } | Pending::Session { .. } => {}
+            // What came of it is told where the process is.
+            Pending::Group | Pending::Session => {}
             Pending::Locate { pid } => {
                 let truth = &self.processes[&pid];
                 assert_eq!(result, Ok(Answer::Node(truth.node)), "where {pid} is");
@@ -174,14 +201,14 @@ impl Truths {
         }
     }
 
-    fn regroup(&mut self, pid: Pid, pgid: Pid, session: Option<Pid>) {
+    pub(crate) fn regrouped(&mut self, pid: Pid, pgid: Pid, sid: Pid) {
         let now = self.now;
         let truth = self.processes.get_mut(&pid).expect("a group has processes");
         if truth.pgid != pgid {
             truth.in_group_since = now;
         }
         truth.pgid = pgid;
-        truth.sid = session.unwrap_or(truth.sid);
+        truth.sid = sid;
     }
 
     /// Who is in a group while nothing happens: the living, and zombies that a parent may wait for,

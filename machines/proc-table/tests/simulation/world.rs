@@ -6,8 +6,11 @@ use crate::{
     truth::{Life, Truth, Truths},
 };
 use dunix_ids::{NodeId, Pid};
+use dunix_migration::{Input, Migration};
 use dunix_proc_table::{Effect, ProcTable, SIGCONT, SIGKILL, TableConfig};
-use dunix_wire::processes::{ExitStatus, ProcMessage, ProcessRecord, Rusage, SignalInfo};
+use dunix_wire::processes::{
+    ExitStatus, MoveId, MoveMessage, ProcMessage, ProcessRecord, Rusage, SignalInfo,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -19,20 +22,34 @@ pub(crate) const SIGUSR1: u8 = 10;
 
 /// What travels between nodes.
 #[derive(Debug, Clone)]
-enum Payload {
+pub(crate) enum Payload {
     Table(ProcMessage),
     Exec(Box<ProcessRecord>),
+    Offer { id: MoveId, order: u64, record: Box<ProcessRecord> },
+    Move(MoveMessage),
     Adopted(Pid, bool),
 }
 
 /// What happens at a node at some time.
 #[derive(Debug, Clone)]
-enum Event {
-    Arrive { from: NodeId, payload: Payload },
+pub(crate) enum Event {
+    Arrive {
+        from: NodeId,
+        payload: Payload,
+    },
     Bind(Pid),
-    HostExit { pid: Pid, status: ExitStatus },
+    HostExit {
+        pid: Pid,
+        status: ExitStatus,
+    },
     HostStop(Pid),
     HostContinue(Pid),
+    /// All threads are parked.
+    Frozen(MoveId, Pid, NodeId),
+    /// The image is made.
+    Packed(MoveId),
+    /// The target's copy is made.
+    Ready(MoveId),
     Down(NodeId),
 }
 
@@ -41,17 +58,22 @@ pub(crate) struct World {
     pub(crate) now: Duration,
     pub(crate) tables: BTreeMap<NodeId, ProcTable>,
     pub(crate) truths: Truths,
+    pub(crate) machines: BTreeMap<NodeId, Migration>,
+    /// Of the moves under way.
+    pub(crate) records: BTreeMap<MoveId, ProcessRecord>,
     events: BTreeMap<(Duration, u64), (NodeId, Event)>,
     /// When the last message of a pair arrives: the next one comes later.
     last: BTreeMap<(NodeId, NodeId), Duration>,
     serial: u64,
-    host_next: u32,
+    pub(crate) host_next: u32,
     delay_us_max: u64,
     /// `DUNIX_WATCH`: events and effects that contain this are printed.
     watched: Option<String>,
     pub(crate) hash: u64,
     pub(crate) steps: u64,
+    pub(crate) execs: u64,
     pub(crate) moves: u64,
+    pub(crate) refusals: u64,
 }
 
 impl World {
@@ -62,6 +84,8 @@ impl World {
             now: Duration::ZERO,
             tables: BTreeMap::new(),
             truths: Truths::default(),
+            machines: BTreeMap::new(),
+            records: BTreeMap::new(),
             events: BTreeMap::new(),
             last: BTreeMap::new(),
             serial: 0,
@@ -70,12 +94,15 @@ impl World {
             watched: std::env::var("DUNIX_WATCH").ok(),
             hash: 0xcbf2_9ce4_8422_2325,
             steps: 0,
+            execs: 0,
             moves: 0,
+            refusals: 0,
         };
         world.truths.news_delay_max = Duration::from_micros(delay_us_max * 3);
         for node in &ids {
             let config = TableConfig { node: *node, founder: NodeId(1) };
             world.tables.insert(*node, ProcTable::new(config));
+            world.machines.insert(*node, Migration::new(*node));
         }
         for node in &ids {
             for peer in ids.iter().filter(|peer| *peer != node) {
@@ -124,11 +151,17 @@ impl World {
             Effect::Signal { pid, signal, info, .. } => self.signal(node, pid, signal, info),
             Effect::Reply { token, result } => self.truths.answered(token, result),
             Effect::RootExited { pid, status, .. } => self.truths.root_reported(pid, status),
+            Effect::Regrouped { pid } => {
+                let table = &self.tables[&node];
+                if let (Some(pgid), Some(sid)) = (table.group(pid), table.session(pid)) {
+                    self.truths.regrouped(pid, pgid, sid);
+                }
+            }
             _ => {}
         }
     }
 
-    fn post(&mut self, from: NodeId, to: NodeId, payload: Payload) {
+    pub(crate) fn post(&mut self, from: NodeId, to: NodeId, payload: Payload) {
         let delay = Duration::from_micros(1 + self.rng.below(self.delay_us_max));
         let earliest = self.last.get(&(from, to)).copied().unwrap_or_default();
         let at = (self.now + delay).max(earliest + Duration::from_nanos(1));
@@ -141,7 +174,7 @@ impl World {
         self.events.insert((at, self.serial), (node, event));
     }
 
-    fn soon(&mut self, node: NodeId, event: Event) {
+    pub(crate) fn soon(&mut self, node: NodeId, event: Event) {
         let delay = Duration::from_micros(1 + self.rng.below(500));
         self.at(self.now + delay, node, event);
     }
@@ -152,7 +185,12 @@ impl World {
         assert_eq!(truth.node, node, "a signal for {pid} is given to another node");
         assert!(truth.host.is_some(), "a signal for {pid} has no host process");
         if let SignalInfo::Queued { value, .. } = info {
-            self.truths.received(pid, value);
+            // A frozen process is killed at once, and again if it is another node's by then.
+            if signal == SIGKILL {
+                self.truths.processes.get_mut(&pid).expect("it is there").received.insert(value, 1);
+            } else {
+                self.truths.received(pid, value);
+            }
         }
         match signal {
             SIGKILL | SIGTERM => {
@@ -185,6 +223,11 @@ impl World {
             leaving: None,
             received: BTreeMap::new(),
             in_group_since: self.now,
+            threads: BTreeSet::new(),
+            frozen: None,
+            is_decided: false,
+            stops_later: false,
+            host_end: None,
         };
         self.truths.born(pid, truth);
         self.soon(node, Event::Bind(pid));
@@ -201,7 +244,7 @@ impl World {
 
     pub(crate) fn host_exit(&mut self, pid: Pid, status: ExitStatus) {
         let Some(truth) = self.truths.processes.get(&pid) else { return };
-        if truth.life != Life::Alive || truth.leaving.is_some() {
+        if truth.life != Life::Alive || truth.leaving.is_some() || truth.frozen.is_some() {
             return;
         }
         let node = truth.node;
@@ -213,7 +256,9 @@ impl World {
     pub(crate) fn run_until(&mut self, end: Duration) {
         loop {
             let event = self.events.first_key_value().map(|((at, _), _)| *at);
-            let deadline = self.tables.values().filter_map(ProcTable::next_deadline).min();
+            let of_moves = self.machines.values().filter_map(Migration::deadline);
+            let deadline = self.tables.values().filter_map(ProcTable::next_deadline);
+            let deadline = deadline.chain(of_moves).min();
             let Some(next) = event.into_iter().chain(deadline).min().filter(|at| *at <= end) else {
                 break;
             };
@@ -233,6 +278,11 @@ impl World {
                 for node in due {
                     self.with(node, ProcTable::handle_timeout);
                 }
+                let is_due = |machine: &Migration| machine.deadline().is_some_and(|at| at <= next);
+                let due = self.machines.iter().filter(|(_, machine)| is_due(machine));
+                for node in due.map(|(node, _)| *node).collect::<Vec<NodeId>>() {
+                    self.step(node, Input::Tick);
+                }
             }
         }
         self.now = self.now.max(end);
@@ -240,8 +290,17 @@ impl World {
 
     fn happen(&mut self, node: NodeId, event: Event) {
         if !self.tables.contains_key(&node) {
-            if let Event::Arrive { from, payload: Payload::Exec(record) } = &event {
-                self.lose_image(*from, record.pid);
+            match &event {
+                Event::Arrive { from, payload: Payload::Exec(record) } => {
+                    self.lose_image(*from, record.pid);
+                }
+                Event::Arrive { from, payload: Payload::Move(MoveMessage::Commit { id }) } => {
+                    let pid = self.records[id].pid;
+                    if self.truths.processes.get(&pid).is_some_and(|t| t.frozen == Some(*id)) {
+                        self.lose_image(*from, pid);
+                    }
+                }
+                _ => {}
             }
             return;
         }
@@ -249,27 +308,35 @@ impl World {
         match event {
             Event::Arrive { from, payload } => self.arrive(node, from, payload),
             Event::Bind(pid) => self.bind(node, pid),
+            Event::HostExit { pid, status } if self.is_frozen_on(node, pid) => {
+                self.exit_frozen(node, pid, status);
+            }
             Event::HostExit { pid, status } => self.on_host(node, pid, |world| {
                 world.host_exit(pid, status);
             }),
             Event::HostStop(pid) => self.on_host(node, pid, |world| {
-                world.truths.processes.get_mut(&pid).expect("it is there").is_stopped = true;
+                world.truths.processes.get_mut(&pid).expect("it is there").set_stopped(true);
                 world.with(node, |table, now| table.stopped(now, pid, SIGSTOP));
             }),
             Event::HostContinue(pid) => self.on_host(node, pid, |world| {
-                world.truths.processes.get_mut(&pid).expect("it is there").is_stopped = false;
+                world.truths.processes.get_mut(&pid).expect("it is there").set_stopped(false);
                 world.with(node, |table, now| table.continued(now, pid));
             }),
             Event::Down(dead) => {
                 for pid in self.leaving(node, dead) {
                     // What was on its way there is lost, unless it has gone on.
                     let truth = &self.truths.processes[&pid];
-                    if truth.node == node && truth.life == Life::Alive {
+                    let is_decided = truth.frozen.is_none() || truth.is_decided;
+                    if truth.node == node && truth.life == Life::Alive && is_decided {
                         self.truths.end(pid, ExitStatus::Lost);
                     }
                 }
                 self.with(node, |table, now| table.handle_node_down(now, dead));
+                self.step(node, Input::NodeDown { node: dead });
             }
+            Event::Frozen(id, pid, to) => self.freeze(node, id, pid, to),
+            Event::Packed(id) => self.step(node, Input::Packed { id }),
+            Event::Ready(id) => self.step(node, Input::Ready { id }),
         }
     }
 
@@ -279,6 +346,11 @@ impl World {
         if truth.node == node && truth.life == Life::Alive && truth.leaving.is_none() {
             then(self);
         }
+    }
+
+    fn is_frozen_on(&self, node: NodeId, pid: Pid) -> bool {
+        let truth = &self.truths.processes[&pid];
+        truth.node == node && truth.frozen.is_some()
     }
 
     fn bind(&mut self, node: NodeId, pid: Pid) {
@@ -310,7 +382,8 @@ impl World {
                     truth.host = None;
                     truth.leaving = None;
                     truth.is_stopped = false;
-                    self.moves += 1;
+                    truth.threads.clear();
+                    self.execs += 1;
                     self.soon(node, Event::Bind(pid));
                 } else {
                     self.lose_image(from, pid);
@@ -324,6 +397,12 @@ impl World {
                 );
             }
             Payload::Adopted(pid, false) => self.stay(node, pid),
+            Payload::Offer { id, order, record } => {
+                let pid = record.pid;
+                self.records.insert(id, *record);
+                self.step(node, Input::Offered { from, id, order, pid });
+            }
+            Payload::Move(message) => self.step(node, Input::Message { from, message }),
         }
     }
 
@@ -358,6 +437,7 @@ impl World {
     /// own time.
     pub(crate) fn kill_node(&mut self, dead: NodeId) {
         self.tables.remove(&dead);
+        self.machines.remove(&dead);
         self.truths.dead.insert(dead);
         let survivors: Vec<NodeId> = self.tables.keys().copied().collect();
         let mut in_transit = BTreeSet::new();
@@ -407,13 +487,22 @@ impl World {
             .take(kept)
             .filter_map(|key| match &self.events.get(key)?.1 {
                 Event::Arrive { payload: Payload::Exec(record), .. } => Some(record.pid),
+                Event::Arrive { payload: Payload::Move(MoveMessage::Commit { id }), .. } => {
+                    let pid = self.records.get(id)?.pid;
+                    let is_here = self.truths.processes[&pid].node == from;
+                    let is_due = self.truths.processes[&pid].frozen == Some(*id) && is_here;
+                    is_due.then_some(pid)
+                }
                 _ => None,
             })
             .collect()
     }
 
     pub(crate) fn is_busy(&self) -> bool {
-        !self.events.is_empty() || self.tables.values().any(|t| t.open_operations() > 0)
+        let is_moving = self.machines.values().any(|machine| machine.counts() != (0, 0));
+        is_moving
+            || !self.events.is_empty()
+            || self.tables.values().any(|t| t.open_operations() > 0)
     }
 
     /// Runs until nothing is on its way.
