@@ -306,9 +306,10 @@ mod tests {
         pages.read(0);
         pages.read(1);
         pages.write(2);
-        assert_eq!(pages.runs(Method::Words), [2..3]);
+        let expected = Some(2..3);
+        assert!(pages.runs(Method::Words).iter().eq(&expected));
         if PageScan::of(std::process::id()).unwrap().method() == Method::Request {
-            assert_eq!(pages.runs(Method::Request), [2..3]);
+            assert!(pages.runs(Method::Request).iter().eq(&expected));
         }
     }
 }
