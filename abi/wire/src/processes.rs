@@ -2,16 +2,18 @@
 //!
 //! Owns: the process table's messages ([`table`]), the image of a process that execs onto another
 //! node ([`image`]), the hand-over of one that moves while it runs ([`moving`]) and its description
-//! ([`resident`]), and the headers of the byte streams that carry its descriptors ([`relay`]).
+//! ([`resident`]), the headers of byte streams ([`relay`]), and the pages of a process that moves
+//! ([`pages`]).
 //! Refuses: behaviour. Limits are named here and checked by whoever decodes.
 //!
 //! One-way messages are [`ProcessesMessage`], calls [`ProcessesCall`] answered by
-//! [`ProcessesAnswer`], streams start with a [`relay::StreamHeader`]. All are encoded by
+//! [`ProcessesAnswer`], streams start with a [`relay::StreamOpening`]. All are encoded by
 //! [`encode`](crate::encode).
 
 pub mod errno;
 pub mod image;
 pub mod moving;
+pub mod pages;
 pub mod record;
 pub mod relay;
 pub mod resident;
@@ -22,11 +24,12 @@ pub use image::{
     CallArguments, CallOutcome, CallerJob, DescriptorImage, ExecImage, RemoteCallRequest,
 };
 pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package, Refusal};
+pub use pages::{PageFrame, PagesHeader};
 pub use record::{
     Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
     RunState, Rusage, SignalSerial,
 };
-pub use relay::StreamHeader;
+pub use relay::{StreamHeader, StreamOpening};
 pub use table::{
     Answer, MemberState, ProcMessage, ProcessBody, ReturnTo, Sender, SignalInfo, SignalRequest,
 };

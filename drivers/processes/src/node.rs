@@ -9,6 +9,7 @@ use crate::config::{Extension, Policy};
 use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
+use crate::moving::pager::Offers;
 use crate::remote::{Homes, InFlight, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
@@ -43,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) extension: Arc<dyn Extension>,
     pub(crate) arena: SlotArena,
     pub(crate) homes: Homes,
+    /// Pages of processes that leave.
+    pub(crate) offers: Offers,
     pub(crate) runtime: Handle,
     pub(crate) events: broadcast::Sender<ProcessEvent>,
     /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
@@ -149,6 +152,7 @@ impl Node {
             extension: config.extension,
             arena,
             homes: Homes::new(),
+            offers: Offers::default(),
             runtime,
             events: broadcast::Sender::new(EVENTS_KEPT),
             bell,

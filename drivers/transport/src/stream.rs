@@ -77,6 +77,13 @@ impl MeshStream {
         }
     }
 
+    /// Makes both ends of a stream within this process, without a mesh; each names `peer` as its
+    /// peer. For what serves streams and is to be tried alone.
+    #[must_use]
+    pub fn pair(peer: NodeId, topic: Topic) -> [MeshStream; 2] {
+        Cell::local_pair(peer, topic, &Arc::default()).map(MeshStream::new)
+    }
+
     /// Returns the node at the other end.
     #[must_use]
     pub fn peer(&self) -> NodeId {
@@ -151,10 +158,19 @@ impl StreamSender {
     /// # Errors
     /// Nothing can be sent any more.
     pub async fn writable(&mut self) -> Result<usize, StreamError> {
+        self.writable_for(1).await
+    }
+
+    /// As [`StreamSender::writable`], but waits until at least `least` bytes may be sent (at most the
+    /// window): for a sender that keeps little under way, so that urgent bytes need not queue.
+    ///
+    /// # Errors
+    /// Nothing can be sent any more.
+    pub async fn writable_for(&mut self, least: usize) -> Result<usize, StreamError> {
         poll_fn(|cx| {
             let mut state = self.cell.lock();
             match state.credit() {
-                Ok(0) => state.wait_to_send(cx.waker()),
+                Ok(credit) if credit < least => state.wait_to_send(cx.waker()),
                 ready => Poll::Ready(ready),
             }
         })

@@ -12,12 +12,13 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-const PAGE: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
+const PAGE: u64 = PAGE_BYTES as u64;
 
 /// Regions that one request of `PAGEMAP_SCAN` reports.
 const REGIONS_PER_REQUEST: usize = 256;
 /// Words that one read of `/proc/PID/pagemap` takes.
-const WORDS_PER_READ: u64 = 512;
+const WORDS_PER_READ: usize = 512;
 
 /// How the kernel is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,7 +86,7 @@ impl PageScan {
     /// [`Errno::NOENT`] if there is no such process, [`Errno::ACCESS`] without the right to trace it.
     pub fn of(process: u32) -> Result<PageScan> {
         let scan = PageScan::with(process, Method::Request)?;
-        match scan.request(0, PAGE, &mut Vec::new()) {
+        match scan.request(0..PAGE, 1, &mut Vec::new()) {
             Err(Errno::NOTTY) => PageScan::with(process, Method::Words),
             // Whatever else is wrong shows when it is used.
             _ => Ok(scan),
@@ -115,25 +116,39 @@ impl PageScan {
     pub fn own_pages(&self, range: Range<u64>, runs: &mut Vec<Range<u64>>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
-            let next = match self.method {
-                Method::Request => self.request(at, range.end, runs)?,
-                Method::Words => self.words(at, range.end, runs)?,
-            };
-            if next <= at {
-                return Err(Errno::IO);
-            }
-            at = next;
+            at = self.step(at..range.end, u64::MAX, runs)?;
         }
         Ok(())
     }
 
+    /// The first run of such pages between two addresses, of at most `pages_max` pages.
+    pub fn first_run(&self, range: Range<u64>, pages_max: u64) -> Result<Option<Range<u64>>> {
+        let (mut at, mut runs) = (range.start, Vec::new());
+        while at < range.end && runs.is_empty() {
+            at = self.step(at..range.end, pages_max, &mut runs)?;
+        }
+        let first = runs.into_iter().next();
+        Ok(first.map(|run| run.start..run.end.min(run.start + pages_max * PAGE)))
+    }
+
+    /// Asks the kernel once, for at least one page; returns where the next has to start.
+    fn step(&self, range: Range<u64>, pages: u64, runs: &mut Vec<Range<u64>>) -> Result<u64> {
+        let next = match self.method {
+            Method::Request => self.request(range.clone(), pages, runs)?,
+            Method::Words => self.words(range.start, range.end, runs)?,
+        };
+        if next > range.start { Ok(next) } else { Err(Errno::IO) }
+    }
+
     /// One request; returns where the next has to start.
-    fn request(&self, start: u64, end: u64, runs: &mut Vec<Range<u64>>) -> Result<u64> {
+    fn request(&self, range: Range<u64>, pages: u64, runs: &mut Vec<Range<u64>>) -> Result<u64> {
         let mut regions = [Region::default(); REGIONS_PER_REQUEST];
         let mut argument = Argument {
             size: size_of::<Argument>() as u64,
-            start,
-            end,
+            start: range.start,
+            end: range.end,
+            // 0 is no limit.
+            pages_max: if pages == u64::MAX { 0 } else { pages },
             regions: regions.as_mut_ptr() as u64,
             regions_max: REGIONS_PER_REQUEST as u64,
             inverted: IS_FILE | IS_ZERO_FRAME,
@@ -154,9 +169,9 @@ impl PageScan {
 
     /// One read; returns where the next has to start.
     fn words(&self, start: u64, end: u64, runs: &mut Vec<Range<u64>>) -> Result<u64> {
-        let pages = ((end - start) / PAGE).min(WORDS_PER_READ);
-        let mut bytes = [0_u8; 8 * WORDS_PER_READ as usize];
-        let wanted = &mut bytes[..8 * usize::try_from(pages).map_err(|_| Errno::INVAL)?];
+        let pages = usize::try_from((end - start) / PAGE).unwrap_or(usize::MAX).min(WORDS_PER_READ);
+        let mut bytes = [0_u8; 8 * WORDS_PER_READ];
+        let wanted = &mut bytes[..8 * pages];
         let got = self.file.read_at(wanted, start / PAGE * 8).map_err(|e| errno(&e))?;
         if got == 0 {
             return Ok(end);
@@ -193,7 +208,7 @@ fn errno(error: &std::io::Error) -> Errno {
 /// The number of the kernel's page of zeros: that of a page which was only read. `None` without the
 /// right to see it.
 fn zero_frame() -> Option<u64> {
-    let bytes = PAGE as usize;
+    let bytes = PAGE_BYTES;
     // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
     let page =
         unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::PRIVATE) };
@@ -221,7 +236,7 @@ mod tests {
     impl Pages {
         fn new(pages: usize) -> Pages {
             let prot = ProtFlags::READ | ProtFlags::WRITE;
-            let bytes = pages * PAGE as usize;
+            let bytes = pages * PAGE_BYTES;
             // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
             let at =
                 unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, prot, MapFlags::PRIVATE) };
@@ -235,14 +250,14 @@ mod tests {
             self.0 as u64
         }
 
-        fn write(&self, page: u64) {
+        fn write(&self, page: usize) {
             // SAFETY: the tests name pages inside the mapping, which is writable.
-            unsafe { self.0.add((page * PAGE) as usize).write_volatile(1) };
+            unsafe { self.0.add(page * PAGE_BYTES).write_volatile(1) };
         }
 
-        fn read(&self, page: u64) {
+        fn read(&self, page: usize) {
             // SAFETY: as above.
-            unsafe { self.0.add((page * PAGE) as usize).read_volatile() };
+            unsafe { self.0.add(page * PAGE_BYTES).read_volatile() };
         }
 
         fn runs(&self, method: Method) -> Vec<Range<u64>> {
@@ -283,6 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn the_first_run_is_as_long_as_asked() {
+        let pages = Pages::new(2000);
+        (700..800).for_each(|page| pages.write(page));
+        let end = pages.start() + pages.1 as u64;
+        let best = PageScan::of(std::process::id()).unwrap().method();
+        for method in [Method::Words, best] {
+            let scan = PageScan::with(std::process::id(), method).unwrap();
+            let first = |page: u64, max| {
+                let run = scan.first_run(pages.start() + page * PAGE..end, max).unwrap();
+                run.map(|run| pages.page(run.start)..pages.page(run.end))
+            };
+            assert_eq!(first(0, 16), Some(700..716), "{method:?}");
+            assert_eq!(first(710, 1000), Some(710..800), "{method:?}");
+            assert_eq!(first(800, 16), None, "{method:?}");
+        }
+    }
+
+    #[test]
     fn more_runs_than_one_request_holds() {
         let pages = Pages::new(4000);
         (0..2000).for_each(|page| pages.write(2 * page));
@@ -297,7 +330,7 @@ mod tests {
     fn pages_of_files_do_not_count_until_written() {
         let file = File::open("/proc/self/exe").unwrap();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let bytes = 4 * PAGE as usize;
+        let bytes = 4 * PAGE_BYTES;
         // SAFETY: a new private mapping at an address of the kernel's choice.
         let at = unsafe {
             rustix::mm::mmap(core::ptr::null_mut(), bytes, prot, MapFlags::PRIVATE, &file, 0)

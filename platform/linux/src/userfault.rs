@@ -21,7 +21,9 @@ pub const MAKE: u64 = 0xaa00;
 pub const MAKE_FLAGS: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
 
 /// Bytes of a page; all addresses and lengths here are multiples of it.
-pub const PAGE: u64 = 4096;
+pub const PAGE: u64 = PAGE_BYTES as u64;
+/// The same, as a length.
+pub const PAGE_BYTES: usize = 4096;
 
 /// Events that one read takes at most.
 const EVENTS_PER_READ: usize = 32;
@@ -53,7 +55,8 @@ pub struct Filled {
     pub bytes: u64,
     /// Why not all: [`Errno::EXIST`] there is a page already, [`Errno::NOENT`] nothing registered
     /// is mapped there (or the range is in two mappings), [`Errno::AGAIN`] an event is under way,
-    /// [`Errno::SRCH`] the memory is gone.
+    /// [`Errno::SRCH`] the memory is gone. An event that begins within the request can show as
+    /// `NOENT`; the next request then says `AGAIN` until the event has been read.
     pub stopped: Option<Errno>,
 }
 

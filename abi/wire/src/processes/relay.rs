@@ -1,10 +1,20 @@
-//! Headers of the byte streams that carry the descriptors of a process that runs elsewhere.
+//! Headers of byte streams: of those that carry the descriptors of a process that runs elsewhere,
+//! and of those that carry its pages.
 
+use super::PagesHeader;
 use dunix_ids::Pid;
 use serde::{Deserialize, Serialize};
 
-/// First bytes of a stream on [`Topic::Processes`](crate::Topic), opened by the node that adopted
-/// the process towards the object's home.
+/// First bytes of a stream on [`Topic::Processes`](crate::Topic): what it carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum StreamOpening {
+    /// A descriptor.
+    Descriptor(StreamHeader),
+    /// The pages of a process that moves, opened by its target.
+    Pages(PagesHeader),
+}
+
+/// A descriptor's stream, opened by the node that adopted the process towards the object's home.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StreamHeader {
     /// The home's number for the object (see [`DescriptorKind`](super::image::DescriptorKind)).

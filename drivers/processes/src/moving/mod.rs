@@ -15,6 +15,8 @@
 
 mod arrive;
 mod freeze;
+#[allow(dead_code, reason = "freeze and arrival come next")]
+pub(crate) mod pager;
 
 pub(crate) use arrive::{Arrival, Arriving};
 pub(crate) use freeze::{Donor, Frozen};

@@ -5,7 +5,9 @@ use crate::node::Node;
 use bytes::Bytes;
 use dunix_ids::NodeId;
 use dunix_transport::{Handler, MeshStream, PeerEvent, Responder};
-use dunix_wire::processes::{Errno, ProcessesAnswer, ProcessesCall, ProcessesMessage};
+use dunix_wire::processes::{
+    Errno, ProcessesAnswer, ProcessesCall, ProcessesMessage, StreamOpening,
+};
 use dunix_wire::{decode, encode};
 use std::sync::Arc;
 
@@ -68,7 +70,11 @@ impl Handler for MeshFace {
 
     fn handle_stream(&self, from: NodeId, header: Bytes, stream: MeshStream) {
         match decode(&header) {
-            Ok(header) => self.0.serve_stream(from, header, stream),
+            Ok(StreamOpening::Descriptor(header)) => self.0.serve_stream(from, header, stream),
+            Ok(StreamOpening::Pages(header)) => {
+                let _runtime = self.0.runtime.enter();
+                self.0.offers.serve(from, header, stream);
+            }
             Err(error) => tracing::warn!(%from, %error, "a stream is refused"),
         }
     }

@@ -7,8 +7,8 @@ use crate::node::Node;
 use dunix_ids::{NodeId, Pid};
 use dunix_transport::MeshStream;
 use dunix_wire::Topic;
-use dunix_wire::processes::StreamHeader;
 use dunix_wire::processes::relay::Direction;
+use dunix_wire::processes::{StreamHeader, StreamOpening};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -44,7 +44,8 @@ impl Node {
     pub(crate) fn start_relay(self: &Arc<Node>, pid: Pid, pending: PendingRelay) {
         let Some(mesh) = self.mesh.clone() else { return };
         let PendingRelay { object, direction, fd, relay, drains } = pending;
-        let header = StreamHeader { object: object.serial, pid, direction };
+        let header =
+            StreamOpening::Descriptor(StreamHeader { object: object.serial, pid, direction });
         self.runtime.spawn(async move {
             let header = dunix_wire::encode(&header);
             match mesh.open_stream(object.home, Topic::Processes, header).await {
