@@ -48,7 +48,7 @@ pub(crate) fn become_guest(
 
 enum Never {}
 
-type Step<T> = Result<T, (SetUpStep, Errno)>;
+pub(crate) type Step<T> = Result<T, (SetUpStep, Errno)>;
 
 fn set_up_and_exec(spec: &SpawnSpec, fds: GuestFds, group: Option<u32>) -> Step<Never> {
     let at = |step| move |errno| (step, errno);
@@ -69,7 +69,8 @@ fn set_up_and_exec(spec: &SpawnSpec, fds: GuestFds, group: Option<u32>) -> Step<
     Err((SetUpStep::Exec, child::exec_fd(own.shim.as_fd(), &argv, &envp)))
 }
 
-fn enter_control_groups(doors: &[OwnedFd]) -> Step<()> {
+/// Enters control groups through their open `cgroup.procs` files.
+pub(crate) fn enter_control_groups(doors: &[OwnedFd]) -> Step<()> {
     for door in doors {
         rustix::io::write(door, b"0").map_err(|errno| (SetUpStep::ControlGroups, errno))?;
     }

@@ -10,6 +10,7 @@
 
 mod daemon;
 mod guest;
+mod nursery;
 mod program;
 pub mod protocol;
 mod serve;

@@ -228,9 +228,18 @@ pub fn ask_spawn(
     if all.len() > SPAWN_FDS_MAX {
         return Err(ProtocolError::TooMuch("number of descriptors"));
     }
-    let more = postcard::to_allocvec(&Request::Descriptors)?;
-    let last = postcard::to_allocvec(&Request::Spawn { token })?;
-    let mut parts = all.chunks(dunix_linux::scm::FDS_MAX).peekable();
+    send_in_parts(socket, &Request::Descriptors, &Request::Spawn { token }, &all)
+}
+
+/// Sends descriptors with a message, those that one message cannot carry ahead of it with `more`.
+pub(crate) fn send_in_parts<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    more: &T,
+    last: &T,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), ProtocolError> {
+    let (more, last) = (postcard::to_allocvec(more)?, postcard::to_allocvec(last)?);
+    let mut parts = fds.chunks(dunix_linux::scm::FDS_MAX).peekable();
     while let Some(part) = parts.next() {
         let body = if parts.peek().is_some() { &more } else { &last };
         dunix_linux::scm::send(socket, body, part).map_err(std::io::Error::from)?;

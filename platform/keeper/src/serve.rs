@@ -1,6 +1,7 @@
 //! The keeper's loop: one thread, three things to wait for.
 
 use crate::guest::{GuestFds, become_guest};
+use crate::nursery::Nursery;
 use crate::protocol::{self, ProtocolError, Report, Request, SPAWN_FDS_MAX, SpawnSpec};
 use dunix_linux::child::{self, Change, Fork};
 use dunix_linux::{Errno, scm, signal};
@@ -32,6 +33,8 @@ pub struct Keeper {
     group: Option<u32>,
     /// See [`Keeper::with_guest_doors`].
     doors: Vec<OwnedFd>,
+    /// There is one once a guest has been started, if there are doors.
+    nursery: Option<Nursery>,
 }
 
 impl Keeper {
@@ -53,12 +56,12 @@ impl Keeper {
             ahead: Vec::new(),
             group: None,
             doors: Vec::new(),
+            nursery: None,
         })
     }
 
-    /// Makes guests enter control groups: each writes `0` to each of these open `cgroup.procs`
-    /// files (cgroups(7)) before it does anything else. None means that guests stay in the
-    /// keeper's groups.
+    /// Makes guests start in control groups, which are entered by writing `0` to each of these open
+    /// `cgroup.procs` files (cgroups(7)). None means that guests stay in the keeper's groups.
     #[must_use]
     pub fn with_guest_doors(mut self, doors: Vec<OwnedFd>) -> Keeper {
         self.doors = doors;
@@ -126,6 +129,10 @@ impl Keeper {
                     change => Ending::DaemonDied(change),
                 }));
             }
+            if self.nursery.as_ref().is_some_and(|nursery| nursery.pid() == report.pid) {
+                self.nursery = self.nursery.take().filter(|_| !ended);
+                continue;
+            }
             let (pid, change, usage) = (report.pid, report.change.into(), report.usage);
             protocol::say(self.socket.as_fd(), &Report::Changed { pid, change, usage })?;
         }
@@ -159,14 +166,32 @@ impl Keeper {
     }
 
     fn spawn(&mut self, fds: Vec<OwnedFd>) -> Result<u32, Errno> {
-        let (spec, fds) = sort_descriptors(fds)?;
         self.group = self.group.filter(|&g| group_exists(g));
+        let pid = match self.spawn_in_nursery(&fds) {
+            Some(born) => born?,
+            None => self.fork_guest(fds)?,
+        };
+        self.group.get_or_insert(pid);
+        Ok(pid)
+    }
+
+    /// `None` without a nursery that works.
+    fn spawn_in_nursery(&mut self, fds: &[OwnedFd]) -> Option<Result<u32, Errno>> {
+        if self.doors.is_empty() {
+            return None;
+        }
+        if self.nursery.is_none() {
+            self.nursery = Nursery::start(&self.doors).ok();
+        }
+        // Its end is reported as that of any child.
+        self.nursery.as_ref()?.spawn(self.group, fds).ok()
+    }
+
+    fn fork_guest(&self, fds: Vec<OwnedFd>) -> Result<u32, Errno> {
+        let (spec, fds) = sort_descriptors(fds)?;
         match child::fork_single_threaded()? {
             Fork::Child => become_guest(&spec, fds, self.group, &self.doors),
-            Fork::Parent(pid) => {
-                self.group.get_or_insert(pid);
-                Ok(pid)
-            }
+            Fork::Parent(pid) => Ok(pid),
         }
     }
 
@@ -185,7 +210,7 @@ impl Keeper {
     }
 }
 
-fn sort_descriptors(fds: Vec<OwnedFd>) -> Result<(SpawnSpec, GuestFds), Errno> {
+pub(crate) fn sort_descriptors(fds: Vec<OwnedFd>) -> Result<(SpawnSpec, GuestFds), Errno> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or(Errno::INVAL);
     let spec = protocol::unpack_spec(next()?).map_err(|_| Errno::INVAL)?;

@@ -43,6 +43,24 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(as_errno(std::io::Error::last_os_error())) }
 }
 
+/// Closes every descriptor above 2 except one: for a forked child that never returns to the owners
+/// of the others.
+///
+/// # Errors
+/// `ENOSYS` on a kernel older than 5.9.
+pub fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    let close = |first: u32, last: u32| {
+        // SAFETY: by this function's contract nobody uses the descriptors any more.
+        let result = unsafe { libc::close_range(first, last, 0) };
+        if result == 0 { Ok(()) } else { Err(as_errno(std::io::Error::last_os_error())) }
+    };
+    if kept > 3 {
+        close(3, kept - 1)?;
+    }
+    close(kept.max(2) + 1, u32::MAX)
+}
+
 /// Takes ownership of an inherited descriptor by number, or `None` if the number is not open.
 ///
 /// Meant for a program's start: whoever calls promises that nothing else in the program owns the
