@@ -65,7 +65,11 @@ impl Running {
     }
 
     fn keepers(&self) -> Vec<u32> {
-        let is_keeper = |pid: &u32| arguments(*pid) == ["/dunix", "node"];
+        // A keeper's nursery is a fork of it, under a name of its own.
+        let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let is_keeper = |pid: &u32| {
+            arguments(*pid) == ["/dunix", "node", "--keeper"] && name(*pid) != "nursery\n"
+        };
         self.traces.processes.iter().copied().filter(is_keeper).collect()
     }
 }

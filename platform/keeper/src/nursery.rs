@@ -48,6 +48,8 @@ impl Nursery {
         match child::fork_single_threaded()? {
             Fork::Parent(pid) => Ok(Nursery { pid, socket }),
             Fork::Child => {
+                // For people; it can do without.
+                let _ = rustix::thread::set_name(c"nursery");
                 // What the keeper has open would stay open as long as the nursery lives.
                 let alone = || {
                     set_parent_process_death_signal(Some(Signal::KILL))?;
