@@ -109,14 +109,16 @@ pub const START_ARRIVAL: u32 = 1 << 0;
 pub const CHILDREN_REAPED: u64 = 1 << 0;
 /// Stops and continuations of children send no SIGCHLD (`SA_NOCLDSTOP`).
 pub const STOPS_SILENT: u64 = 1 << 1;
-/// With [`OP_TERMINAL`], and in the last of [`RemoteCall::args`] of a read, write or ioctl: the caller
-/// blocks or ignores SIGTTIN.
+/// With [`OP_TERMINAL`], and in [`RemoteCall::marks`]: the caller blocks or ignores SIGTTIN.
 pub const DEAF_TO_TTIN: u64 = 1;
 /// The same for SIGTTOU.
 pub const DEAF_TO_TTOU: u64 = 2;
 /// The answer of [`OP_REMOTE`] and [`OP_TERMINAL`] when a background process uses a terminal elsewhere: the caller rings
 /// [`OP_BACKGROUND`] and makes the call again. No errno that a program sees has this number.
 pub const REMOTE_BACKGROUND: i64 = -512;
+/// The answer of [`OP_REMOTE`] for a call that the host can do on the descriptor itself: a file that
+/// is open here too, of which only the offset lives elsewhere.
+pub const REMOTE_NOT: i64 = -513;
 /// Added to [`OP_OPEN_TERMINAL`]'s answer: calls on the descriptor ring [`OP_REMOTE`].
 pub const OPENED_REMOTE: u64 = 1 << 32;
 /// [`OP_EXEC`]'s answer when the image went to another node.
@@ -226,13 +228,16 @@ pub struct SigInfo {
 pub struct RemoteCall {
     /// 0 in a new call; the daemon sets it for the calls that follow.
     pub ticket: u64,
-    /// The host's system-call number: read, write, readv, writev, lseek,
-    /// ioctl (terminals), poll, fstat.
+    /// The host's system-call number. poll stands for a look at the one descriptor: it does not wait.
     pub nr: u32,
     /// The descriptor.
     pub fd: i32,
-    /// The call's further arguments, as the guest gave them. For poll: the events asked for,
-    /// the timeout in milliseconds (negative: none); the result is the events found.
-    /// A write may come short at any length: the shim goes on with the rest.
-    pub args: [u64; 4],
+    /// The call's further arguments, as the guest gave them. For poll: the events asked for; the
+    /// result is the events found.
+    pub args: [u64; 5],
+    /// `DEAF_*` bits.
+    pub marks: u64,
+    /// Bytes of a read or write that are done already: the call is about the rest. A call may come
+    /// short at any length.
+    pub done: u64,
 }

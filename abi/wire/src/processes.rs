@@ -21,7 +21,8 @@ pub mod table;
 
 pub use errno::Errno;
 pub use image::{
-    CallArguments, CallOutcome, CallerJob, DescriptorImage, ExecImage, RemoteCallRequest,
+    CallArguments, CallExtra, CallOutcome, CallerJob, DescriptorImage, ExecImage, Readiness,
+    RemoteCallRequest,
 };
 pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package, Refusal};
 pub use pages::{PageFrame, PagesHeader};
@@ -55,6 +56,11 @@ pub enum ProcessesMessage {
     TerminalHangUp { session: Pid, terminal: ObjectId },
     /// It stayed.
     RemoteUnshared { object: u64, with: NodeId },
+    /// A process of the sender has an object of the callee: say what becomes ready that was not when
+    /// it last heard, which was `events`.
+    RemoteWatch { object: u64, events: u16 },
+    /// Something has become ready at an object of the sender.
+    RemoteReady(Readiness),
     /// Between the two nodes of a move.
     Move(MoveMessage),
 }

@@ -63,7 +63,9 @@ impl Processes {
         let arena = slots::SlotArena::new()?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let runtime = tokio::runtime::Handle::current();
-        let node = Arc::new(Node::new(config, table, arena, bell, runtime));
+        let homes = remote::Homes::new()?;
+        let node = Arc::new(Node::new(config, table, arena, bell, homes, runtime));
+        remote::tell_readiness(&node)?;
         let server = server::Server::new(node.clone())?;
         std::thread::Builder::new()
             .name("doorbell".into())

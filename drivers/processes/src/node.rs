@@ -10,7 +10,7 @@ use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
 use crate::moving::pager::Offers;
-use crate::remote::{Homes, InFlight, RemoteTable};
+use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -44,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) extension: Arc<dyn Extension>,
     pub(crate) arena: SlotArena,
     pub(crate) homes: Homes,
+    pub(crate) mirrors: Mirrors,
     /// Pages of processes that leave.
     pub(crate) offers: Offers,
     pub(crate) runtime: Handle,
@@ -138,6 +139,7 @@ impl Node {
         table: ProcTable,
         arena: SlotArena,
         bell: OwnedFd,
+        homes: Homes,
         runtime: Handle,
     ) -> Node {
         Node {
@@ -151,7 +153,8 @@ impl Node {
             policy: config.policy,
             extension: config.extension,
             arena,
-            homes: Homes::new(),
+            homes,
+            mirrors: Mirrors::default(),
             offers: Offers::default(),
             runtime,
             events: broadcast::Sender::new(EVENTS_KEPT),

@@ -79,6 +79,46 @@ const fn ret_errno(errno: Errno) -> u32 {
     RET_ERRNO | errno.get() as u32
 }
 
+/// Instructions of [`WIDE`].
+const WIDE_LENGTH: usize = 14 + crate::table::WIDE.len();
+
+/// Asked by the shim of [`WIDE`] whether it is there: it answers `EALREADY`.
+pub const WIDE_PROBE: u64 = doorbell::NR + 1;
+
+/// A second filter, behind the first, for a process that may have descriptors of other nodes: traps
+/// the guest's calls of [`crate::table::WIDE`].
+pub const WIDE: [Instruction; WIDE_LENGTH] = wide();
+
+#[expect(clippy::cast_possible_truncation, reason = "small numbers, checked by the test")]
+const fn wide() -> [Instruction; WIDE_LENGTH] {
+    const fn at(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
+        Instruction { code, jt, jf, k }
+    }
+    let calls = crate::table::WIDE;
+    let mut code = [at(RETURN, 0, 0, RET_ALLOW); WIDE_LENGTH];
+    code[0] = at(LOAD, 0, 0, AT_ARCH);
+    code[1] = at(EQUAL, 1, 0, ARCH_X86_64);
+    code[2] = at(RETURN, 0, 0, RET_ALLOW);
+    code[3] = at(LOAD, 0, 0, AT_IP_HIGH);
+    code[4] = at(EQUAL, 0, 6, RESERVED_HIGH);
+    code[5] = at(LOAD, 0, 0, AT_IP_LOW);
+    code[6] = at(GREATER_EQUAL, 4, 0, low(layout::TEXT_END));
+    code[7] = at(LOAD, 0, 0, AT_NR);
+    code[8] = at(EQUAL, 0, 1, low(WIDE_PROBE));
+    code[9] = at(RETURN, 0, 0, ret_errno(Errno::EALREADY));
+    code[10] = at(RETURN, 0, 0, RET_ALLOW);
+    code[11] = at(LOAD, 0, 0, AT_NR);
+    let mut index = 0;
+    while index < calls.len() {
+        let to_trap = (calls.len() - index) as u8;
+        code[12 + index] = at(EQUAL, to_trap, 0, low(calls[index]));
+        index += 1;
+    }
+    code[12 + calls.len()] = at(RETURN, 0, 0, RET_ALLOW);
+    code[13 + calls.len()] = at(RETURN, 0, 0, RET_TRAP);
+    code
+}
+
 /// Goes before a guest's own filter: calls that the shim issues pass; the guest's program then
 /// begins with an accumulator of zero, as it expects. Jumps are relative and need no change.
 pub const GUEST_PROLOGUE: [Instruction; 6] = [
@@ -307,6 +347,10 @@ mod tests {
     }
 
     fn run(program: &Program, call: &Call) -> u32 {
+        run_code(program.instructions(), call)
+    }
+
+    fn run_code(code: &[Instruction], call: &Call) -> u32 {
         let mut data = [0u8; 64];
         data[0..4].copy_from_slice(&call.nr.to_le_bytes());
         data[4..8].copy_from_slice(&call.arch.to_le_bytes());
@@ -314,7 +358,6 @@ mod tests {
         for (index, arg) in call.args.iter().enumerate() {
             data[16 + 8 * index..24 + 8 * index].copy_from_slice(&arg.to_le_bytes());
         }
-        let code = program.instructions();
         let (mut at, mut acc) = (0usize, 0u32);
         loop {
             let i = code[at];
@@ -425,5 +468,22 @@ mod tests {
         assert_eq!(guest(nr::GETRANDOM, [0, 257, 0, 0, 0, 0]), RET_TRAP);
         assert_eq!(guest(nr::GETRANDOM, [0, 1 << 32, 0, 0, 0, 0]), RET_TRAP);
         assert_eq!(guest(nr::PRLIMIT64, [5, 0, 0, 0, 0, 0]), RET_TRAP);
+    }
+
+    #[test]
+    fn the_second_filter_traps_its_calls_of_the_guest_only() {
+        let ask =
+            |nr, ip| run_code(&WIDE, &Call { arch: ARCH_X86_64, nr: low(nr), ip, args: [0; 6] });
+        for number in 0..512 {
+            let wanted = if crate::table::WIDE.contains(&number) { RET_TRAP } else { RET_ALLOW };
+            assert_eq!(ask(number, 0x40_0000), wanted, "{number}");
+            assert_eq!(ask(number, layout::TEXT_START), RET_ALLOW, "{number}");
+            assert_eq!(ask(number, layout::TEXT_END), wanted, "{number}");
+        }
+        assert_eq!(ask(WIDE_PROBE, layout::TEXT_START), ret_errno(Errno::EALREADY));
+        assert_eq!(ask(WIDE_PROBE, 0x40_0000), RET_ALLOW);
+        assert_eq!(ask(doorbell::NR, layout::TEXT_START), RET_ALLOW);
+        let other = Call { arch: 1, nr: low(nr::PREAD64), ip: 0x40_0000, args: [0; 6] };
+        assert_eq!(run_code(&WIDE, &other), RET_ALLOW);
     }
 }

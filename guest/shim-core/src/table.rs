@@ -45,6 +45,67 @@ pub struct Row {
     pub reason: &'static str,
 }
 
+/// Calls on a descriptor that only differ if it lives at another node. They are native; in a process that
+/// may have such descriptors a second filter traps them ([`crate::bpf::WIDE`]).
+pub const WIDE: [u64; 27] = [
+    nr::PREAD64,
+    nr::PWRITE64,
+    nr::ACCEPT,
+    nr::SHUTDOWN,
+    nr::GETSOCKNAME,
+    nr::GETPEERNAME,
+    nr::SETSOCKOPT,
+    nr::GETSOCKOPT,
+    nr::FCNTL,
+    nr::FSYNC,
+    nr::FDATASYNC,
+    nr::FTRUNCATE,
+    nr::GETDENTS,
+    nr::FCHMOD,
+    nr::FSTATFS,
+    nr::FADVISE64,
+    nr::INOTIFY_RM_WATCH,
+    nr::SYNC_FILE_RANGE,
+    nr::FALLOCATE,
+    nr::TIMERFD_SETTIME,
+    nr::TIMERFD_GETTIME,
+    nr::ACCEPT4,
+    nr::PREADV,
+    nr::PWRITEV,
+    nr::SYNCFS,
+    nr::PREADV2,
+    nr::PWRITEV2,
+];
+
+/// Whether a call on a descriptor of another node is executed at its home. `second` is its second
+/// argument (the command of fcntl).
+#[must_use]
+pub fn is_at_home(number: u64, second: u64) -> bool {
+    /// `F_GETFL`, `F_SETFL`, `F_SETPIPE_SZ` to `F_GET_SEALS`: about the description.
+    const fn is_about_description(command: u64) -> bool {
+        matches!(command & 0xffff_ffff, 3 | 4 | 1031..=1034)
+    }
+    match number {
+        nr::FCNTL => is_about_description(second),
+        nr::READ
+        | nr::WRITE
+        | nr::READV
+        | nr::WRITEV
+        | nr::LSEEK
+        | nr::GETDENTS64
+        | nr::CONNECT
+        | nr::BIND
+        | nr::LISTEN
+        | nr::SENDTO
+        | nr::RECVFROM
+        | nr::SENDMSG
+        | nr::RECVMSG
+        | nr::SENDMMSG
+        | nr::RECVMMSG => true,
+        _ => WIDE.contains(&number),
+    }
+}
+
 macro_rules! table {
     ($($number:literal $name:ident $class:ident $(($arg:expr))?, $reason:literal;)*) => {
         /// System-call numbers by name.

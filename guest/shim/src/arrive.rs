@@ -14,7 +14,7 @@ use crate::process::Process;
 use crate::script::{self, Role};
 use crate::signal::{self, action};
 use crate::thread::Thread;
-use crate::{host, report};
+use crate::{filter, host, report};
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{OP_PARKED, OP_SCRIPT_DONE, StartInfo};
 use dunix_guest_abi::layout::{ARRIVAL_END, ARRIVAL_STACKS};
@@ -103,6 +103,7 @@ fn restore_process(process: &Process) -> Result<(), Errno> {
     let header = script::header();
     process.slot.store(header.slot, Ordering::Relaxed);
     process.remote.set_words(&header.remote_fds);
+    filter::note_wide();
     signal::install()?;
     for signal in 1..=SIGNAL_MAX {
         action::install(signal, &process.action(signal));

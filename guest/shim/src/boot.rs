@@ -58,6 +58,7 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
     let exe_fd = match start() {
         Some(info) if info.flags & START_ARRIVAL != 0 => {
             map_arena(&info);
+            widen();
             arrive::begin(&info)
         }
         Some(info) => start_with_daemon(thread, &info),
@@ -126,7 +127,17 @@ fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
     EXE_PATH.set(until_zero(&info.exe_path));
     EXEC_FN.set(until_zero(&info.exec_fn));
     map_arena(info);
+    if !PROCESS.remote.is_empty() {
+        widen();
+    }
     info.exe_fd
+}
+
+/// Traps all calls on descriptors that may live at another node.
+fn widen() {
+    if let Err(error) = filter::widen() {
+        report::fatal("cannot install the filter", "errno", u64::from(error.get()));
+    }
 }
 
 fn map_arena(info: &StartInfo) {

@@ -1,8 +1,9 @@
 //! Installing the filter, and handing its listener to the daemon.
 
 use crate::host;
+use core::sync::atomic::{AtomicBool, Ordering};
 use dunix_guest_abi::doorbell::BOOT_FD;
-use dunix_shim_core::bpf::{Bell, Program};
+use dunix_shim_core::bpf::{Bell, Instruction, Program, WIDE, WIDE_PROBE};
 use dunix_shim_core::{Errno, nr};
 
 const SET_MODE_FILTER: u64 = 1;
@@ -14,7 +15,7 @@ const PR_SET_NO_NEW_PRIVS: u64 = 38;
 #[repr(C)]
 struct Prog {
     len: u16,
-    filter: *const dunix_shim_core::bpf::Instruction,
+    filter: *const Instruction,
 }
 
 /// Installs the filter; with [`Bell::Notify`] returns the listener's descriptor.
@@ -23,9 +24,38 @@ struct Prog {
 /// What seccomp(2) reports.
 pub(crate) fn install(bell: Bell) -> Result<i32, Errno> {
     let program = Program::filter(bell);
-    let code = program.instructions();
-    let prog = Prog { len: u16::try_from(code.len()).unwrap_or(0), filter: code.as_ptr() };
     let flags = if bell == Bell::Notify { FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV } else { 0 };
+    install_code(program.instructions(), flags)
+}
+
+/// Whether calls of [`dunix_shim_core::table::WIDE`] are trapped.
+static IS_WIDE: AtomicBool = AtomicBool::new(false);
+
+/// Installs the second filter, unless it is there already.
+///
+/// # Errors
+/// What seccomp(2) reports.
+pub(crate) fn widen() -> Result<(), Errno> {
+    // SAFETY: a number that no kernel knows; the filter answers it.
+    if unsafe { host::call(WIDE_PROBE, [0; 6]) } != Err(Errno::EALREADY) {
+        install_code(&WIDE, 0)?;
+    }
+    note_wide();
+    Ok(())
+}
+
+/// The second filter is there: so it is in every process that came by a move.
+pub(crate) fn note_wide() {
+    IS_WIDE.store(true, Ordering::Relaxed);
+}
+
+/// Whether the second filter is there.
+pub(crate) fn is_wide() -> bool {
+    IS_WIDE.load(Ordering::Relaxed)
+}
+
+fn install_code(code: &[Instruction], flags: u64) -> Result<i32, Errno> {
+    let prog = Prog { len: u16::try_from(code.len()).unwrap_or(0), filter: code.as_ptr() };
     let args = [SET_MODE_FILTER, flags, &raw const prog as u64, 0, 0, 0];
     // SAFETY: reads the program only.
     let mut result = unsafe { host::call(nr::SECCOMP, args) };

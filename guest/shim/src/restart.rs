@@ -13,6 +13,7 @@
 //! own: each turn takes one signal of the daemon's.
 
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN, Request};
+use crate::calls::remote;
 use crate::host;
 use crate::park;
 use crate::signal::deliver::{self, INTERRUPTED};
@@ -95,6 +96,11 @@ pub(crate) unsafe fn keep_after(
     mut earlier: Earlier,
 ) -> End {
     loop {
+        if remote::takes(thread, request.nr, &request.args) {
+            // By a move since it was issued first: the object has stayed behind.
+            let result = remote::run(thread, request.mask, request.nr, request.args);
+            return End { result, is_cut: false };
+        }
         if let Some(timeout) = &mut timeout {
             if earlier != Earlier::Nothing {
                 timeout.left = timeout.left();

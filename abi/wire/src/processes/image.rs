@@ -75,7 +75,8 @@ pub enum DescriptorKind {
     Stream { flags: u32, home: NodeId, object: u64, drains: bool },
     /// A placeholder at the target that is as ready as the object is; every call runs at the home.
     /// `drains`: what is written reaches its last home by a relay, which an exit has to wait for.
-    Remote { flags: u32, home: NodeId, object: u64, what: RemoteKind, drains: bool },
+    /// `ready`: poll(2)'s bits when it was described.
+    Remote { flags: u32, home: NodeId, object: u64, what: RemoteKind, drains: bool, ready: u16 },
     /// eventfd(2) that nobody else has.
     Event { flags: u32, count: u64, is_semaphore: bool },
     /// timerfd_create(2) that nobody else has.
@@ -171,10 +172,9 @@ pub enum CallArguments {
         argument: Vec<u8>,
         answer_bytes: u32,
     },
-    /// `POLL*` bits; returns the ones that hold, waits at most so long (negative: for ever).
+    /// `POLL*` bits; returns the ones that hold now.
     Poll {
         events: u16,
-        timeout_ms: i32,
     },
     /// One of the ioctls that name sessions and groups (`TIOCSPGRP`, ...), its argument by value.
     Terminal {
@@ -183,13 +183,63 @@ pub enum CallArguments {
     },
     /// fstat(2); the outcome's data is x86-64's `struct stat`.
     Status,
+    /// A call that does not wait, with its number, its arguments after the descriptor, and the
+    /// structures that it reads.
+    Plain {
+        number: u32,
+        arguments: [u64; 5],
+        input: Vec<u8>,
+    },
+    /// sendmsg(2) with `MSG_*` flags; an empty address is none.
+    Send {
+        data: Vec<u8>,
+        address: Vec<u8>,
+        flags: i32,
+    },
+    /// recvmsg(2) with `MSG_*` flags.
+    Receive {
+        bytes: u32,
+        flags: i32,
+    },
+    /// accept4(2): a new object of the home, for the caller's node.
+    Accept {
+        flags: i32,
+    },
+    Connect {
+        address: Vec<u8>,
+    },
 }
 
 /// What a remote call returned.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CallOutcome {
     /// As the system call returns it: negative for an errno.
     pub value: i64,
-    /// Bytes read, or the ioctl's structure.
+    /// Bytes read, or the structures that the call writes.
     pub data: Vec<u8>,
+    pub extra: CallExtra,
+    /// What is ready now at the objects of this home that the caller's node watches, as far as it
+    /// has changed by the call.
+    pub ready: Vec<Readiness>,
+}
+
+/// What some calls return beside their bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum CallExtra {
+    #[default]
+    None,
+    /// Of a message that was received.
+    Message { address: Vec<u8>, control: Vec<u8>, flags: i32 },
+    /// A connection that was accepted, now an object of the home.
+    Accepted { object: u64, address: Vec<u8>, ready: u16 },
+}
+
+/// What is ready at an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    pub object: u64,
+    /// `POLL*` bits (poll(2)).
+    pub events: u16,
+    /// Grows with each word of the home about anything: an older word is void.
+    pub serial: u64,
 }

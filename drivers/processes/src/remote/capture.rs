@@ -8,6 +8,7 @@ use super::alone::Others;
 use super::fdinfo::{self, Descriptor};
 use super::homes::{Object, Purpose};
 use super::offer::Offer;
+use super::watch::ready_now;
 use super::{RemoteFd, RemoteTable};
 use crate::host;
 use crate::node::Node;
@@ -192,7 +193,9 @@ impl Capture {
             let path = path_of(fd.as_fd())?;
             return Ok(DescriptorKind::SharedFile { path, flags, home, object });
         }
-        Ok(DescriptorKind::Remote { flags, home, object, what, drains })
+        // The placeholder's own ends show what the home has told.
+        let ready = ready_now(fd);
+        Ok(DescriptorKind::Remote { flags, home, object, what, drains, ready })
     }
 
     fn describe(
@@ -323,8 +326,8 @@ impl Capture {
             return Ok(DescriptorKind::File { path, flags: flags.bits(), offset });
         }
         let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
-        let (purpose, relays) = (Purpose::Calls(RemoteKind::File), Vec::new());
-        let object = self.offer.keep(Object { original: copy, purpose, relays })?;
+        let purpose = Purpose::Calls(RemoteKind::File);
+        let object = self.offer.keep(Object::new(copy, purpose, Vec::new()))?;
         let home = self.offer.node.id;
         Ok(DescriptorKind::SharedFile { path, flags: flags.bits(), home, object })
     }
@@ -346,8 +349,10 @@ impl Capture {
         let original = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
         let relays = self.remote.relays_of(stat);
         let drains = !relays.is_empty();
-        let object = self.offer.keep(Object { original, purpose: Purpose::Calls(what), relays })?;
-        Ok(DescriptorKind::Remote { flags, home: self.offer.node.id, object, what, drains })
+        let ready = ready_now(&original);
+        let object = self.offer.keep(Object::new(original, Purpose::Calls(what), relays))?;
+        let home = self.offer.node.id;
+        Ok(DescriptorKind::Remote { flags, home, object, what, drains, ready })
     }
 
     fn leave_for_relay(
@@ -357,7 +362,7 @@ impl Capture {
     ) -> Result<(u64, bool), Unmovable> {
         let relays = self.remote.relays_of(stat);
         let drains = !relays.is_empty();
-        let object = Object { original, purpose: Purpose::Relay, relays };
+        let object = Object::new(original, Purpose::Relay, relays);
         Ok((self.offer.keep(object)?, drains))
     }
 }

@@ -1,85 +1,160 @@
 //! Running a holder's call on an object that has its home here.
 
-use super::homes::{Object, Purpose, reopen};
-use super::pump::watch;
+use super::homes::{Object, Purpose};
+use super::sockets;
+use super::waiting::Waiting;
+use super::watch::ready_now;
 use crate::node::Node;
 use crate::terminal::{Gate, Job, TerminalCall};
 use dunix_guest_abi::doorbell::REMOTE_BACKGROUND;
 use dunix_ids::NodeId;
-use dunix_linux::{Errno, Result, terminal_calls};
+use dunix_linux::{Errno, Result, plain_calls, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
 use dunix_wire::processes::{CallArguments, CallOutcome, RemoteCallRequest};
-use rustix::fs::{OFlags, SeekFrom, fcntl_getfl};
-use std::os::fd::{AsFd, OwnedFd};
+use rustix::fs::SeekFrom;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+/// A call that succeeded.
+pub(super) type Done = CallOutcome;
+
 impl Node {
-    /// Runs a call and says what it returned.
-    pub(crate) async fn execute(&self, from: NodeId, request: RemoteCallRequest) -> CallOutcome {
-        let Some(object) = self.homes.get(request.object) else { return failed(Errno::BADF) };
-        let Purpose::Calls(what) = object.purpose else { return failed(Errno::BADF) };
-        let ticket = request.ticket;
-        let cancelled = self.homes.begin_call(from, ticket);
-        let outcome = match what {
-            _ if request.call == CallArguments::Status => status(&object, self.ids_base),
-            RemoteKind::File | RemoteKind::Directory => {
-                let call = request.call;
+    /// Runs a call and says what it returned. `cancelled` is told if its caller gives it up.
+    pub(crate) async fn execute(
+        &self,
+        from: NodeId,
+        request: RemoteCallRequest,
+        cancelled: Arc<Notify>,
+    ) -> CallOutcome {
+        let (ticket, called) = (request.ticket, request.object);
+        let outcome = self.run_call(from, request, &cancelled).await;
+        self.homes.end_call(from, ticket);
+        let mut outcome = outcome.unwrap_or_else(failed);
+        outcome.ready = self.homes.watches.changes_for(from, called);
+        outcome
+    }
+
+    async fn run_call(
+        &self,
+        from: NodeId,
+        request: RemoteCallRequest,
+        cancelled: &Notify,
+    ) -> Result<Done> {
+        let object = self.homes.get(request.object).ok_or(Errno::BADF)?;
+        let Purpose::Calls(what) = object.purpose else { return Err(Errno::BADF) };
+        if let RemoteKind::Terminal { pts } = what {
+            match self.gate(pts, &request) {
+                Gate::Open => {}
+                Gate::Background => {
+                    return Ok(CallOutcome { value: REMOTE_BACKGROUND, ..CallOutcome::default() });
+                }
+                Gate::Closed => return Err(Errno::IO),
+            }
+        }
+        match request.call {
+            CallArguments::Status => status(&object, self.ids_base),
+            CallArguments::Poll { events } => Ok(value(usize::from(ready_among(&object, events)))),
+            CallArguments::Terminal { request: number, argument } => {
+                let call = (request.pid, Job::from(request.job), number, argument);
+                self.on_terminal(&object, call).await
+            }
+            CallArguments::Ioctl { request, value, argument, answer_bytes } => {
+                ioctl(&object, request, value, argument, answer_bytes)
+            }
+            CallArguments::Plain { number, arguments, input } => {
+                self.plain(object, number, arguments, input).await
+            }
+            CallArguments::Send { data, address, flags } => {
+                sockets::send(&object, &data, &address, flags, cancelled).await
+            }
+            CallArguments::Receive { bytes, flags } => {
+                sockets::receive(&object, bytes, flags, cancelled).await
+            }
+            CallArguments::Accept { flags } => self.accept(&object, from, flags, cancelled).await,
+            CallArguments::Connect { address } => {
+                sockets::connect(&object, &address, cancelled).await
+            }
+            CallArguments::Read { bytes: 0 } if what == RemoteKind::Socket => Ok(value(0)),
+            CallArguments::Read { bytes } if what == RemoteKind::Socket => {
+                sockets::receive(&object, bytes, 0, cancelled).await
+            }
+            CallArguments::Write { data } if what == RemoteKind::Socket => {
+                sockets::send(&object, &data, &[], 0, cancelled).await
+            }
+            call if matches!(what, RemoteKind::File | RemoteKind::Directory) => {
                 let done = self.runtime.spawn_blocking(move || on_file(&object, call)).await;
                 done.unwrap_or(Err(Errno::IO))
             }
-            RemoteKind::Pipe | RemoteKind::Socket | RemoteKind::Queue => {
-                on_queue(object, request.call, &cancelled).await
-            }
-            RemoteKind::Terminal { pts } => match self.gate(pts, &request) {
-                Gate::Open => self.on_terminal(object, request, &cancelled).await,
-                Gate::Background => Ok(CallOutcome { value: REMOTE_BACKGROUND, data: Vec::new() }),
-                Gate::Closed => Err(Errno::IO),
-            },
-        };
-        self.homes.end_call(from, ticket);
-        outcome.unwrap_or_else(failed)
+            CallArguments::Read { bytes } => read(&object, what, bytes, cancelled).await,
+            CallArguments::Write { data } => write(&object, what, &data, cancelled).await,
+            CallArguments::Seek { .. } => Err(Errno::SPIPE),
+        }
     }
-}
 
-impl Node {
     async fn on_terminal(
         &self,
-        object: Arc<Object>,
-        request: RemoteCallRequest,
-        cancelled: &Notify,
-    ) -> Result<CallOutcome> {
-        let CallArguments::Terminal { request: number, argument } = request.call else {
-            return on_queue(object, request.call, cancelled).await;
-        };
+        object: &Arc<Object>,
+        (pid, job, request, argument): (dunix_ids::Pid, Job, u32, i32),
+    ) -> Result<Done> {
+        if !matches!(object.purpose, Purpose::Calls(RemoteKind::Terminal { .. })) {
+            return Err(Errno::NOTTY);
+        }
         let (answer, outcome) = tokio::sync::oneshot::channel();
+        let fd = object.duplicate()?;
+        let request = request.into();
         self.extension.handle_terminal_call(TerminalCall {
-            pid: request.pid,
-            job: Job::from(request.job),
-            fd: object.duplicate()?,
-            request: number.into(),
+            pid,
+            job,
+            fd,
+            request,
             argument,
             answer,
         });
         let value = outcome.await.unwrap_or(Err(Errno::IO))?;
-        Ok(CallOutcome { value, data: Vec::new() })
+        Ok(CallOutcome { value, ..CallOutcome::default() })
+    }
+
+    async fn plain(
+        &self,
+        object: Arc<Object>,
+        number: u32,
+        arguments: [u64; 5],
+        input: Vec<u8>,
+    ) -> Result<Done> {
+        // fsync(2) and kin look at disks, or at the tree.
+        let done = self.runtime.spawn_blocking(move || {
+            plain_calls::run(object.original.as_fd(), number, arguments, &input)
+        });
+        let (value, data) = done.await.unwrap_or(Err(Errno::IO))?;
+        Ok(CallOutcome { value, data, ..CallOutcome::default() })
     }
 }
 
 fn failed(errno: Errno) -> CallOutcome {
-    CallOutcome { value: -i64::from(errno.raw_os_error()), data: Vec::new() }
+    CallOutcome { value: -i64::from(errno.raw_os_error()), ..CallOutcome::default() }
 }
 
-fn value(value: usize) -> CallOutcome {
-    CallOutcome { value: i64::try_from(value).unwrap_or(i64::MAX), data: Vec::new() }
+pub(super) fn value(value: usize) -> CallOutcome {
+    CallOutcome { value: i64::try_from(value).unwrap_or(i64::MAX), ..CallOutcome::default() }
+}
+
+/// poll(2)'s answer for these events.
+fn ready_among(object: &Object, events: u16) -> u16 {
+    /// `POLLERR`, `POLLHUP`: told unasked.
+    const UNASKED: u16 = 0x8 | 0x10;
+    // `POLLRDNORM`, `POLLWRNORM`.
+    const READ_TOO: u16 = 0x40;
+    const WRITE_TOO: u16 = 0x100;
+    let now = ready_now(&object.original);
+    let also =
+        if now & 0x1 != 0 { READ_TOO } else { 0 } | if now & 0x4 != 0 { WRITE_TOO } else { 0 };
+    (now | also) & (events | UNASKED)
 }
 
 /// Describes the object as fstat(2) does: the words of x86-64's `struct stat`, owners as guests
 /// see them (theirs begin at `ids_base`).
-fn status(object: &Object, ids_base: u32) -> Result<CallOutcome> {
+fn status(object: &Object, ids_base: u32) -> Result<Done> {
     /// Who has no number in a user namespace (`/proc/sys/kernel/overflowuid`).
     const NOBODY: u32 = 65534;
     let stat = rustix::fs::fstat(&object.original)?;
@@ -105,11 +180,11 @@ fn status(object: &Object, ids_base: u32) -> Result<CallOutcome> {
         0,
     ];
     let data = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    Ok(CallOutcome { value: 0, data })
+    Ok(CallOutcome { data, ..CallOutcome::default() })
 }
 
 /// A file: calls do not wait, and its offset lock is the kernel's.
-fn on_file(object: &Object, call: CallArguments) -> Result<CallOutcome> {
+fn on_file(object: &Object, call: CallArguments) -> Result<Done> {
     match call {
         CallArguments::Read { bytes } => {
             let mut data = vec![0; (bytes as usize).min(CALL_BYTES_MAX)];
@@ -128,149 +203,80 @@ fn on_file(object: &Object, call: CallArguments) -> Result<CallOutcome> {
                 _ => return Err(Errno::INVAL),
             };
             let at = rustix::fs::seek(&object.original, to)?;
-            Ok(CallOutcome { value: at.cast_signed(), data: Vec::new() })
+            Ok(CallOutcome { value: at.cast_signed(), ..CallOutcome::default() })
         }
-        CallArguments::Ioctl { .. } | CallArguments::Terminal { .. } => Err(Errno::NOTTY),
         // Answered before, for every kind of object.
-        CallArguments::Status => Err(Errno::NOSYS),
-        CallArguments::Poll { events, .. } => Ok(value(usize::from(events & 0x45))),
+        _ => Err(Errno::NOSYS),
     }
 }
 
-/// A pipe or terminal: calls wait, on a description of our own.
-async fn on_queue(
-    object: Arc<Object>,
-    call: CallArguments,
+fn ioctl(
+    object: &Object,
+    request: u32,
+    argument: u64,
+    mut data: Vec<u8>,
+    answer_bytes: u32,
+) -> Result<Done> {
+    let answer_bytes = (answer_bytes as usize).min(CALL_BYTES_MAX);
+    data.resize(data.len().max(answer_bytes), 0);
+    let result = terminal_calls::ioctl(object.original.as_fd(), request, argument, &mut data)?;
+    data.truncate(answer_bytes);
+    Ok(CallOutcome { value: i64::from(result), data, ..CallOutcome::default() })
+}
+
+/// A pipe, a terminal, or what else has a queue.
+async fn read(
+    object: &Arc<Object>,
+    what: RemoteKind,
+    bytes: u32,
     cancelled: &Notify,
-) -> Result<CallOutcome> {
-    let flags = fcntl_getfl(&object.original)?;
-    let access = flags & OFlags::RWMODE;
-    let own = reopen(object.original.as_fd(), access)?;
-    let waits = !flags.contains(OFlags::NONBLOCK);
-    match call {
-        CallArguments::Read { bytes } => {
-            let mut data = vec![0; (bytes as usize).min(CALL_BYTES_MAX)];
-            let queue = watch(own, Interest::READABLE).map_err(|_| Errno::IO)?;
-            let got = tokio::select! {
-                biased;
-                got = read(&queue, &mut data, waits) => got?,
-                () = cancelled.notified() => return Err(Errno::INTR),
-            };
-            data.truncate(got);
-            Ok(CallOutcome { data, ..value(got) })
-        }
-        CallArguments::Write { data } => {
-            let queue = watch(own, Interest::WRITABLE).map_err(|_| Errno::IO)?;
-            let mut written = 0;
-            let result = tokio::select! {
-                biased;
-                result = write(&queue, &data, waits, &mut written) => result,
-                () = cancelled.notified() => Err(Errno::INTR),
-            };
-            match result {
-                Err(errno) if written == 0 => Err(errno),
-                _ => Ok(value(written)),
-            }
-        }
-        CallArguments::Seek { .. } => Err(Errno::SPIPE),
-        CallArguments::Terminal { .. } => Err(Errno::NOTTY),
-        CallArguments::Status => Err(Errno::NOSYS),
-        CallArguments::Ioctl { request, value: argument, argument: structure, answer_bytes } => {
-            let mut data = structure;
-            let answer_bytes = (answer_bytes as usize).min(CALL_BYTES_MAX);
-            data.resize(data.len().max(answer_bytes), 0);
-            let result = terminal_calls::ioctl(own.as_fd(), request, argument, &mut data)?;
-            data.truncate(answer_bytes);
-            Ok(CallOutcome { value: i64::from(result), data })
-        }
-        CallArguments::Poll { events, timeout_ms } => {
-            poll(own, events, timeout_ms, cancelled).await
-        }
-    }
-}
-
-async fn read(queue: &AsyncFd<OwnedFd>, into: &mut [u8], waits: bool) -> Result<usize> {
-    loop {
-        match rustix::io::read(queue.get_ref(), &mut *into) {
-            Err(Errno::AGAIN) if waits => {
-                let mut ready = queue.readable().await.map_err(|_| Errno::IO)?;
-                // Looked at again before it waits: readiness is an edge.
-                match rustix::io::read(queue.get_ref(), &mut *into) {
-                    Err(Errno::AGAIN) => ready.clear_ready(),
-                    Err(Errno::INTR) => {}
-                    other => return other,
-                }
-            }
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
-    }
+) -> Result<Done> {
+    let waiting = Waiting::to_read(object, cancelled);
+    let mut data = vec![0; (bytes as usize).min(CALL_BYTES_MAX)];
+    let got = if what == RemoteKind::Queue {
+        let attempt =
+            || object.in_turn(waiting.waits(), READABLE, |fd| rustix::io::read(fd, &mut data));
+        waiting.until_done(attempt).await?
+    } else {
+        let own = object.nonblocking()?;
+        waiting.until_done(|| rustix::io::read(own, &mut data)).await?
+    };
+    data.truncate(got);
+    Ok(CallOutcome { data, ..value(got) })
 }
 
 async fn write(
-    queue: &AsyncFd<OwnedFd>,
-    from: &[u8],
-    waits: bool,
-    written: &mut usize,
-) -> Result<()> {
-    while let Some(rest) = from.get(*written..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::write(queue.get_ref(), rest) {
-            Ok(count) => *written += count,
-            Err(Errno::AGAIN) if waits => {
-                let mut ready = queue.writable().await.map_err(|_| Errno::IO)?;
-                match rustix::io::write(queue.get_ref(), rest) {
-                    Ok(count) => *written += count,
-                    Err(Errno::AGAIN) => ready.clear_ready(),
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(errno),
-                }
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-async fn poll(
-    own: OwnedFd,
-    events: u16,
-    timeout_ms: i32,
+    object: &Arc<Object>,
+    what: RemoteKind,
+    data: &[u8],
     cancelled: &Notify,
-) -> Result<CallOutcome> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let wanted = PollFlags::from_bits_retain(events);
-    let now = |fd: &OwnedFd| -> Result<u16> {
-        let mut polled = [PollFd::new(fd, wanted)];
-        poll(&mut polled, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-        Ok(polled[0].revents().bits())
-    };
-    let held = now(&own)?;
-    if held != 0 || timeout_ms == 0 {
-        return Ok(value(usize::from(held)));
-    }
-    let interest = match (wanted.contains(PollFlags::IN), wanted.contains(PollFlags::OUT)) {
-        (true, true) => Interest::READABLE | Interest::WRITABLE,
-        (false, true) => Interest::WRITABLE,
-        _ => Interest::READABLE,
-    };
-    let queue = watch(own, interest).map_err(|_| Errno::IO)?;
-    let ready = async {
-        loop {
-            let Ok(mut ready) = queue.ready(interest).await else { return Err(Errno::IO) };
-            match now(queue.get_ref())? {
-                0 => ready.clear_ready(),
-                held => return Ok(held),
-            }
+) -> Result<Done> {
+    let waiting = Waiting::to_write(object, cancelled);
+    let mut written = 0;
+    loop {
+        let rest = data.get(written..).unwrap_or(&[]);
+        let result = if what == RemoteKind::Queue {
+            let attempt =
+                || object.in_turn(waiting.waits(), WRITABLE, |fd| rustix::io::write(fd, rest));
+            waiting.until_done(attempt).await
+        } else {
+            let own = object.nonblocking()?;
+            waiting.until_done(|| rustix::io::write(own, rest)).await
+        };
+        match result {
+            Ok(count) => written += count,
+            Err(errno) if written == 0 => return Err(errno),
+            Err(_) => break,
         }
-    };
-    let patience = u64::try_from(timeout_ms).map_or(FOREVER, Duration::from_millis);
-    tokio::select! {
-        held = ready => Ok(value(usize::from(held?))),
-        () = tokio::time::sleep(patience) => Ok(value(0)),
-        () = cancelled.notified() => Err(Errno::INTR),
+        // Other queues take a whole message at a time.
+        if written >= data.len() || what == RemoteKind::Queue {
+            break;
+        }
     }
+    Ok(value(written))
 }
 
-/// Longer than any process lives.
-const FOREVER: Duration = Duration::from_secs(365 * 86400);
+/// `POLLIN`, or an error or end that a read reports.
+const READABLE: u16 = 0x1 | 0x8 | 0x10;
+/// `POLLOUT`, or an error or end that a write reports.
+const WRITABLE: u16 = 0x4 | 0x8 | 0x10;

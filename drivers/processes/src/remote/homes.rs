@@ -6,15 +6,17 @@
 //! is let go when every count is zero.
 
 use super::pump::Relay;
+use super::watch::{Watches, ready_now};
 use crate::node::lock;
 use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, kcmp};
 use dunix_wire::processes::image::RemoteKind;
-use rustix::fs::{Mode, OFlags, fstat, open};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::fcntl_dupfd_cloexec;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::Notify;
 
 /// Most objects that a node keeps for others; at the limit a remote exec is refused (`ENFILE`).
@@ -28,7 +30,13 @@ pub(crate) struct Object {
     /// What is done with it.
     pub(crate) purpose: Purpose,
     /// Relays that carry on what is written to it: an exit of its holder waits for them.
-    pub(crate) relays: Vec<Arc<Relay>>,
+    relays: Vec<Arc<Relay>>,
+    /// A description of our own of a pipe or terminal, which does not wait.
+    own: OnceLock<OwnedFd>,
+    /// Held during calls that have no other way not to wait than to look first.
+    pub(super) turn: Mutex<()>,
+    /// A connect was cancelled and went on.
+    pub(super) is_connecting: AtomicBool,
 }
 
 /// How an object is used.
@@ -44,6 +52,7 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Homes {
     kept: Mutex<Kept>,
+    pub(super) watches: Watches,
 }
 
 /// An object and how often each node was given it.
@@ -74,8 +83,8 @@ struct Kept {
 }
 
 impl Homes {
-    pub(crate) fn new() -> Homes {
-        Homes { kept: Mutex::default() }
+    pub(crate) fn new() -> Result<Homes> {
+        Ok(Homes { kept: Mutex::default(), watches: Watches::new()? })
     }
 
     /// Keeps an object for a node and names it; a description that is kept for calls already has
@@ -125,16 +134,19 @@ impl Homes {
     /// A node to which `times` processes came with the object holds it no longer.
     pub(crate) fn release(&self, serial: u64, holder: NodeId, times: i64) {
         let mut kept = lock(&self.kept);
-        if let Some(held) = kept.objects.get_mut(&serial) {
-            held.add(holder, -times);
-            if held.by.is_empty() {
-                kept.objects.remove(&serial);
-            }
+        let Some(held) = kept.objects.get_mut(&serial) else { return };
+        held.add(holder, -times);
+        if !held.by.contains_key(&holder) {
+            self.watches.forget(serial, holder);
+        }
+        if held.by.is_empty() {
+            kept.objects.remove(&serial);
         }
     }
 
     /// A node died.
     pub(crate) fn release_all(&self, holder: NodeId) {
+        self.watches.forget_node(holder);
         let mut kept = lock(&self.kept);
         kept.objects.retain(|_, held| {
             // Nobody is left to tell of arrivals from there.
@@ -215,6 +227,35 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd> {
 }
 
 impl Object {
+    pub(crate) fn new(original: OwnedFd, purpose: Purpose, relays: Vec<Arc<Relay>>) -> Object {
+        let (own, turn, is_connecting) = (OnceLock::new(), Mutex::default(), false.into());
+        Object { original, purpose, relays, own, turn, is_connecting }
+    }
+
+    /// A description of our own of a pipe or terminal, which does not wait.
+    pub(super) fn nonblocking(&self) -> Result<&OwnedFd> {
+        if let Some(own) = self.own.get() {
+            return Ok(own);
+        }
+        let access = fcntl_getfl(&self.original)? & OFlags::RWMODE;
+        let own = reopen(self.original.as_fd(), access)?;
+        Ok(self.own.get_or_init(|| own))
+    }
+
+    /// Makes a call that would wait only if some of `events` hold; one caller at a time.
+    pub(super) fn in_turn<T>(
+        &self,
+        waits: bool,
+        events: u16,
+        call: impl FnOnce(&OwnedFd) -> Result<T>,
+    ) -> Result<T> {
+        let _turn = lock(&self.turn);
+        if waits && ready_now(&self.original) & events == 0 {
+            return Err(Errno::AGAIN);
+        }
+        call(&self.original)
+    }
+
     /// A further descriptor of the description.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
         fcntl_dupfd_cloexec(self.original.as_fd(), 0)

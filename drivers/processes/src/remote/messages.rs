@@ -41,8 +41,10 @@ impl Handler for MeshFace {
             }
             Ok(ProcessesCall::Remote(request)) => {
                 let node = node.clone();
+                // Before the next message is taken: it may cancel this call.
+                let cancelled = node.homes.begin_call(from, request.ticket);
                 node.runtime.clone().spawn(async move {
-                    let outcome = node.execute(from, request).await;
+                    let outcome = node.execute(from, request, cancelled).await;
                     reply.send(encode(&ProcessesAnswer::Remote(outcome)));
                 });
             }
@@ -87,6 +89,7 @@ impl Handler for MeshFace {
             PeerEvent::Down(node) => {
                 self.0.with(|state, now| state.table.handle_node_down(now, *node));
                 self.0.homes.release_all(*node);
+                self.0.mirrors.lose(*node);
             }
         }
         // The table's next deadline may have come nearer.
@@ -112,6 +115,10 @@ impl Node {
                     self.extension.handle_hang_up(session, terminal);
                 }
             }
+            ProcessesMessage::RemoteWatch { object, events } => {
+                self.homes.watch(object, from, events);
+            }
+            ProcessesMessage::RemoteReady(readiness) => self.mirrors.set(from, readiness, true),
             ProcessesMessage::RemoteUnshared { object, with } => {
                 self.homes.release(object, with, 1);
             }

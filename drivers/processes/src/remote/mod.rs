@@ -4,6 +4,8 @@
 //!  home (object's node)                              holder (where the process runs)
 //!  capture  - what a leaving process holds   image   rebuild - what an arriving process gets
 //!  homes    - objects kept for holders    <--------- calls   - OP_REMOTE, one call at a time
+//!  execute  - one call; waiting, sockets   answer --->
+//!  watch    - what becomes ready           word ----> mirror  - a placeholder as ready as the object
 //!  pump     - bytes to and from a pipe    <-stream-> pump    - bytes from and to a local pipe
 //! ```
 //!
@@ -12,6 +14,7 @@
 
 mod adopt;
 mod alone;
+mod arguments;
 mod calls;
 mod capture;
 mod depart;
@@ -20,12 +23,16 @@ mod execute;
 mod fdinfo;
 mod homes;
 mod messages;
+mod mirror;
 mod moving;
 mod offer;
 mod pump;
 mod rebuild;
 mod restore;
+mod sockets;
 mod transfer;
+mod waiting;
+mod watch;
 
 pub(crate) use calls::{InFlight, outcome_of};
 pub(crate) use capture::Capture;
@@ -34,7 +41,9 @@ pub(crate) use depart::{NotGone, empty_record};
 pub(crate) use drain::Written;
 pub(crate) use homes::Homes;
 pub(crate) use messages::MeshFace;
+pub(crate) use mirror::{Mirror, Mirrors};
 pub(crate) use pump::Relay;
+pub(crate) use watch::tell_readiness;
 #[allow(unused_imports, reason = "for moves")]
 pub(crate) use {
     capture::Unmovable,
@@ -67,13 +76,16 @@ pub(crate) struct RemoteTable {
     relays: Vec<Arc<Relay>>,
     /// Objects from whose homes relays carry on what was written, closed ones too.
     drained_at: BTreeSet<ObjectId>,
+    /// What stands here for the objects.
+    mirrors: BTreeMap<ObjectId, Arc<Mirror>>,
 }
 
 impl RemoteTable {
     /// A forked child holds what its parent holds.
     pub(crate) fn for_child(&self) -> RemoteTable {
         let relays = self.relays.iter().filter(|relay| !relay.is_done()).cloned().collect();
-        RemoteTable { fds: self.fds.clone(), relays, drained_at: self.drained_at.clone() }
+        let (fds, drained_at) = (self.fds.clone(), self.drained_at.clone());
+        RemoteTable { fds, relays, drained_at, mirrors: self.mirrors.clone() }
     }
 
     /// The relays whose local end is a file that the process has open.
@@ -103,6 +115,29 @@ impl RemoteTable {
         self.fds.insert(number, fd);
     }
 
+    /// Keeps what stands for an object while the table names it.
+    pub(crate) fn keep_mirror(&mut self, object: ObjectId, mirror: Arc<Mirror>) {
+        self.mirrors.insert(object, mirror);
+    }
+
+    /// What stands for the objects.
+    pub(crate) fn mirrors(&self) -> impl Iterator<Item = (ObjectId, &Mirror)> {
+        self.mirrors.iter().map(|(object, mirror)| (*object, &**mirror))
+    }
+
+    /// Removes a descriptor.
+    fn remove(&mut self, number: i32) -> Option<RemoteFd> {
+        let fd = self.fds.remove(&number)?;
+        self.drop_mirror(fd.object);
+        Some(fd)
+    }
+
+    fn drop_mirror(&mut self, object: ObjectId) {
+        if !self.holds(object) {
+            self.mirrors.remove(&object);
+        }
+    }
+
     pub(crate) fn add_relay(&mut self, relay: Arc<Relay>) {
         self.relays.retain(|relay| !relay.is_done());
         self.relays.push(relay);
@@ -127,8 +162,8 @@ impl Node {
 
     /// A process has closed a remote descriptor.
     pub(crate) fn close_remote(&self, pid: Pid, number: i32) {
-        let closed = self
-            .with(|state, _| state.locals.get_mut(&pid).and_then(|l| l.remote.fds.remove(&number)));
+        let closed =
+            self.with(|state, _| state.locals.get_mut(&pid).and_then(|l| l.remote.remove(number)));
         if let Some(fd) = closed {
             self.release_object(pid, fd.object);
         }
@@ -139,7 +174,11 @@ impl Node {
         let replaced = self.with(|state, _| {
             let table = &mut state.locals.get_mut(&pid)?.remote;
             let fd = table.get(from)?;
-            Some(table.fds.insert(to, fd))
+            let replaced = table.fds.insert(to, fd);
+            if let Some(replaced) = replaced {
+                table.drop_mirror(replaced.object);
+            }
+            Some(replaced)
         });
         if let Some(Some(old)) = replaced {
             self.release_object(pid, old.object);

@@ -2,7 +2,7 @@
 //! gets a number.
 
 use super::pump::{Drains, Relay};
-use super::{Homes, RemoteFd, RemoteTable, restore};
+use super::{Homes, Mirrors, RemoteFd, RemoteTable, restore};
 use crate::node::Node;
 use dunix_ids::{NodeId, ObjectId};
 use dunix_keeper::protocol::OpenSpec;
@@ -86,6 +86,14 @@ pub(crate) struct Owner {
     pub(crate) gid: u32,
 }
 
+/// Where descriptors are made.
+struct Here<'a> {
+    homes: &'a Homes,
+    mirrors: &'a Mirrors,
+    own: NodeId,
+    owner: Owner,
+}
+
 /// Where an image's descriptor went, so that its twins can follow.
 enum Place {
     Descriptor(usize),
@@ -99,18 +107,18 @@ impl Node {
         owner: Owner,
         images: &[DescriptorImage],
     ) -> Result<Rebuilt, Errno> {
-        Rebuilt::of(&self.homes, self.id, owner, images)
+        let here = Here { homes: &self.homes, mirrors: &self.mirrors, own: self.id, owner };
+        let rebuilt = Rebuilt::of(&here, images)?;
+        for (object, mirror) in rebuilt.table.mirrors() {
+            self.watch(object, mirror);
+        }
+        Ok(rebuilt)
     }
 }
 
 impl Rebuilt {
     /// Makes what the images describe; [`Errno::PROTO`] if they make no sense.
-    fn of(
-        homes: &Homes,
-        own: NodeId,
-        owner: Owner,
-        images: &[DescriptorImage],
-    ) -> Result<Rebuilt, Errno> {
+    fn of(here: &Here<'_>, images: &[DescriptorImage]) -> Result<Rebuilt, Errno> {
         if images.len() > DESCRIPTORS_MAX {
             return Err(Errno::PROTO);
         }
@@ -122,7 +130,7 @@ impl Rebuilt {
                 return Err(Errno::PROTO);
             }
             let (place, remote) = match image.same_as {
-                None => rebuilt.make(homes, own, owner, &image.kind)?,
+                None => rebuilt.make(here, &image.kind)?,
                 Some(twin) => match places.get(twin as usize).ok_or(Errno::PROTO)? {
                     (Place::Descriptor(at), remote) => (Place::Descriptor(*at), *remote),
                     (Place::Open(at), remote) => (Place::Open(*at), *remote),
@@ -150,9 +158,7 @@ impl Rebuilt {
 
     fn make(
         &mut self,
-        homes: &Homes,
-        own: NodeId,
-        owner: Owner,
+        here: &Here<'_>,
         kind: &DescriptorKind,
     ) -> Result<(Place, Option<RemoteFd>), Errno> {
         match kind {
@@ -162,10 +168,10 @@ impl Rebuilt {
             DescriptorKind::Device { path, flags } => Ok((self.open(path, *flags, None), None)),
             DescriptorKind::SharedFile { home, object, .. }
             | DescriptorKind::Remote { home, object, .. }
-                if *home == own =>
+                if *home == here.own =>
             {
                 // It comes home: the description itself is here.
-                let object = homes.get(*object).ok_or(Errno::PROTO)?;
+                let object = here.homes.get(*object).ok_or(Errno::PROTO)?;
                 Ok((self.hand_over(object.duplicate()?), None))
             }
             DescriptorKind::SharedFile { path, flags, home, object } => {
@@ -174,14 +180,21 @@ impl Rebuilt {
                 let place = self.open(path, *flags, None);
                 Ok((place, Some(RemoteFd { object, what, is_open_here: true, drains: false })))
             }
-            DescriptorKind::Remote { home, object, what, drains, .. } => {
+            DescriptorKind::Remote { flags, home, object, what, drains, ready } => {
                 let object = ObjectId { home: *home, serial: *object };
                 let (what, drains) = (*what, *drains);
-                let place = self.open(b"/dev/null", OFlags::RDWR.bits(), None);
+                let place = match here.mirrors.of(object, what, *flags, *ready)? {
+                    Some(mirror) => {
+                        let placeholder = mirror.duplicate()?;
+                        self.table.keep_mirror(object, mirror);
+                        self.hand_over(placeholder)
+                    }
+                    None => self.open(b"/dev/null", OFlags::RDWR.bits(), None),
+                };
                 Ok((place, Some(RemoteFd { object, what, is_open_here: false, drains })))
             }
             DescriptorKind::PipeWrite { flags, home, object, drains } => {
-                let (read, write) = pipe_of(owner)?;
+                let (read, write) = pipe_of(here.owner)?;
                 set_flags(&write, *flags)?;
                 set_flags(&read, OFlags::NONBLOCK.bits())?;
                 let object = ObjectId { home: *home, serial: *object };
@@ -189,7 +202,7 @@ impl Rebuilt {
                 Ok((self.hand_over(write), None))
             }
             DescriptorKind::PipeRead { flags, home, object } => {
-                let (read, write) = pipe_of(owner)?;
+                let (read, write) = pipe_of(here.owner)?;
                 set_flags(&read, *flags)?;
                 set_flags(&write, OFlags::NONBLOCK.bits())?;
                 let object = ObjectId { home: *home, serial: *object };
@@ -277,6 +290,12 @@ mod tests {
         Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
 
+    fn rebuilt(owner: Owner, images: &[DescriptorImage]) -> Result<Rebuilt, Errno> {
+        let (homes, mirrors) = (Homes::new().unwrap(), Mirrors::default());
+        let here = Here { homes: &homes, mirrors: &mirrors, own: NodeId(1), owner };
+        Rebuilt::of(&here, images)
+    }
+
     fn image(fd: i32, same_as: Option<u32>) -> DescriptorImage {
         let kind =
             DescriptorKind::PipeWrite { flags: 1, home: NodeId(2), object: 7, drains: false };
@@ -286,7 +305,7 @@ mod tests {
     #[test]
     fn twins_share_one_pipe() {
         let images = [image(1, None), image(2, Some(0))];
-        let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), own(), &images).unwrap();
+        let rebuilt = rebuilt(own(), &images).unwrap();
         assert_eq!(rebuilt.numbers, [vec![1, 2]]);
         assert_eq!(rebuilt.relays.len(), 1);
         assert_eq!(rebuilt.table.written().relays.len(), 1);
@@ -299,7 +318,7 @@ mod tests {
             return; // Only root gives files away.
         }
         let owner = Owner { uid: 70_000, gid: 70_001 };
-        let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), owner, &[image(1, None)]).unwrap();
+        let rebuilt = rebuilt(owner, &[image(1, None)]).unwrap();
         let stat = rustix::fs::fstat(&rebuilt.descriptors[0]).unwrap();
         assert_eq!((stat.st_uid, stat.st_gid), (owner.uid, owner.gid));
     }
@@ -307,7 +326,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for images in [vec![image(1, Some(0))], vec![image(-1, None)], vec![image(0, Some(9))]] {
-            let rebuilt = Rebuilt::of(&Homes::new(), NodeId(1), own(), &images);
+            let rebuilt = rebuilt(own(), &images);
             assert_eq!(rebuilt.err(), Some(Errno::PROTO));
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! What is not named here is passed on: issued unchanged in the guest's own context.
 
+mod copy;
 mod descriptor;
 mod entries;
 pub(crate) mod exec;
@@ -15,7 +16,7 @@ pub(crate) mod passed;
 mod path;
 mod poll;
 mod proc_text;
-mod remote;
+pub(crate) mod remote;
 mod rest;
 mod robust;
 mod seccomp;
@@ -148,6 +149,10 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
             return transfer(thread, context, number, args);
         }
         nr::IOCTL => return Some(terminal::ioctl(thread, context, args)),
+        nr::SENDFILE => return copy::send_file(thread, context, args),
+        _ if remote::takes(thread, number, &args) => {
+            return Some(remote::execute(thread, context, number, args));
+        }
         nr::GETDENTS64 => return Some(entries::getdents64(args)),
         nr::SET_ROBUST_LIST => return Some(robust::set_robust_list(thread, args).into()),
         _ if descriptor::is_open(number) => {
@@ -181,7 +186,7 @@ fn transfer(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> 
         return Some(signalfd::read(context, args));
     }
     let is_remote = thread.process().remote.has(fd);
-    is_remote.then(|| remote::execute(thread, context, number, fd, args))
+    is_remote.then(|| remote::execute(thread, context, number, args))
 }
 
 /// rseq(2): the kernel's, with what it registers noted for a move.

@@ -6,6 +6,7 @@
 //!                       EINTR, or a count cut short:          the gadget does the rest (`rest`)
 //! ```
 
+use super::remote;
 use super::rest::{Transfer, is_timed_by_terminal};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN};
@@ -54,6 +55,12 @@ pub(crate) fn before(thread: &Thread, context: &mut Context) {
     }
     park::if_asked(thread);
     let number = context.regs.rax;
+    if remote::takes(thread, number, &context.call().1) {
+        // By the move: its object has stayed behind. The guest makes the call anew.
+        context.regs.rip = thread.pass_return.get();
+        context.rewind_call();
+        return;
+    }
     let is_read = matches!(number, nr::READ | nr::READV);
     if is_read
         && gadget::has_waited(context)

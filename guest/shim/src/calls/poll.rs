@@ -1,83 +1,39 @@
 //! poll(2), select(2) and kin on sets that hold descriptors of another node.
 //!
-//! A set without such descriptors is the kernel's business. One remote descriptor alone is waited
-//! for at its home; a mixed set is looked at in turns of [`TURN_MS`]. Sets of more than [`SET_MAX`]
-//! members are passed on: their remote members then look as the local placeholder does.
+//! The host waits for them: placeholders are as ready as their objects. What the host finds ready
+//! of another node is looked at there before the guest hears of it, for somebody else may have
+//! been faster; if nothing remains, the wait goes on.
 
-use super::{Answer, remote};
+use super::{Answer, blocking, remote, timed};
 use crate::arch::frame::Context;
-use crate::arch::gadget::{self, Request};
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::signal::deliver;
 use crate::thread::Thread;
-use dunix_shim_core::signal::SigSet;
+use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
-/// Most descriptors of a set that may be mixed.
-const SET_MAX: usize = 128;
-/// Milliseconds between two looks at the remote members of a mixed set.
-const TURN_MS: i64 = 20;
 const POLLIN: u32 = 1;
 const POLLPRI: u32 = 2;
 const POLLOUT: u32 = 4;
 const POLLERR: u32 = 8;
 const POLLHUP: u32 = 16;
-const FD_SETSIZE: usize = 1024;
+/// Bytes of `struct pollfd`, and where its events are.
+const MEMBER_BYTES: u64 = 8;
+const EVENTS_AT: u64 = 4;
+/// Descriptors that a set of select(2) can hold.
+const FD_SETSIZE: u64 = 1024;
+/// Most turns in which what was ready no longer is when it is looked at.
+const TURNS_MAX: usize = 1 << 16;
 
-/// One member of a set: `struct pollfd`, the events in one word (asked low, found high).
-#[derive(Clone, Copy)]
-struct Member {
-    fd: i32,
-    events: u32,
-}
+type Bits = [u64; 16];
 
-impl Member {
-    fn asked(self) -> u32 {
-        self.events & 0xffff
-    }
-
-    fn found(self) -> u32 {
-        self.events >> 16
-    }
-
-    fn set_found(&mut self, found: u32) {
-        self.events = self.asked() | found << 16;
-    }
-}
-
-struct Set {
-    members: [Member; SET_MAX],
-    len: usize,
-}
-
-impl Set {
-    const fn new() -> Set {
-        Set { members: [Member { fd: -1, events: 0 }; SET_MAX], len: 0 }
-    }
-
-    fn push(&mut self, member: Member) -> Option<()> {
-        *self.members.get_mut(self.len)? = member;
-        self.len += 1;
-        Some(())
-    }
-
-    fn members(&mut self) -> &mut [Member] {
-        &mut self.members[..self.len]
-    }
-
-    fn has_remote(&mut self, thread: &Thread) -> bool {
-        self.members().iter().any(|member| thread.process().remote.has(member.fd))
-    }
-}
-
-/// A wait: until when, and under which mask.
-struct Wait<'a> {
-    thread: &'a Thread,
-    context: &'a Context,
-    /// A mask of the call's own.
-    own_mask: Option<SigSet>,
-    timeout_ms: Option<i64>,
+/// The members of a call, in the guest's memory.
+enum Set {
+    /// poll(2): address and number of members.
+    Poll(u64, u64),
+    /// select(2): number of descriptors, addresses of the three sets, and what they asked for.
+    Select(u64, [u64; 3], [Bits; 3]),
 }
 
 /// Handles a call that waits for a set with remote members.
@@ -87,204 +43,176 @@ pub(crate) fn try_handle(
     number: u64,
     args: [u64; 6],
 ) -> Option<Answer> {
-    if thread.process().remote.is_empty() {
+    let set = Set::read(number, args)?;
+    if !set.has_remote(thread) {
         return None;
     }
-    let mut wait = Wait { thread, context, own_mask: None, timeout_ms: None };
-    match number {
-        nr::POLL => {
-            wait.timeout_ms = u64::try_from(host::int_arg(args[2])).ok().map(u64::cast_signed);
-            poll(&wait, args)
+    let end = (number == nr::POLL && host::int_arg(args[2]) > 0)
+        .then(|| host::now().plus(Time::of_millis(i64::from(host::int_arg(args[2])))));
+    let mut args = args;
+    for _ in 0..TURNS_MAX {
+        // The other calls write what is left of their span where the guest gave it.
+        if let Some(end) = end {
+            args[2] = millis(end.since(host::now()));
         }
-        nr::PPOLL => {
-            wait.timeout_ms = time(args[2], 1_000_000)?;
-            wait.own_mask = mask(args[3])?;
-            poll(&wait, args)
-        }
-        nr::SELECT => {
-            wait.timeout_ms = time(args[4], 1000)?;
-            select(&wait, args)
-        }
-        nr::PSELECT6 => {
-            wait.timeout_ms = time(args[4], 1_000_000)?;
-            let at: u64 = if args[5] == 0 { 0 } else { guest::read(GuestAddr(args[5])).ok()? };
-            wait.own_mask = mask(at)?;
-            select(&wait, args)
-        }
-        _ => None,
-    }
-}
-
-/// Reads seconds and a fraction as milliseconds, rounded up; `Some(None)` for no limit.
-fn time(at: u64, per_ms: i64) -> Option<Option<i64>> {
-    if at == 0 {
-        return Some(None);
-    }
-    let [seconds, fraction]: [u64; 2] = guest::read(GuestAddr(at)).ok()?;
-    let (seconds, fraction) = (seconds.cast_signed(), fraction.cast_signed());
-    let fraction_ms = fraction.checked_add(per_ms - 1)? / per_ms;
-    Some(Some(seconds.checked_mul(1000)?.checked_add(fraction_ms)?))
-}
-
-fn mask(at: u64) -> Option<Option<SigSet>> {
-    if at == 0 {
-        return Some(None);
-    }
-    Some(Some(guest::read::<SigSet>(GuestAddr(at)).ok()?.for_kernel()))
-}
-
-fn poll(wait: &Wait<'_>, args: [u64; 6]) -> Option<Answer> {
-    let count = usize::try_from(args[1]).ok().filter(|count| *count <= SET_MAX)?;
-    let mut set = Set::new();
-    for index in 0..count {
-        let [fd, events]: [u32; 2] = guest::read(GuestAddr(args[0] + index as u64 * 8)).ok()?;
-        set.push(Member { fd: fd.cast_signed(), events: events & 0xffff })?;
-    }
-    if !set.has_remote(wait.thread) {
-        return None;
-    }
-    let ready = match wait.run(&mut set) {
-        Ok(ready) => ready,
-        Err(answer) => return Some(answer),
-    };
-    for (index, member) in set.members().iter().enumerate() {
-        let word = [member.fd.cast_unsigned(), member.events];
-        if let Err(error) = guest::write(GuestAddr(args[0] + index as u64 * 8), &word) {
-            return Some(Answer::from(Err(error)));
-        }
-    }
-    Some(Answer::Return(ready))
-}
-
-type Bits = [u64; FD_SETSIZE / 64];
-
-fn select(wait: &Wait<'_>, args: [u64; 6]) -> Option<Answer> {
-    let count = usize::try_from(args[0]).ok().filter(|count| *count <= FD_SETSIZE)?;
-    let words = count.div_ceil(64);
-    let mut sets: [Bits; 3] = [[0; FD_SETSIZE / 64]; 3];
-    for (bits, at) in sets.iter_mut().zip(&args[1..4]).filter(|(_, at)| **at != 0) {
-        for (index, word) in bits[..words].iter_mut().enumerate() {
-            *word = guest::read(GuestAddr(at + index as u64 * 8)).ok()?;
-        }
-    }
-    let mut set = Set::new();
-    for fd in 0..count {
-        let events = [POLLIN, POLLOUT, POLLPRI].iter().zip(&sets).fold(0, |sum, (event, bits)| {
-            sum | if bits[fd / 64] >> (fd % 64) & 1 == 1 { *event } else { 0 }
+        let answer = timed::try_handle(thread, context, number, args).unwrap_or_else(|| {
+            // SAFETY: the guest's own call.
+            unsafe { blocking(context, number, args) }
         });
-        if events != 0 {
-            set.push(Member { fd: i32::try_from(fd).ok()?, events })?;
+        let (Answer::Return(found) | Answer::UnderMask(found, _)) = answer else {
+            return Some(answer);
+        };
+        if found <= 0 {
+            return Some(answer);
         }
+        let ready = match set.look(thread, context, found) {
+            Err(_) if thread.first_noted().is_some() => deliver::INTERRUPTED,
+            Err(error) => error.as_result(),
+            Ok(0) if thread.first_noted().is_some() => deliver::INTERRUPTED,
+            Ok(0) => {
+                if let Err(error) = set.ask_again() {
+                    return Some(Answer::from(Err(error)));
+                }
+                continue;
+            }
+            Ok(ready) => ready,
+        };
+        return Some(match answer {
+            Answer::UnderMask(_, mask) => Answer::UnderMask(ready, mask),
+            _ => Answer::Return(ready),
+        });
     }
-    if !set.has_remote(wait.thread) {
-        return None;
-    }
-    if let Err(answer) = wait.run(&mut set) {
-        return Some(answer);
-    }
-    Some(give_bits(&mut set, &sets, words, args).into())
+    Some(Answer::Return(0))
 }
 
-fn give_bits(set: &mut Set, asked: &[Bits; 3], words: usize, args: [u64; 6]) -> Result<u64, Errno> {
-    let means = [POLLIN | POLLHUP | POLLERR, POLLOUT | POLLERR, POLLPRI];
-    let mut ready = 0;
-    for ((meaning, asked), at) in means.into_iter().zip(asked).zip(&args[1..4]) {
-        let mut bits: Bits = [0; FD_SETSIZE / 64];
-        for member in set.members().iter().filter(|member| member.found() & meaning != 0) {
-            let fd = member.fd.unsigned_abs() as usize;
-            let bit = asked[fd / 64] & 1 << (fd % 64);
-            bits[fd / 64] |= bit;
-            ready += u64::from(bit != 0);
+/// A span as poll(2) takes it, rounded up.
+fn millis(span: Time) -> u64 {
+    let millis =
+        span.seconds.saturating_mul(1000).saturating_add((span.nanos + 999_999) / 1_000_000);
+    u64::try_from(millis.min(i64::from(i32::MAX))).unwrap_or(0)
+}
+
+impl Set {
+    fn read(number: u64, args: [u64; 6]) -> Option<Set> {
+        if matches!(number, nr::POLL | nr::PPOLL) {
+            return Some(Set::Poll(args[0], u64::from(host::uint_arg(args[1]))));
         }
-        for (index, word) in bits[..words].iter().enumerate().filter(|_| *at != 0) {
-            guest::write(GuestAddr(at + index as u64 * 8), word)?;
+        let count = u64::try_from(host::int_arg(args[0])).ok()?.min(FD_SETSIZE);
+        let at = [args[1], args[2], args[3]];
+        let mut asked = [[0; 16]; 3];
+        for (bits, at) in asked.iter_mut().zip(at).filter(|(_, at)| *at != 0) {
+            for index in 0..words(count) {
+                bits[index] = guest::read(GuestAddr(at).plus(index as u64 * 8)).ok()?;
+            }
         }
+        Some(Set::Select(count, at, asked))
+    }
+
+    fn has_remote(&self, thread: &Thread) -> bool {
+        let remote = &thread.process().remote;
+        match self {
+            Set::Poll(at, count) => (0..*count).any(|index| {
+                let at = GuestAddr(*at).plus(index * MEMBER_BYTES);
+                guest::read::<i32>(at).is_ok_and(|fd| remote.has(fd))
+            }),
+            Set::Select(_, _, asked) => {
+                let remote = remote.words();
+                asked.iter().any(|bits| bits.iter().zip(remote).any(|(asked, is)| asked & is != 0))
+            }
+        }
+    }
+
+    /// Looks at the ready members of other nodes; returns how many members are ready then.
+    fn look(&self, thread: &Thread, context: &Context, found: i64) -> Result<i64, Errno> {
+        match self {
+            Set::Poll(at, count) => look_at_members(thread, context, (*at, *count), found),
+            Set::Select(count, at, asked) => look_at_bits(thread, context, *count, at, asked),
+        }
+    }
+
+    /// Makes the guest's sets what they were: select(2) has overwritten them.
+    fn ask_again(&self) -> Result<(), Errno> {
+        let Set::Select(count, at, asked) = self else { return Ok(()) };
+        at.iter().zip(asked).try_for_each(|(at, bits)| write_bits(*at, *count, bits))
+    }
+}
+
+fn look_at_members(
+    thread: &Thread,
+    context: &Context,
+    (at, count): (u64, u64),
+    mut ready: i64,
+) -> Result<i64, Errno> {
+    for index in 0..count {
+        let at = GuestAddr(at).plus(index * MEMBER_BYTES);
+        let [fd, events]: [u32; 2] = guest::read(at)?;
+        let (asked, shown) = (events & 0xffff, events >> 16);
+        if shown == 0 || !thread.process().remote.has(fd.cast_signed()) {
+            continue;
+        }
+        let now = look(thread, context, fd.cast_signed(), asked)?;
+        guest::write(at.plus(EVENTS_AT), &(asked | now << 16))?;
+        ready -= i64::from(now == 0);
     }
     Ok(ready)
 }
 
-impl Wait<'_> {
-    fn mask(&self) -> SigSet {
-        self.own_mask.unwrap_or(self.context.mask)
-    }
-
-    /// Waits until a member is ready or the time is over; returns how many are.
-    fn run(&self, set: &mut Set) -> Result<i64, Answer> {
-        let is_single = set.len == 1;
-        let end = self.timeout_ms.map(|timeout| now_ms().saturating_add(timeout));
-        let mut turn_ms = 0;
-        loop {
-            let left = end.map_or(i64::MAX, |end| (end - now_ms()).max(0));
-            self.look_local(set, if is_single { 0 } else { turn_ms.min(left) })?;
-            let remote_ms = if is_single { end.map_or(-1, |_| left) } else { 0 };
-            self.look_remote(set, remote_ms)?;
-            let ready = set.members().iter().filter(|member| member.found() != 0).count();
-            if ready > 0 || left == 0 || is_single && remote_ms >= 0 {
-                return Ok(i64::try_from(ready).unwrap_or(0));
-            }
-            turn_ms = TURN_MS;
+fn look_at_bits(
+    thread: &Thread,
+    context: &Context,
+    count: u64,
+    at: &[u64; 3],
+    asked: &[Bits; 3],
+) -> Result<i64, Errno> {
+    const MEANS: [u32; 3] = [POLLIN | POLLHUP | POLLERR, POLLOUT | POLLERR, POLLPRI];
+    const EVENTS: [u32; 3] = [POLLIN, POLLOUT, POLLPRI];
+    let mut shown: [Bits; 3] = [[0; 16]; 3];
+    for (bits, at) in shown.iter_mut().zip(at).filter(|(_, at)| **at != 0) {
+        for index in 0..words(count) {
+            bits[index] = guest::read(GuestAddr(*at).plus(index as u64 * 8))?;
         }
     }
-
-    fn look_local(&self, set: &mut Set, timeout_ms: i64) -> Result<(), Answer> {
-        let mut local = Set::new();
-        for member in set.members() {
-            let is_remote = self.thread.process().remote.has(member.fd);
-            let fd = if is_remote { -1 } else { member.fd };
-            let _ = local.push(Member { fd, events: member.asked() });
+    for fd in 0..count {
+        let (word, bit) = ((fd / 64) as usize, 1_u64 << (fd % 64));
+        let number = host::int_arg(fd);
+        if shown.iter().all(|bits| bits[word] & bit == 0) || !thread.process().remote.has(number) {
+            continue;
         }
-        let mut words = [[0u32; 2]; SET_MAX];
-        for (word, member) in words.iter_mut().zip(local.members()) {
-            *word = [member.fd.cast_unsigned(), member.events];
+        let events = (0..3).filter(|set| asked[*set][word] & bit != 0);
+        let events = events.fold(0, |events, set| events | EVENTS[set]);
+        let now = look(thread, context, number, events)?;
+        for set in 0..3 {
+            let is_ready = asked[set][word] & bit != 0 && now & MEANS[set] != 0;
+            shown[set][word] = shown[set][word] & !bit | if is_ready { bit } else { 0 };
         }
-        let args = [words.as_mut_ptr() as u64, set.len as u64, timeout_ms.cast_unsigned(), 0, 0, 0];
-        let request = Request { mask: self.mask(), nr: nr::POLL, args };
-        // SAFETY: reads and writes `words` only.
-        let result = unsafe { gadget::interruptible(&request) };
-        if self.thread.first_noted().is_some() {
-            return Err(self.interrupted());
-        }
-        if result < 0 {
-            return Err(Answer::Return(result));
-        }
-        for (member, word) in set.members().iter_mut().zip(words) {
-            member.set_found(word[1] >> 16);
-        }
-        Ok(())
     }
-
-    fn look_remote(&self, set: &mut Set, timeout_ms: i64) -> Result<(), Answer> {
-        for member in set.members() {
-            if !self.thread.process().remote.has(member.fd) {
-                continue;
-            }
-            let found =
-                remote::poll(self.thread, self.mask(), member.fd, member.asked(), timeout_ms);
-            match found {
-                Ok(found) => member.set_found(found),
-                Err(_) if self.thread.first_noted().is_some() => return Err(self.interrupted()),
-                Err(_) => member.set_found(POLLERR),
-            }
-        }
-        Ok(())
+    for (at, bits) in at.iter().zip(&shown) {
+        write_bits(*at, count, bits)?;
     }
+    let ready: u32 = shown.iter().flatten().map(|word| word.count_ones()).sum();
+    Ok(i64::from(ready))
+}
 
-    /// None of these calls restarts after a handler (signal(7)).
-    fn interrupted(&self) -> Answer {
-        match self.own_mask {
-            None => Answer::Return(deliver::INTERRUPTED),
-            Some(mask) => {
-                self.thread.saved_mask.set(Some(self.context.mask));
-                Answer::UnderMask(deliver::INTERRUPTED, mask)
-            }
-        }
+/// What is ready at the home; a home that is gone fails every call.
+fn look(thread: &Thread, context: &Context, fd: i32, events: u32) -> Result<u32, Errno> {
+    match remote::look(thread, context.mask, fd, events) {
+        Err(Errno::EINTR) if thread.first_noted().is_some() => Err(Errno::EINTR),
+        Err(_) => Ok(POLLERR),
+        found => found,
     }
 }
 
-/// Milliseconds on the monotonic clock.
-fn now_ms() -> i64 {
-    let mut time = [0i64; 2];
-    // SAFETY: writes `time` only.
-    let _ = unsafe { host::call(nr::CLOCK_GETTIME, [1, time.as_mut_ptr() as u64, 0, 0, 0, 0]) };
-    time[0].saturating_mul(1000) + time[1] / 1_000_000
+fn write_bits(at: u64, count: u64, bits: &Bits) -> Result<(), Errno> {
+    if at == 0 {
+        return Ok(());
+    }
+    let words = bits.iter().take(words(count)).enumerate();
+    for (index, word) in words {
+        guest::write(GuestAddr(at).plus(index as u64 * 8), word)?;
+    }
+    Ok(())
+}
+
+fn words(count: u64) -> usize {
+    host::to_usize(count.div_ceil(64))
 }

@@ -2,25 +2,37 @@
 
 use super::{Answer, terminal};
 use crate::arch::frame::{Context, SigInfo};
+use crate::arch::gadget;
 use crate::doorbell::{Wake, ring_raw, slot, wait_event};
+use crate::guest::{self, GuestAddr};
+use crate::host;
 use crate::park;
+use crate::restart;
 use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
-use dunix_guest_abi::doorbell::{OP_REMOTE, OP_REMOTE_CANCEL, REMOTE_BACKGROUND, RemoteCall};
+use dunix_guest_abi::doorbell::{
+    OP_REMOTE, OP_REMOTE_CANCEL, REMOTE_BACKGROUND, REMOTE_NOT, RemoteCall,
+};
 use dunix_shim_core::signal::{SIGPIPE, SigSet};
-use dunix_shim_core::{Errno, nr};
+use dunix_shim_core::{Errno, nr, table};
 
 /// `EPIPE`, after which a writer also gets SIGPIPE.
 const EPIPE: i64 = -32;
+
+/// Whether a call is the home's to execute, its descriptor being one of another node. Files that are open
+/// here too come back from the daemon ([`REMOTE_NOT`]).
+pub(crate) fn takes(thread: &Thread, number: u64, args: &[u64; 6]) -> bool {
+    table::is_at_home(number, args[1]) && thread.process().remote.has(host::int_arg(args[0]))
+}
 
 /// Whether the call moves bytes inside the kernel, which cannot reach another node's descriptor;
 /// programs fall back to read and write on `EINVAL`.
 pub(crate) fn is_refused(thread: &Thread, number: u64, args: [u64; 6]) -> bool {
     let remote = &thread.process().remote;
-    let is = |index: usize| remote.has(crate::host::int_arg(args[index]));
+    let is = |index: usize| remote.has(host::int_arg(args[index]));
     match number {
-        nr::SENDFILE | nr::TEE => is(0) || is(1),
+        nr::TEE => is(0) || is(1),
         nr::SPLICE | nr::COPY_FILE_RANGE => is(0) || is(2),
         nr::VMSPLICE => is(0),
         _ => false,
@@ -35,50 +47,148 @@ enum Outcome {
     Interrupted,
 }
 
-/// Lets the home execute a call on descriptor `fd`. A write that comes short goes on with its rest.
-pub(crate) fn execute(
-    thread: &Thread,
-    context: &Context,
-    number: u64,
-    fd: i32,
-    mut args: [u64; 6],
-) -> Answer {
-    args[4] = terminal::deafness(thread, context);
-    let mut written = 0;
+/// Lets the home execute a call that it [takes](takes).
+pub(crate) fn execute(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Answer {
+    Answer::Return(run(thread, context.mask, number, args))
+}
+
+/// Lets the home execute a call: the result for the guest, or [`gadget::NOT_BEGUN`] if the guest is
+/// to make it anew after its handler.
+pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) -> i64 {
+    match number {
+        nr::RECVMMSG | nr::SENDMMSG => return messages(thread, mask, number, args),
+        _ => {}
+    }
+    let wanted = bytes_wanted(number, &args);
+    let mut call = Call::new(thread, mask, number, args);
+    let mut done = 0;
     let result = loop {
-        let result = match ask_home(thread, context.mask, number, fd, args) {
+        call.done = done;
+        let result = match call.ask_home(thread, mask) {
             Outcome::Done(result) => result,
-            Outcome::Interrupted if written > 0 => break written,
-            Outcome::Interrupted => return Answer::Interrupted,
+            Outcome::Interrupted if done > 0 => break done.cast_signed(),
+            Outcome::Interrupted => break restart::anew_or_interrupted(thread),
         };
-        if result == REMOTE_BACKGROUND && written == 0 {
-            return terminal::stop_for(thread, number);
+        match result {
+            REMOTE_NOT => return native(mask, number, args),
+            REMOTE_BACKGROUND if done == 0 => return terminal::stop_for(thread, number),
+            _ if result <= 0 && done > 0 => break done.cast_signed(),
+            _ if result <= 0 => break result,
+            _ => {}
         }
-        if number != nr::WRITE || result <= 0 {
-            break if written > 0 { written } else { result };
-        }
-        written += result;
-        args[1] = args[1].wrapping_add(result.unsigned_abs());
-        args[2] = args[2].saturating_sub(result.unsigned_abs());
-        if args[2] == 0 {
-            break written;
+        match wanted {
+            // A call comes short at any length: of a move, or of what one message carries.
+            Some(wanted) if done + result.unsigned_abs() < wanted => done += result.unsigned_abs(),
+            Some(_) => break (done + result.unsigned_abs()).cast_signed(),
+            None => break result,
         }
     };
-    if result == EPIPE && matches!(number, nr::WRITE | nr::WRITEV) {
+    if result == EPIPE && raises_sigpipe(number, &args) {
         broken_pipe(thread);
     }
-    Answer::Return(result)
+    result
+}
+
+/// A file that is open here too: the host's own call.
+fn native(mask: SigSet, number: u64, args: [u64; 6]) -> i64 {
+    let request = gadget::Request { mask, nr: number, args };
+    // SAFETY: the guest's own call.
+    unsafe { gadget::interruptible(&request) }
+}
+
+/// How many bytes a call goes on for until all are moved; `None`: any count is its end.
+fn bytes_wanted(number: u64, args: &[u64; 6]) -> Option<u64> {
+    const MSG_WAITALL: u64 = 0x100;
+    const MSG_PEEK: u64 = 0x2;
+    match number {
+        nr::WRITE | nr::SENDTO => Some(args[2]),
+        nr::WRITEV => vector_bytes(args[1], args[2]),
+        nr::SENDMSG => {
+            let [_, _, vector, parts] = guest::read::<[u64; 4]>(GuestAddr(args[1])).ok()?;
+            vector_bytes(vector, parts)
+        }
+        nr::RECVFROM if args[3] & (MSG_WAITALL | MSG_PEEK) == MSG_WAITALL => Some(args[2]),
+        _ => None,
+    }
+}
+
+fn vector_bytes(vector: u64, parts: u64) -> Option<u64> {
+    /// Most parts of a vector (`UIO_MAXIOV`).
+    const PARTS_MAX: u64 = 1024;
+    let mut total: u64 = 0;
+    for index in 0..parts.min(PARTS_MAX) {
+        let [_, bytes] = guest::read::<[u64; 2]>(GuestAddr(vector).plus(index * 16)).ok()?;
+        total = total.saturating_add(bytes);
+    }
+    Some(total)
+}
+
+fn raises_sigpipe(number: u64, args: &[u64; 6]) -> bool {
+    const MSG_NOSIGNAL: u64 = 0x4000;
+    match number {
+        nr::WRITE | nr::WRITEV | nr::PWRITEV2 => true,
+        nr::SENDTO => args[3] & MSG_NOSIGNAL == 0,
+        nr::SENDMSG => args[2] & MSG_NOSIGNAL == 0,
+        _ => false,
+    }
+}
+
+/// recvmmsg(2), sendmmsg(2): message by message. An error after the first ends the call with the count.
+fn messages(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) -> i64 {
+    /// Bytes of `struct mmsghdr`, and where a message's bytes are counted.
+    const MESSAGE_BYTES: u64 = 64;
+    const COUNT_AT: u64 = 56;
+    /// Most messages of a call (`UIO_MAXIOV`).
+    const MESSAGES_MAX: u64 = 1024;
+    const MSG_DONTWAIT: u64 = 0x40;
+    const MSG_WAITFORONE: u64 = 0x10000;
+    let [fd, vector, count, mut flags, ..] = args;
+    let one = if number == nr::RECVMMSG { nr::RECVMSG } else { nr::SENDMSG };
+    for index in 0..u64::from(host::uint_arg(count)).min(MESSAGES_MAX) {
+        let at = GuestAddr(vector).plus(index * MESSAGE_BYTES);
+        let result = run(thread, mask, one, [fd, at.0, flags & !MSG_WAITFORONE, 0, 0, 0]);
+        if result < 0 {
+            return if index > 0 { index.cast_signed() } else { result };
+        }
+        let _ = guest::write(at.plus(COUNT_AT), &host::uint_arg(result.unsigned_abs()));
+        if flags & MSG_WAITFORONE != 0 {
+            flags |= MSG_DONTWAIT;
+        }
+        if thread.first_noted().is_some() {
+            return (index + 1).cast_signed();
+        }
+    }
+    i64::from(host::int_arg(count))
+}
+
+/// A call of ours to the home.
+struct Call {
+    number: u64,
+    fd: i32,
+    args: [u64; 5],
+    marks: u64,
+    done: u64,
+}
+
+impl Call {
+    fn new(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) -> Call {
+        let [fd, rest @ ..] = args;
+        let marks = terminal::deafness(thread, mask);
+        Call { number, fd: host::int_arg(fd), args: rest, marks, done: 0 }
+    }
+}
+
+impl Call {
+    fn ask_home(&self, thread: &Thread, mask: SigSet) -> Outcome {
+        let nr = host::uint_arg(self.number);
+        let Call { fd, args, marks, done, .. } = *self;
+        ask_home(thread, mask, RemoteCall { ticket: 0, nr, fd, args, marks, done })
+    }
 }
 
 /// Rings until the home has answered. The daemon gives a call in flight a ticket and takes it away
 /// with the answer, so that the object's own `EAGAIN` is not mistaken for 'not yet'.
-fn ask_home(thread: &Thread, mask: SigSet, number: u64, fd: i32, args: [u64; 6]) -> Outcome {
-    let mut call = RemoteCall {
-        ticket: 0,
-        nr: crate::host::uint_arg(number),
-        fd,
-        args: [args[1], args[2], args[3], args[4]],
-    };
+fn ask_home(thread: &Thread, mask: SigSet, mut call: RemoteCall) -> Outcome {
     let call = &raw mut call;
     let at = [call as u64, 0, 0, 0];
     loop {
@@ -117,7 +227,7 @@ fn cancel(thread: &Thread, call: *mut RemoteCall) -> Outcome {
         match ring_raw(OP_REMOTE_CANCEL, [call as u64, 0, 0, 0]) {
             result if result == Errno::EAGAIN.as_result() && is_in_flight(call) => {
                 // The home's last word is on its way; guest signals wait that long.
-                crate::host::futex_wait(&slot(thread.process()).event_seq, seen);
+                host::futex_wait(&slot(thread.process()).event_seq, seen);
             }
             deliver::INTERRUPTED => return Outcome::Interrupted,
             result => return Outcome::Done(result),
@@ -135,8 +245,12 @@ fn event(thread: &Thread) -> u32 {
 /// `EINTR` if a signal was noted, or what the home says.
 pub(crate) fn status(thread: &Thread, mask: SigSet, fd: i32) -> Result<[u64; 18], Errno> {
     let mut words = [0u64; 18];
-    let args = [0, words.as_mut_ptr() as u64, 0, 0, 0, 0];
-    match ask_home(thread, mask, nr::FSTAT, fd, args) {
+    let args = [host::fd_arg(fd), words.as_mut_ptr() as u64, 0, 0, 0, 0];
+    match Call::new(thread, mask, nr::FSTAT, args).ask_home(thread, mask) {
+        Outcome::Done(REMOTE_NOT) => {
+            // SAFETY: writes the structure only.
+            unsafe { host::call(nr::FSTAT, args) }.map(|_| words)
+        }
         Outcome::Done(result) => Errno::check(result).map(|_| words),
         Outcome::Interrupted => Err(Errno::EINTR),
     }
@@ -150,21 +264,17 @@ fn broken_pipe(thread: &Thread) {
     deliver::send_self(thread, &info);
 }
 
-/// Asks the home what is ready on a remote descriptor: poll(2)'s `revents`. Waits up to
-/// `timeout_ms` (negative: without end).
+/// Asks the home what is ready now on a remote descriptor: poll(2)'s `revents`.
 ///
 /// # Errors
 /// `EINTR` if a signal was noted, or what the home says.
-pub(crate) fn poll(
-    thread: &Thread,
-    mask: SigSet,
-    fd: i32,
-    events: u32,
-    timeout_ms: i64,
-) -> Result<u32, Errno> {
-    let args = [0, u64::from(events), timeout_ms.cast_unsigned(), 0, 0, 0];
-    let Outcome::Done(result) = ask_home(thread, mask, nr::POLL, fd, args) else {
-        return Err(Errno::EINTR);
-    };
-    Errno::check(result).map(crate::host::uint_arg)
+pub(crate) fn look(thread: &Thread, mask: SigSet, fd: i32, events: u32) -> Result<u32, Errno> {
+    /// Files are always ready.
+    const FILE_EVENTS: u32 = 0x145;
+    let args = [host::fd_arg(fd), u64::from(events), 0, 0, 0, 0];
+    match Call::new(thread, mask, nr::POLL, args).ask_home(thread, mask) {
+        Outcome::Interrupted => Err(Errno::EINTR),
+        Outcome::Done(REMOTE_NOT) => Ok(events & FILE_EVENTS),
+        Outcome::Done(result) => Errno::check(result).map(host::uint_arg),
+    }
 }

@@ -16,7 +16,7 @@ use dunix_guest_abi::doorbell::{
     DEAF_TO_TTIN, DEAF_TO_TTOU, OP_BACKGROUND, OP_OPEN_TERMINAL, OP_TERMINAL, OPENED_REMOTE,
     REMOTE_BACKGROUND,
 };
-use dunix_shim_core::signal::{SIGTTIN, SIGTTOU};
+use dunix_shim_core::signal::{SIGTTIN, SIGTTOU, SigSet};
 use dunix_shim_core::{Errno, nr};
 
 const TCSETS: u64 = 0x5402;
@@ -26,6 +26,9 @@ const TIOCGPGRP: u64 = 0x540f;
 const TIOCSPGRP: u64 = 0x5410;
 const TIOCNOTTY: u64 = 0x5422;
 const TIOCGSID: u64 = 0x5429;
+const FIONBIO: u64 = 0x5421;
+const FIONCLEX: u64 = 0x5450;
+const FIOCLEX: u64 = 0x5451;
 const F_SETFD: u64 = 2;
 const O_NOCTTY: u64 = 0o400;
 
@@ -49,7 +52,7 @@ pub(crate) fn ioctl(thread: &Thread, context: &Context, args: [u64; 6]) -> Answe
             if let Some(answer) = stopped_change(thread, context, fd) {
                 return answer;
             }
-            let deaf = deafness(thread, context);
+            let deaf = deafness(thread, context.mask);
             match ring_raw(OP_TERMINAL, [host::fd_arg(fd), request, u64::from(group), deaf]) {
                 REMOTE_BACKGROUND => stop(thread, SIGTTOU),
                 result => Answer::Return(result),
@@ -62,12 +65,29 @@ pub(crate) fn ioctl(thread: &Thread, context: &Context, args: [u64; 6]) -> Answe
             {
                 return answer;
             }
-            if thread.process().remote.has(fd) {
-                return remote::execute(thread, context, nr::IOCTL, fd, args);
+            match request {
+                // About the descriptor, not its object.
+                FIOCLEX | FIONCLEX => Answer::PassOn,
+                _ if !thread.process().remote.has(fd) => Answer::PassOn,
+                FIONBIO => set_nonblocking(thread, context, args).into(),
+                _ => remote::execute(thread, context, nr::IOCTL, args),
             }
-            Answer::PassOn
         }
     }
+}
+
+/// `FIONBIO` on a descriptor of another node: the flag of the description at its home.
+fn set_nonblocking(thread: &Thread, context: &Context, args: [u64; 6]) -> Result<u64, Errno> {
+    const F_GETFL: u64 = 3;
+    const F_SETFL: u64 = 4;
+    const O_NONBLOCK: u64 = 0o4000;
+    let is_on: i32 = guest::read(GuestAddr(args[2]))?;
+    let call = |command, flags| {
+        let args = [args[0], command, flags, 0, 0, 0];
+        Errno::check(remote::run(thread, context.mask, nr::FCNTL, args))
+    };
+    let flags = call(F_GETFL, 0)? & !O_NONBLOCK;
+    call(F_SETFL, if is_on == 0 { flags } else { flags | O_NONBLOCK })
 }
 
 /// open(2) of `/dev/tty`.
@@ -119,7 +139,7 @@ pub(crate) fn stopped_read(thread: &Thread, context: &Context, fd: i32) -> Optio
     if !is_background(flags(thread)) || !is_controlling(fd) {
         return None;
     }
-    if is_deaf(thread, context, SIGTTIN) {
+    if is_deaf(thread, context.mask, SIGTTIN) {
         return Some(Answer::from(Err(Errno::EIO)));
     }
     Some(stop(thread, SIGTTIN))
@@ -135,34 +155,42 @@ pub(crate) fn stopped_write(thread: &Thread, context: &Context, fd: i32) -> Opti
 
 /// The same for a change of the terminal, which always stops.
 fn stopped_change(thread: &Thread, context: &Context, fd: i32) -> Option<Answer> {
-    if !is_background(flags(thread)) || is_deaf(thread, context, SIGTTOU) || !is_controlling(fd) {
+    if !is_background(flags(thread))
+        || is_deaf(thread, context.mask, SIGTTOU)
+        || !is_controlling(fd)
+    {
         return None;
     }
     Some(stop(thread, SIGTTOU))
 }
 
 /// Whether the signal is blocked or ignored.
-fn is_deaf(thread: &Thread, context: &Context, signal: u32) -> bool {
-    context.mask.has(signal) || thread.process().action(signal).handler == host::SIG_IGN
+fn is_deaf(thread: &Thread, mask: SigSet, signal: u32) -> bool {
+    mask.has(signal) || thread.process().action(signal).handler == host::SIG_IGN
 }
 
 /// Which signals of terminal access the caller does not hear, for the home of a terminal elsewhere.
-pub(crate) fn deafness(thread: &Thread, context: &Context) -> u64 {
-    let bit = |signal, bit| if is_deaf(thread, context, signal) { bit } else { 0 };
+pub(crate) fn deafness(thread: &Thread, mask: SigSet) -> u64 {
+    let bit = |signal, bit| if is_deaf(thread, mask, signal) { bit } else { 0 };
     bit(SIGTTIN, DEAF_TO_TTIN) | bit(SIGTTOU, DEAF_TO_TTOU)
 }
 
 /// Stops for a call that the home of a terminal elsewhere refused to a background process.
-pub(crate) fn stop_for(thread: &Thread, number: u64) -> Answer {
-    stop(thread, if matches!(number, nr::READ | nr::READV) { SIGTTIN } else { SIGTTOU })
+pub(crate) fn stop_for(thread: &Thread, number: u64) -> i64 {
+    let signal = if matches!(number, nr::READ | nr::READV) { SIGTTIN } else { SIGTTOU };
+    stop_result(thread, signal)
 }
 
 /// Lets the daemon signal the group. The call begins anew once the signal has had its effect.
 fn stop(thread: &Thread, signal: u32) -> Answer {
+    Answer::Return(stop_result(thread, signal))
+}
+
+fn stop_result(thread: &Thread, signal: u32) -> i64 {
     if let Err(error) = ring(OP_BACKGROUND, [u64::from(signal), 0, 0, 0]) {
-        return Answer::from(Err(error));
+        return error.as_result();
     }
     let action = thread.process().action(signal);
     let is_cut_short = action.handler > host::SIG_IGN && action.flags & SA_RESTART == 0;
-    Answer::Return(if is_cut_short { deliver::INTERRUPTED } else { NOT_BEGUN })
+    if is_cut_short { deliver::INTERRUPTED } else { NOT_BEGUN }
 }

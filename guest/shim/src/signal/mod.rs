@@ -134,7 +134,11 @@ fn poked(thread: &Thread, context: &mut Context) {
 
 /// Whether the call is one that the shim's own filter traps; else a filter of the guest's did.
 fn is_trapped_class(context: &Context) -> bool {
-    let number = u32::try_from(context.call().0).unwrap_or(u32::MAX);
+    let number = context.call().0;
+    if crate::filter::is_wide() && table::WIDE.contains(&number) {
+        return true;
+    }
+    let number = u32::try_from(number).unwrap_or(u32::MAX);
     !matches!(table::class(number), Class::Native | Class::Refuse(_))
 }
 

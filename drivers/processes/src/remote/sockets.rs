@@ -1,0 +1,180 @@
+//! Home: socket calls of holders elsewhere (socket(7)).
+
+use super::execute::{Done, value};
+use super::homes::{Object, Purpose};
+use super::waiting::Waiting;
+use super::watch::ready_now;
+use crate::node::Node;
+use dunix_ids::NodeId;
+use dunix_linux::{Errno, Result, messages};
+use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
+use dunix_wire::processes::{CallExtra, CallOutcome};
+use rustix::fs::OFlags;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::Notify;
+
+/// `MSG_*` of `sys/socket.h`.
+const PEEK: i32 = 0x2;
+const TRUNCATED_LENGTH: i32 = 0x20;
+const DONT_WAIT: i32 = 0x40;
+const WAIT_ALL: i32 = 0x100;
+const CONTROL_TRUNCATED: i32 = 0x8;
+const ERROR_QUEUE: i32 = 0x2000;
+/// `SOCK_NONBLOCK` of accept4(2).
+const NONBLOCKING: i32 = 0o4000;
+
+fn is_stream(object: &Object) -> bool {
+    sockopt::socket_type(&object.original) == Ok(SocketType::STREAM)
+}
+
+/// send(2) and kin; a stream takes all before it returns, unless it is cancelled.
+pub(super) async fn send(
+    object: &Arc<Object>,
+    data: &[u8],
+    address: &[u8],
+    flags: i32,
+    cancelled: &Notify,
+) -> Result<Done> {
+    let mut waiting = Waiting::to_write(object, cancelled).for_socket();
+    if flags & DONT_WAIT != 0 {
+        waiting = waiting.at_once();
+    }
+    let socket = object.original.as_fd();
+    let flags = flags | DONT_WAIT;
+    let is_stream = is_stream(object);
+    let mut sent = 0;
+    loop {
+        let rest = data.get(sent..).unwrap_or(&[]);
+        match waiting.until_done(|| messages::send(socket, rest, address, flags)).await {
+            Ok(count) => sent += count,
+            Err(errno) if sent == 0 => return Err(errno),
+            Err(_) => break,
+        }
+        if sent >= data.len() || !is_stream {
+            break;
+        }
+    }
+    Ok(value(sent))
+}
+
+/// recv(2) and kin.
+pub(super) async fn receive(
+    object: &Arc<Object>,
+    bytes: u32,
+    flags: i32,
+    cancelled: &Notify,
+) -> Result<Done> {
+    let mut waiting = Waiting::to_read(object, cancelled).for_socket();
+    if flags & (DONT_WAIT | ERROR_QUEUE) != 0 {
+        waiting = waiting.at_once();
+    }
+    let wants_all = flags & WAIT_ALL != 0 && flags & PEEK == 0 && is_stream(object);
+    let socket = object.original.as_fd();
+    let flags = (flags & !WAIT_ALL) | DONT_WAIT;
+    let mut data = vec![0; (bytes as usize).min(CALL_BYTES_MAX)];
+    let mut filled = 0;
+    loop {
+        let received =
+            waiting.until_done(|| messages::receive(socket, &mut data[filled..], flags)).await;
+        let message = match received {
+            Ok(message) => message,
+            Err(errno) if filled == 0 => return Err(errno),
+            // What has come already is not lost.
+            Err(_) => return Ok(with_data(data, filled, filled, CallExtra::None)),
+        };
+        let got = message.bytes.min(data.len() - filled);
+        filled += got;
+        if wants_all && got > 0 && filled < data.len() {
+            continue;
+        }
+        // Descriptors in messages stay between processes of one node: these are closed, and said so.
+        let lost = if message.descriptors.is_empty() { 0 } else { CONTROL_TRUNCATED };
+        let extra = CallExtra::Message {
+            address: message.address,
+            control: message.control,
+            flags: message.flags | lost,
+        };
+        let is_length = flags & TRUNCATED_LENGTH != 0 && filled == got;
+        let result = if is_length { message.bytes } else { filled };
+        return Ok(with_data(data, filled, result, extra));
+    }
+}
+
+fn with_data(mut data: Vec<u8>, filled: usize, result: usize, extra: CallExtra) -> Done {
+    data.truncate(filled);
+    CallOutcome { data, extra, ..value(result) }
+}
+
+impl Node {
+    /// accept4(2): the connection is an object of this node, for the caller's.
+    pub(super) async fn accept(
+        &self,
+        object: &Arc<Object>,
+        from: NodeId,
+        flags: i32,
+        cancelled: &Notify,
+    ) -> Result<Done> {
+        let waiting = Waiting::to_read(object, cancelled).for_socket();
+        const READY: u16 = 0x1 | 0x8 | 0x10;
+        let is_nonblocking = flags & NONBLOCKING != 0;
+        // accept(2) has no flag not to wait.
+        let attempt = || {
+            object
+                .in_turn(waiting.waits(), READY, |fd| messages::accept(fd.as_fd(), is_nonblocking))
+        };
+        let (connection, address) = waiting.until_done(attempt).await?;
+        let ready = ready_now(&connection);
+        let purpose = Purpose::Calls(RemoteKind::Socket);
+        let serial = self.homes.keep(Object::new(connection, purpose, Vec::new()), from)?;
+        let extra = CallExtra::Accepted { object: serial, address, ready };
+        Ok(CallOutcome { extra, ..value(0) })
+    }
+}
+
+/// connect(2). A call that is cancelled goes on; made anew, it waits for the same connection.
+pub(super) async fn connect(
+    object: &Arc<Object>,
+    address: &[u8],
+    cancelled: &Notify,
+) -> Result<Done> {
+    let waiting = Waiting::to_write(object, cancelled).for_socket();
+    let socket = &object.original;
+    if sockopt::socket_domain(socket)? == AddressFamily::UNIX {
+        // Its peer is of this node, and takes it or does not at once.
+        messages::connect(socket.as_fd(), address)?;
+        return Ok(value(0));
+    }
+    let begun = begin_connect(object, waiting.waits(), address);
+    match begun {
+        Err(Errno::INPROGRESS | Errno::ALREADY) if waiting.waits() => {}
+        Err(Errno::ISCONN) if object.is_connecting.swap(false, Ordering::AcqRel) => {
+            return Ok(value(0));
+        }
+        other => return other.map(|()| value(0)),
+    }
+    object.is_connecting.store(true, Ordering::Release);
+    const DECIDED: u16 = 0x4 | 0x8 | 0x10;
+    let decided = || if ready_now(socket) & DECIDED == 0 { Err(Errno::AGAIN) } else { Ok(()) };
+    waiting.until_done(decided).await?;
+    object.is_connecting.store(false, Ordering::Release);
+    sockopt::socket_error(socket)??;
+    Ok(value(0))
+}
+
+/// Starts to connect without waiting for the peer.
+fn begin_connect(object: &Object, waits: bool, address: &[u8]) -> Result<()> {
+    let socket = &object.original;
+    let _turn = crate::node::lock(&object.turn);
+    let flags = rustix::fs::fcntl_getfl(socket)?;
+    if waits {
+        rustix::fs::fcntl_setfl(socket, flags | OFlags::NONBLOCK)?;
+    }
+    let begun = messages::connect(socket.as_fd(), address);
+    if waits {
+        rustix::fs::fcntl_setfl(socket, flags)?;
+    }
+    begun
+}
