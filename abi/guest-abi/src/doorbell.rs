@@ -101,6 +101,8 @@ pub const OP_CHILD_POLICY: u64 = 28;
 pub const OP_PARKED: u64 = 29;
 /// A script has ended: `a1` = TID of the thread that ran it, `a2` = calls done. Returns 0.
 pub const OP_SCRIPT_DONE: u64 = 30;
+/// By a script at an arrival: the daemon puts descriptors that it holds at their numbers. Returns 0.
+pub const OP_MOVE_DESCRIPTORS: u64 = 31;
 /// In [`StartInfo::flags`]: no program is loaded (`exe_fd` is not looked at): the process is to
 /// become one that moves here ([`moving`](crate::moving)).
 pub const START_ARRIVAL: u32 = 1 << 0;

@@ -60,7 +60,11 @@ fn set_up_and_exec(spec: &SpawnSpec, fds: GuestFds, group: Option<u32>) -> Step<
     }
     set_credentials(spec).map_err(at(SetUpStep::Credentials))?;
     process::chdir(spec.cwd.as_slice()).map_err(at(SetUpStep::WorkingDirectory))?;
-    let argv = open_program(spec, own.boot.as_fd()).map_err(at(SetUpStep::Program))?;
+    let argv = if spec.is_arrival {
+        vec![c"arrival".to_owned()]
+    } else {
+        open_program(spec, own.boot.as_fd()).map_err(at(SetUpStep::Program))?
+    };
     let envp = c_strings(&spec.envp).map_err(at(SetUpStep::Exec))?;
     set_limits(spec).map_err(at(SetUpStep::Limits))?;
     signal::reset_dispositions(spec.signals_ignored);

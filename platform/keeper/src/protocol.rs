@@ -105,6 +105,9 @@ pub struct SpawnSpec {
     pub descriptors: Vec<Vec<i32>>,
     /// Files that the child opens in the tree by itself.
     pub opens: Vec<OpenSpec>,
+    /// It becomes a process that moves here: there is no program to find, and nothing is said on
+    /// the boot socket about one.
+    pub is_arrival: bool,
 }
 
 /// A program, named as execvp(3) takes it.

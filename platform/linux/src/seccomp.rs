@@ -64,6 +64,8 @@ const SEND: u64 = ioctl_number(3, 1, size_of::<Response>());
 const ID_VALID: u64 = ioctl_number(1, 2, size_of::<u64>());
 const ADD_FD: u64 = ioctl_number(1, 3, size_of::<AddFd>());
 const SET_FLAGS: u64 = ioctl_number(1, 4, size_of::<u64>());
+/// `SECCOMP_ADDFD_FLAG_SETFD`.
+const ADD_FD_SET: u32 = 1 << 0;
 /// `SECCOMP_ADDFD_FLAG_SEND`.
 const ADD_FD_SEND: u32 = 1 << 1;
 /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
@@ -114,6 +116,16 @@ impl Listener {
     /// Gives the caller a descriptor with `O_CLOEXEC` and returns its number there.
     pub fn add_fd(&self, id: u64, fd: BorrowedFd<'_>) -> Result<RawFd> {
         self.add(id, fd, 0)
+    }
+
+    /// Gives the caller a descriptor at a number of our choice; whatever is open there is closed.
+    pub fn set_fd(&self, id: u64, fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+        let number = u32::try_from(number).map_err(|_| Errno::BADF)?;
+        let source = u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF)?;
+        let add = AddFd { id, flags: ADD_FD_SET, source, number, number_flags: 0 };
+        // SAFETY: `add` has the layout and size that ADD_FD encodes.
+        check(unsafe { libc::ioctl(self.raw(), ADD_FD, &raw const add) }.into())?;
+        Ok(())
     }
 
     /// Gives the caller a descriptor with `O_CLOEXEC`; its number there is the call's answer.
