@@ -271,6 +271,7 @@ impl Program {
             Class::PeerCredentials => program.allow_unless(2, u32::MAX, 17),
             Class::OtherProcess => program.allow_if_zero(0),
             Class::Random => program.random(),
+            Class::CpuClock => program.cpu_clock(),
         });
     }
 
@@ -322,6 +323,15 @@ impl Program {
         self.emit(EQUAL, 0, 3, 0);
         self.emit(LOAD, 0, 0, at_arg(1));
         self.emit(GREATER_EQUAL, 1, 0, 257);
+        self.allow_or_trap();
+    }
+
+    fn cpu_clock(&mut self) {
+        // Of the process, of the thread, and the negative ones, which name whose they are.
+        self.emit(LOAD, 0, 0, at_arg(0));
+        self.emit(GREATER_EQUAL, 3, 0, 0x8000_0000);
+        self.emit(GREATER_EQUAL, 0, 1, 2);
+        self.emit(GREATER_EQUAL, 0, 1, 4);
         self.allow_or_trap();
     }
 
@@ -396,6 +406,7 @@ mod tests {
             let want = match class(nr) {
                 Class::Native | Class::Mapping | Class::Futex | Class::Terminal => RET_ALLOW,
                 Class::PeerCredentials | Class::OtherProcess | Class::Random => RET_ALLOW,
+                Class::CpuClock => RET_ALLOW,
                 Class::Trap | Class::DescriptorFlags => RET_TRAP,
                 Class::Refuse(errno) => ret_errno(errno),
             };
@@ -458,6 +469,11 @@ mod tests {
         assert_eq!(guest(nr::FUTEX, [0, 128 + 1, 0, 8, 0, 0]), RET_ALLOW, "wake");
         assert_eq!(guest(nr::FUTEX, [0, 10, 0, 8, 0, 0]), RET_ALLOW, "wake bitset");
         assert_eq!(guest(nr::FUTEX, [0, 6, 0, 0, 0, 0]), ret_errno(Errno::ENOSYS), "lock PI");
+        for (clock, want) in [(1, RET_ALLOW), (2, RET_TRAP), (3, RET_TRAP), (4, RET_ALLOW)] {
+            assert_eq!(guest(nr::CLOCK_GETTIME, [clock, 0, 0, 0, 0, 0]), want, "clock {clock}");
+        }
+        assert_eq!(guest(nr::CLOCK_GETTIME, [0xffff_fffe, 0, 0, 0, 0, 0]), RET_TRAP);
+        assert_eq!(guest(nr::CLOCK_GETTIME, [11, 0, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(guest(nr::IOCTL, [0, 0x5401, 0, 0, 0, 0]), RET_TRAP);
         assert_eq!(guest(nr::IOCTL, [0, 0x8912, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(guest(nr::FCNTL, [0, 2, 0, 0, 0, 0]), RET_ALLOW);

@@ -28,6 +28,8 @@ pub enum Class {
     PeerCredentials,
     /// Native if the first argument, a PID, is 0.
     OtherProcess,
+    /// clock_gettime(2) and its kin: trapped for CPU clocks, which a process takes along.
+    CpuClock,
     /// getrandom(2): native for lengths that no signal cuts.
     Random,
 }
@@ -358,8 +360,8 @@ table! {
     225 TIMER_GETOVERRUN Native, "cannot block; no name of a process";
     226 TIMER_DELETE Native, "cannot block; no name of a process";
     227 CLOCK_SETTIME Refuse(Errno::EPERM), "belongs to the host's administrator";
-    228 CLOCK_GETTIME Native, "cannot block; no name of a process";
-    229 CLOCK_GETRES Native, "cannot block; no name of a process";
+    228 CLOCK_GETTIME CpuClock, "CPU clocks count what was used at other nodes too";
+    229 CLOCK_GETRES CpuClock, "CPU clocks name a process or thread of the fabric";
     230 CLOCK_NANOSLEEP Trap, "waits with a deadline";
     231 EXIT_GROUP Trap, "makes, replaces or ends a process or thread";
     232 EPOLL_WAIT Trap, "waits with a deadline";

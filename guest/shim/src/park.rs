@@ -6,6 +6,7 @@
 //! ```
 
 use crate::arch::switch;
+use crate::calls::cpu_time;
 use crate::doorbell::{ring_raw, slot};
 use crate::host;
 use crate::process::has_daemon;
@@ -34,8 +35,10 @@ pub(crate) fn if_asked(thread: &Thread) {
             return;
         }
         let record = describe(thread);
+        cpu_time::note(thread);
         // SAFETY: the thread's own record; `parked` returns when the thread goes on.
         unsafe { switch::park(record, parked) };
+        cpu_time::settle(thread);
     }
 }
 

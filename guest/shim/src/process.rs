@@ -3,6 +3,7 @@
 //! A child that shares its parent's memory (vfork) gets a [`Process`] of its own, in its thread's
 //! slot, so that what it changes before exec stays its own.
 
+use crate::calls::cpu_time::Spent;
 use crate::host;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -106,6 +107,8 @@ pub(crate) struct Process {
     pub(crate) private: Descriptors,
     /// Descriptors of signalfd(2): what is read there names the fabric's codes.
     pub(crate) signalfds: Descriptors,
+    /// CPU time that it used at other nodes.
+    pub(crate) spent: Spent,
     /// `struct rusage` of waited-for children, summed by the shim (with a daemon).
     pub(crate) children_usage: UnsafeCell<[u64; 18]>,
 }
@@ -124,6 +127,7 @@ impl Process {
             remote: Descriptors::new(),
             private: Descriptors::new(),
             signalfds: Descriptors::new(),
+            spent: Spent::new(),
             children_usage: UnsafeCell::new([0; 18]),
         }
     }

@@ -8,6 +8,7 @@
 
 use crate::arch::frame::{AltStack, Resumable, SigInfo};
 use crate::arch::gadget::PASS_RETURN_OFFSET;
+use crate::calls::cpu_time::Spent;
 use crate::host;
 use crate::process::Process;
 use core::cell::{Cell, UnsafeCell};
@@ -55,6 +56,8 @@ pub(crate) struct Thread {
     pub(crate) clear_tid: Cell<u64>,
     /// The guest's rseq area, its length and signature.
     pub(crate) rseq: Cell<(u64, u32, u32)>,
+    /// CPU time that it used at other nodes.
+    pub(crate) spent: Spent,
     /// What the daemon reads of the thread while it is parked.
     pub(crate) park_record: UnsafeCell<ParkRecord>,
     /// A mapping that outlives an exec by a child that shares memory: start and bytes.
@@ -116,6 +119,7 @@ impl Thread {
         thread.robust.set((0, 0));
         thread.clear_tid.set(0);
         thread.rseq.set((0, 0, 0));
+        thread.spent.reset();
         thread.scratch.set((0, 0));
         thread.is_vfork_child.set(false);
         // SAFETY: ours alone.

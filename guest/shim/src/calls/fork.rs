@@ -102,6 +102,8 @@ fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, 
         return finish_parent(wanted, pid, result);
     }
     thread.forget_others();
+    thread.spent.reset();
+    process.spent.reset();
     thread.clear_tid.set(wanted.cleared_tid());
     start_child(thread, wanted, pid);
     if wanted.stack != 0 {

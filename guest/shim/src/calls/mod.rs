@@ -3,6 +3,7 @@
 //! What is not named here is passed on: issued unchanged in the guest's own context.
 
 mod copy;
+pub(crate) mod cpu_time;
 mod descriptor;
 mod entries;
 pub(crate) mod exec;
@@ -167,6 +168,7 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
         .or_else(|| ids::try_handle(thread, number, args))
         .or_else(|| kill::try_handle(thread, number, args))
         .or_else(|| wait::try_handle(thread, context, number, args))
+        .or_else(|| cpu_time::try_handle(thread, number, args))
         .or_else(|| socket::try_handle(thread, context, number, args))
         .or_else(|| other::try_handle(thread, number, args))
 }

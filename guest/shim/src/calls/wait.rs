@@ -1,4 +1,4 @@
-//! wait4(2), waitid(2), and what waited-for children used (getrusage(2), times(2)).
+//! wait4(2), waitid(2), and what waited-for children used.
 
 use super::Answer;
 use crate::arch::frame::Context;
@@ -13,12 +13,11 @@ use dunix_shim_core::wait::{
 };
 use dunix_shim_core::{Errno, nr};
 
-const RUSAGE_CHILDREN: i32 = -1;
+/// Of getrusage(2).
+pub(crate) const RUSAGE_CHILDREN: i32 = -1;
 /// `struct rusage`: user and system time take four words, then comes `ru_maxrss`.
 const RUSAGE_MAXRSS: usize = 4;
 const USEC_PER_SEC: u64 = 1_000_000;
-/// Ticks of times(2): `USER_HZ` is 100.
-const USEC_PER_TICK: u64 = 10_000;
 
 /// Handles a call about children.
 pub(crate) fn try_handle(
@@ -30,11 +29,6 @@ pub(crate) fn try_handle(
     match number {
         nr::WAIT4 => Some(wait4(thread, context, args)),
         nr::WAITID => Some(waitid(thread, context, args)),
-        nr::GETRUSAGE if host::int_arg(args[0]) == RUSAGE_CHILDREN => {
-            let usage = children_usage(thread);
-            Some(guest::write(GuestAddr(args[1]), &usage).map(|()| 0).into())
-        }
-        nr::TIMES => Some(times(thread, args)),
         _ => None,
     }
 }
@@ -117,7 +111,8 @@ fn waitid(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
     written.map(|()| 0).into()
 }
 
-fn children_usage(thread: &Thread) -> [u64; 18] {
+/// What the children used that were waited for, as `struct rusage`.
+pub(crate) fn children_usage(thread: &Thread) -> [u64; 18] {
     let process = thread.process();
     process.lock.acquire();
     // SAFETY: under the lock.
@@ -139,22 +134,4 @@ fn add_usage(thread: &Thread, more: &[u64; 18]) {
         sum[seconds + 1] %= USEC_PER_SEC;
     }
     process.lock.release();
-}
-
-/// times(2): the kernel's own answer, with the fabric's children in the last two words.
-fn times(thread: &Thread, args: [u64; 6]) -> Answer {
-    let mut own = [0u64; 4];
-    // SAFETY: writes the structure.
-    let result = unsafe { host::call(nr::TIMES, [own.as_mut_ptr() as u64, 0, 0, 0, 0, 0]) };
-    let usage = children_usage(thread);
-    let ticks = |at: usize| {
-        usage[at].wrapping_mul(USEC_PER_SEC).wrapping_add(usage[at + 1]) / USEC_PER_TICK
-    };
-    (own[2], own[3]) = (ticks(0), ticks(2));
-    if args[0] != 0
-        && let Err(error) = guest::write(GuestAddr(args[0]), &own)
-    {
-        return Answer::from(Err(error));
-    }
-    result.into()
 }
