@@ -18,6 +18,7 @@ mod layers;
 mod packages;
 mod source;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ usage: cargo xtask CHORE
   layers            check dependencies between layers and where unsafe code is
   ci                format, lints, layers, test
   test [--full]     build and run every test; --full: long ones too
+  test --vm         a fabric of two virtual machines (QEMU, software emulation, Linux 6.1)
   demo              build zstd over a fabric of three nodes and compare with a native build
   unpack DIR        put the C code base of the demo into a new folder
   bench             measure starts, streams and CPU time against ssh, TCP and native programs";
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(),
         ["test"] => test::run(false),
         ["test", "--full"] => test::run(true),
-        ["test", "--vm"] => Err(anyhow::anyhow!("tests in virtual machines are not built yet")),
+        ["test", "--vm"] => vm::run(),
         ["demo"] => demo::run(),
         ["unpack", folder] => source::unpack(folder.as_ref()).map(drop),
         ["bench"] => bench::run(),

@@ -13,6 +13,9 @@ pub(crate) struct Tool {
 pub(crate) const MAKE: Tool = Tool { program: "make", package: "make" };
 pub(crate) const CC: Tool = Tool { program: "cc", package: "gcc" };
 pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2" };
+pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
+pub(crate) const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap" };
+pub(crate) const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
 pub(crate) const SSHD: Tool = Tool { program: "sshd", package: "openssh-server" };
 pub(crate) const SSH: Tool = Tool { program: "ssh", package: "openssh-client" };
 

@@ -109,6 +109,43 @@ pub(crate) fn unpack(folder: &Path) -> Result<usize> {
     Ok(files + 1)
 }
 
+/// A makefile and a main program for the folder `common` alone.
+const SMALL_MAKEFILE: &str = "\
+CC = cc
+CFLAGS = -O1 -w -DZSTD_DISABLE_ASM
+OBJECTS = main.o $(patsubst %.c,%.o,$(wildcard common/*.c))
+
+program: $(OBJECTS)
+\t$(CC) -o $@ $^
+
+%.o: %.c
+\t$(CC) $(CFLAGS) -c -o $@ $<
+";
+const SMALL_MAIN: &str = r#"/* Prints the checksum of a known text. */
+#include "common/xxhash.h"
+#include <stdio.h>
+#include <string.h>
+
+int main(void) {
+    const char *text = "many machines, one Unix";
+    printf("%llx\n", (unsigned long long)XXH64(text, strlen(text), 0));
+    return 0;
+}
+"#;
+
+/// Puts a small part of the code base, of the same nature, into a new folder.
+pub(crate) fn unpack_small(folder: &Path) -> Result<()> {
+    let library = fetch()?;
+    make_folder(folder)?;
+    make_folder(&folder.join("common"))?;
+    copy(&library.join("common"), &folder.join("common"))?;
+    for header in ["zstd.h", "zstd_errors.h"] {
+        write(&folder.join(header), &fs::read(library.join(header))?)?;
+    }
+    write(&folder.join("Makefile"), SMALL_MAKEFILE.as_bytes())?;
+    write(&folder.join("main.c"), SMALL_MAIN.as_bytes())
+}
+
 /// The folder of zstd's library sources in cargo's own store.
 fn fetch() -> Result<PathBuf> {
     let manifest = workspace::root().join("xtask/zstd-source/Cargo.toml");
