@@ -17,6 +17,7 @@ pub(crate) mod passed;
 mod path;
 mod poll;
 mod proc_text;
+mod receive;
 pub(crate) mod remote;
 mod rest;
 mod robust;
@@ -110,6 +111,12 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         }
         _ if timed::is_timed(number) => {
             timed::try_handle(thread, context, number, args).unwrap_or(Answer::PassOn)
+        }
+        nr::RECVMMSG if !thread.process().remote.has(host::int_arg(args[0])) => {
+            receive::try_handle(thread, context, number, args).unwrap_or(Answer::PassOn)
+        }
+        nr::RECVMSG if !has_daemon() => {
+            receive::try_handle(thread, context, number, args).unwrap_or(Answer::PassOn)
         }
         nr::RT_SIGTIMEDWAIT => mask::rt_sigtimedwait(thread, context, args),
         nr::SIGNALFD | nr::SIGNALFD4 => signalfd::open(thread, number, args).into(),

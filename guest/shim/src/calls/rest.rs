@@ -47,6 +47,8 @@ pub(crate) struct Transfer<'a> {
     args: [u64; 6],
     /// When the guest made the call.
     start: Time,
+    /// The guest's vector, if it has one that the message does not lead to.
+    vector: Option<(u64, u64)>,
 }
 
 impl<'a> Transfer<'a> {
@@ -57,7 +59,12 @@ impl<'a> Transfer<'a> {
         args: [u64; 6],
         start: Time,
     ) -> Transfer<'a> {
-        Transfer { thread, mask, number, args, start }
+        Transfer { thread, mask, number, args, start, vector: None }
+    }
+
+    /// Names the guest's vector behind a message that lies in the shim's memory.
+    pub(crate) fn with_vector(self, vector: u64, parts: u64) -> Transfer<'a> {
+        Transfer { vector: Some((vector, parts)), ..self }
     }
 
     fn fd(&self) -> i32 {
@@ -150,10 +157,11 @@ impl<'a> Transfer<'a> {
             nr::WRITE if takes_all(self.fd()) => Rest::Onward(Some(1), 2),
             nr::SENDTO => Rest::Onward(Some(1), 2),
             nr::WRITEV | nr::PWRITEV2 if takes_all(self.fd()) => Rest::Parts(second, third),
-            nr::SENDMSG => {
-                vector_of(second).map_or(Rest::Nothing, |(at, parts)| Rest::Parts(at, parts))
-            }
-            nr::SENDMMSG if count < third => Rest::Messages,
+            nr::SENDMSG => match self.vector.or_else(|| vector_of(second)) {
+                Some((vector, parts)) => Rest::Parts(vector, parts),
+                None => Rest::Nothing,
+            },
+            nr::SENDMMSG => Rest::Messages,
             nr::READ if gives_all(self.fd()) => Rest::Onward(Some(1), 2),
             nr::READV | nr::PREADV2 if gives_all(self.fd()) => Rest::Parts(second, third),
             nr::GETRANDOM => Rest::Onward(Some(0), 1),
@@ -166,8 +174,9 @@ impl<'a> Transfer<'a> {
                     Rest::Nothing
                 }
             }
-            // The kernel itself moves the offsets that these point to.
-            nr::SENDFILE => Rest::Onward(None, 3),
+            // The kernel itself moves the offsets that these point to. What a pipe has no room for
+            // is not waited for.
+            nr::SENDFILE if kind(self.fd()).0 != S_IFIFO => Rest::Onward(None, 3),
             nr::COPY_FILE_RANGE => Rest::Onward(None, 4),
             _ => Rest::Nothing,
         }
@@ -231,7 +240,7 @@ impl<'a> Transfer<'a> {
         }
         self.args[1] += count * MESSAGE_BYTES;
         self.args[2] -= count;
-        self.thread.first_noted().is_none()
+        self.args[2] > 0 && self.thread.first_noted().is_none()
     }
 }
 

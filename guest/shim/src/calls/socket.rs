@@ -1,8 +1,9 @@
 //! Sockets: ports and credentials are the fabric's.
 
-use super::Answer;
+use super::rest::Transfer;
+use super::{Answer, receive};
 use crate::arch::frame::Context;
-use crate::arch::gadget::{self, Request};
+use crate::arch::gadget::NOT_BEGUN;
 use crate::doorbell::{ring, ring_until_done};
 use crate::guest::{self, GuestAddr};
 use crate::host;
@@ -17,6 +18,8 @@ const CONTROL_BYTES_MAX: usize = 1024;
 const SOL_SOCKET: u32 = 1;
 const SCM_CREDENTIALS: u32 = 2;
 /// Offsets in `struct msghdr`.
+const VECTOR_AT: usize = 2;
+const PARTS_AT: usize = 3;
 const CONTROL_AT: usize = 4;
 const CONTROL_BYTES_AT: usize = 5;
 const CMSG_HEADER_BYTES: usize = 16;
@@ -41,7 +44,7 @@ pub(crate) fn try_handle(
         nr::CONNECT => connect(thread, context, args),
         nr::GETSOCKOPT => Some(peer_credentials(args).into()),
         nr::SENDMSG => send_message(thread, context, args),
-        nr::RECVMSG => receive_message(context, args),
+        nr::RECVMSG => receive_message(thread, context, args),
         _ => None,
     }
 }
@@ -156,17 +159,21 @@ fn send_message(thread: &Thread, context: &Context, mut args: [u64; 6]) -> Optio
     }
     message[CONTROL_AT] = control.as_ptr() as u64;
     args[1] = message.as_ptr() as u64;
+    let transfer = Transfer::new(thread, context.mask, nr::SENDMSG, args, host::now())
+        .with_vector(message[VECTOR_AT], message[PARTS_AT]);
     // SAFETY: the guest's own call with a control buffer of the shim's.
-    Some(unsafe { super::blocking(context, nr::SENDMSG, args) })
+    Some(Answer::Return(unsafe { transfer.complete(NOT_BEGUN) }))
 }
 
-fn receive_message(context: &Context, args: [u64; 6]) -> Option<Answer> {
+fn receive_message(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer> {
     let before: [u64; 7] = guest::read(GuestAddr(args[1])).ok()?;
-    control_of(&before)?;
-    let request = Request { mask: context.mask, nr: nr::RECVMSG, args };
+    let has_control = control_of(&before).is_some();
+    if !has_control && !receive::wants_all(args[2]) {
+        return None;
+    }
     // SAFETY: the guest's own call.
-    let result = unsafe { gadget::interruptible(&request) };
-    if result >= 0 {
+    let result = unsafe { receive::message(thread, context.mask, args) }?;
+    if result >= 0 && has_control {
         let _ = translate_received(GuestAddr(args[1]));
     }
     Some(Answer::Return(result))

@@ -1,88 +1,9 @@
 //! Real programs under the shim alone, compared with the same programs run natively.
-//!
-//! Each test runs a command twice and compares output, errors and status. What a machine lacks
-//! (a compiler, Go) is skipped, and the test says so.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+mod both_ways;
+mod storm;
 
-/// Writes the shim once, to a file of this test run.
-fn shim() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        use std::os::unix::fs::PermissionsExt;
-        let path = scratch().join("shim");
-        std::fs::write(&path, dunix_shim_image::SHIM).expect("the scratch folder is writable");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("our file");
-        path
-    })
-}
-
-/// A folder of cargo's for this crate's tests.
-fn scratch() -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("solo");
-    std::fs::create_dir_all(&path).expect("cargo's folder for tests is writable");
-    path
-}
-
-fn run(mut command: Command) -> Output {
-    command.env("LC_ALL", "C").current_dir(scratch()).stdin(Stdio::null());
-    command.output().expect("the command can be started")
-}
-
-fn native(words: &[&str]) -> Output {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]);
-    run(command)
-}
-
-fn under_shim(words: &[&str]) -> Output {
-    let mut command = Command::new(shim());
-    command.args(words);
-    run(command)
-}
-
-/// Runs a command both ways and checks that nothing tells them apart; returns the output.
-#[track_caller]
-fn same(words: &[&str]) -> String {
-    let (expected, found) = (native(words), under_shim(words));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert_eq!(
-        text(&found.stdout),
-        text(&expected.stdout),
-        "output of {words:?}: {}",
-        text(&found.stderr)
-    );
-    assert_eq!(text(&found.stderr), text(&expected.stderr), "errors of {words:?}");
-    assert_eq!(found.status, expected.status, "status of {words:?}");
-    text(&found.stdout)
-}
-
-#[track_caller]
-fn same_script(script: &str) -> String {
-    same(&["/bin/bash", "-c", script])
-}
-
-fn has(program: &str) -> bool {
-    let found = native(&["/bin/sh", "-c", &format!("command -v {program}")]).status.success();
-    if !found {
-        eprintln!("skipped: no {program} here");
-    }
-    found
-}
-
-/// Builds one of the checkers in `guest/programs`.
-fn checker(name: &str) -> Option<String> {
-    if !has("gcc") {
-        return None;
-    }
-    let source = format!("{}/../programs/{name}.c", env!("CARGO_MANIFEST_DIR"));
-    let program = scratch().join(name).display().to_string();
-    let built = native(&["/usr/bin/env", "gcc", "-O1", "-w", "-pthread", "-o", &program, &source]);
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    Some(program)
-}
+use both_ways::{checker, has, native, python, same, same_script, scratch, shim, under_shim};
 
 #[test]
 fn small_programs() {
@@ -197,12 +118,8 @@ fn programs_are_compiled_and_linked_in_every_way() {
     }
 }
 
-#[test]
-fn python_threads_processes_and_signals() {
-    if !has("python3") {
-        return;
-    }
-    let program = r"
+/// Threads, processes, signals and an event loop.
+const PYTHON: &str = r"
 import asyncio, multiprocessing, os, signal, subprocess, sys, threading, time
 print(subprocess.run(['sh', '-c', 'echo out; echo err >&2; exit 3'], capture_output=True))
 done = []
@@ -225,12 +142,12 @@ if os.fork() == 0: os.write(w, b'child'); os._exit(0)
 print(os.read(r, 10), os.wait()[1])
 print(os.path.exists('/proc/%d/exe' % os.getpid()), os.readlink('/proc/self/exe') == os.path.realpath(sys.executable))
 ";
-    let python = String::from_utf8_lossy(
-        &native(&["/bin/sh", "-c", "python3 -c 'import sys; print(sys.executable)'"]).stdout,
-    )
-    .trim()
-    .to_owned();
-    same(&[&python, "-c", program]);
+
+#[test]
+fn python_threads_processes_and_signals() {
+    if let Some(python) = python() {
+        same(&[&python, "-c", PYTHON]);
+    }
 }
 
 #[test]
