@@ -6,22 +6,50 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/times.h>
 #include <time.h>
 #include <unistd.h>
 
 #define WORKERS 4
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static long shared, faults, signals;
+static long shared, signals;
 static __thread uint64_t local;
 static pid_t pid;
 
 static void fail(const char *what) { printf("FAILED: %s\n", what); fflush(stdout); _exit(1); }
 
-static uint64_t now(void) {
+static uint64_t nanos(struct timespec t) { return t.tv_sec * 1000000000ull + t.tv_nsec; }
+static uint64_t micros(struct timeval t) { return t.tv_sec * 1000000ull + t.tv_usec; }
+
+// What only grows: the clock, and the CPU time of thread and process as each call tells it.
+#define GROWING 8
+static void read_growing(uint64_t *all) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ull + t.tv_nsec;
+    struct rusage usage;
+    struct tms ticks;
+    clockid_t clock;
+    clock_gettime(CLOCK_MONOTONIC, &t), all[0] = nanos(t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t), all[1] = nanos(t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t), all[2] = nanos(t);
+    if (pthread_getcpuclockid(pthread_self(), &clock) || clock_gettime(clock, &t)) fail("the thread's clock");
+    all[3] = nanos(t);
+    getrusage(RUSAGE_THREAD, &usage), all[4] = micros(usage.ru_utime) + micros(usage.ru_stime);
+    getrusage(RUSAGE_SELF, &usage), all[5] = micros(usage.ru_utime), all[6] = micros(usage.ru_stime);
+    times(&ticks), all[7] = ticks.tms_utime;
+}
+
+static void check_growing(uint64_t *last) {
+    uint64_t all[GROWING];
+    read_growing(all);
+    for (int i = 0; i < GROWING; i++) {
+        if (all[i] >= last[i]) continue;
+        printf("FAILED: time %d went back from %lu to %lu\n", i, last[i], all[i]);
+        fflush(stdout);
+        _exit(1);
+    }
+    memcpy(last, all, sizeof all);
 }
 
 // Keeps values in general and vector registers while nothing else runs.
@@ -56,16 +84,15 @@ static void *worker(void *arg) {
     sigaltstack(&stack, 0);
     local = number;
     double sum = 0;
-    uint64_t last = now();
+    uint64_t last[GROWING];
+    read_growing(last);
     for (int round = 0; round < 60; round++) {
         double got = in_registers(number * 1000 + round);
         if (got != in_registers(number * 1000 + round)) fail("registers");
         sum += got;
         local = local * 6364136223846793005ull + 1442695040888963407ull;
         if (syscall(SYS_gettid) != tid || getpid() != pid) fail("identity");
-        uint64_t time = now();
-        if (time < last) fail("the clock went back");
-        last = time;
+        check_growing(last);
         pthread_mutex_lock(&lock);
         shared += number;
         pthread_mutex_unlock(&lock);
