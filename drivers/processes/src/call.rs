@@ -101,6 +101,11 @@ impl DoorbellCall {
         self.listener.add_fd(self.notification.id, fd)
     }
 
+    /// Gives the caller a descriptor at this number, without `O_CLOEXEC`.
+    pub(crate) fn set_fd(&self, fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+        self.listener.set_fd(self.notification.id, fd, number)
+    }
+
     /// Answers with a value.
     pub fn answer(mut self, value: i64) {
         self.send(value);

@@ -137,6 +137,9 @@ impl Node {
 
     /// The keeper has forked.
     pub(crate) fn launch_spawned(&self, token: u64, host_pid: u32) {
+        if self.shell_spawned(token, host_pid) {
+            return;
+        }
         self.with(|state, now| {
             if let Some(launching) = state.launches.get_mut(&token) {
                 launching.host_pid = Some(host_pid);
@@ -150,6 +153,9 @@ impl Node {
 
     /// The keeper could not fork.
     pub(crate) fn launch_refused(&self, token: u64, errno: Errno) {
+        if self.shell_refused(token, errno) {
+            return;
+        }
         self.with(|state, now| state.fail(now, token, LaunchError::Fork(errno)));
     }
 
@@ -179,6 +185,9 @@ impl Node {
 
     /// A host process has ended.
     pub(crate) fn host_ended(self: &Arc<Node>, host_pid: u32, status: ExitStatus, rusage: Rusage) {
+        if self.hall_ended(host_pid) {
+            return;
+        }
         let draining = self.with(|state, now| {
             let starting = state.launches.values_mut().find(|l| l.host_pid == Some(host_pid));
             if let Some(launching) = starting {
@@ -335,6 +344,7 @@ impl State {
             pid,
             Local {
                 slot,
+                slot_is_lent: false,
                 forked_by: None,
                 ticket: Some(ticket),
                 exe_path,

@@ -10,6 +10,7 @@ use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
 use crate::moving::pager::Offers;
+use crate::moving::{Halls, Spawning};
 use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
@@ -20,7 +21,7 @@ use dunix_transport::Mesh;
 use dunix_wire::processes::{Answer, Credentials, Errno, ExitStatus, Rusage};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
@@ -53,6 +54,12 @@ pub(crate) struct Node {
     pub(crate) bell: OwnedFd,
     /// Held while one spawn is being asked of the keeper.
     pub(crate) asking: Mutex<()>,
+    /// Processes that are frozen, arrive, or have given themselves away.
+    pub(crate) halls: Halls,
+    /// Host processes that are being made for arrivals, by token.
+    pub(crate) spawning: Mutex<BTreeMap<u64, Spawning>>,
+    /// Names this node's build of the shim.
+    pub(crate) shim_name: OnceLock<u64>,
     /// Boot sockets that the doorbell's thread has not seen yet.
     pub(crate) arrivals: Mutex<Vec<(u64, OwnedFd)>>,
     started: Instant,
@@ -95,6 +102,8 @@ pub struct RootEnd {
 #[derive(Debug)]
 pub(crate) struct Local {
     pub(crate) slot: SlotIndex,
+    /// What remains of it here keeps the slot (see [`Donor`](crate::moving::Donor)).
+    pub(crate) slot_is_lent: bool,
     /// The parent that prepared the fork, until the child is bound.
     pub(crate) forked_by: Option<Pid>,
     pub(crate) ticket: Option<Ticket>,
@@ -160,6 +169,9 @@ impl Node {
             events: broadcast::Sender::new(EVENTS_KEPT),
             bell,
             asking: Mutex::default(),
+            halls: Halls::default(),
+            spawning: Mutex::default(),
+            shim_name: OnceLock::new(),
             arrivals: Mutex::default(),
             started: Instant::now(),
             state: Mutex::new(State::new(table)),
@@ -291,7 +303,9 @@ impl State {
     /// Forgets a process that never ran or runs no more; idempotent.
     pub(crate) fn forget(&mut self, pid: Pid) -> Option<Local> {
         let local = self.locals.remove(&pid)?;
-        self.slots.give_back(local.slot);
+        if !local.slot_is_lent {
+            self.slots.give_back(local.slot);
+        }
         self.claims.retain(|_, claimed| *claimed != pid);
         Some(local)
     }

@@ -190,7 +190,11 @@ impl Server {
                     self.retry_unbound();
                 }
             }
-            None => self.keep_unbound(call),
+            None => {
+                if let Err(call) = self.node.try_arrival_call(call) {
+                    self.keep_unbound(call);
+                }
+            }
         }
     }
 
@@ -216,7 +220,11 @@ impl Server {
                     call.set_caller(caller);
                     self.node.handle_call(call);
                 }
-                None => self.unbound.push((deadline, call)),
+                None => {
+                    if let Err(call) = self.node.try_arrival_call(call) {
+                        self.unbound.push((deadline, call));
+                    }
+                }
             }
         }
     }

@@ -1,12 +1,12 @@
 //! The node's arena and who has which of its slots.
 
-use dunix_guest_abi::arena::{ARENA_BYTES, SLOTS, Slot};
+use dunix_guest_abi::arena::{ARENA_BYTES, SLOT_PARK, SLOTS, Slot};
 use dunix_linux::Result;
 use dunix_linux::arena::Arena;
 use rustix::thread::futex;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A slot's index.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,19 +31,54 @@ impl SlotArena {
 
     /// Tells a process that an answer `EAGAIN` may have changed.
     pub(crate) fn wake(&self, slot: SlotIndex) {
-        let at = slot.0 as usize * WORDS + offset_of!(Slot, event_seq) / 4;
-        if let Some(word) = self.0.word(at) {
+        if let Some(word) = self.word(slot, offset_of!(Slot, event_seq)) {
             word.fetch_add(1, Ordering::AcqRel);
             let _ = futex::wake(word, futex::Flags::empty(), i32::MAX.cast_unsigned());
         }
     }
 
-    /// Publishes a process's `SLOT_*` bits.
+    /// Publishes a process's `SLOT_*` bits, all but [`SLOT_PARK`].
     pub(crate) fn set_flags(&self, slot: SlotIndex, flags: u32) {
-        let at = slot.0 as usize * WORDS + offset_of!(Slot, flags) / 4;
-        if let Some(word) = self.0.word(at) {
-            word.store(flags, Ordering::Release);
+        if let Some(word) = self.word(slot, offset_of!(Slot, flags)) {
+            let keep = |old| Some(old & SLOT_PARK | flags & !SLOT_PARK);
+            let _ = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, keep);
         }
+    }
+
+    /// Asks all threads of a process to park; returns the epoch that they ring with.
+    pub(crate) fn begin_park(&self, slot: SlotIndex) -> u32 {
+        let epoch = self.word(slot, offset_of!(Slot, park_epoch));
+        let epoch = epoch.map_or(0, |word| word.fetch_add(1, Ordering::AcqRel).wrapping_add(1));
+        if let Some(word) = self.word(slot, offset_of!(Slot, flags)) {
+            word.fetch_or(SLOT_PARK, Ordering::AcqRel);
+        }
+        epoch
+    }
+
+    /// Lets parked threads go on.
+    pub(crate) fn end_park(&self, slot: SlotIndex) {
+        if let Some(word) = self.word(slot, offset_of!(Slot, flags)) {
+            word.fetch_and(!SLOT_PARK, Ordering::AcqRel);
+        }
+        self.command(slot, self.next_command(slot));
+    }
+
+    /// The serial that the next script has; never 0.
+    pub(crate) fn next_command(&self, slot: SlotIndex) -> u32 {
+        let word = self.word(slot, offset_of!(Slot, command_seq));
+        word.map_or(1, |word| word.load(Ordering::Acquire).wrapping_add(1).max(1))
+    }
+
+    /// Publishes a script, which is in its place.
+    pub(crate) fn command(&self, slot: SlotIndex, serial: u32) {
+        if let Some(word) = self.word(slot, offset_of!(Slot, command_seq)) {
+            word.store(serial, Ordering::Release);
+            let _ = futex::wake(word, futex::Flags::empty(), i32::MAX.cast_unsigned());
+        }
+    }
+
+    fn word(&self, slot: SlotIndex, offset: usize) -> Option<&AtomicU32> {
+        self.0.word(slot.0 as usize * WORDS + offset / 4)
     }
 }
 

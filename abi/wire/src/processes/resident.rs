@@ -1,10 +1,10 @@
 //! A running process as it lies in a host: what [`Package::image`](super::moving::Package) holds.
 //!
 //! Owns: mappings, threads and what the kernel keeps for a process. Refuses: pages, which flow on a
-//! stream ([`PagesHeader`]), and what the process table knows ([`ProcessRecord`](super::ProcessRecord)).
+//! stream ([`PagesHeader`](super::PagesHeader)), and what the process table knows ([`ProcessRecord`](super::ProcessRecord)).
 //! Everything here is a peer's word: the target checks each value before it uses it.
 
-use super::{DescriptorImage, moving::MoveId};
+use super::DescriptorImage;
 use alloc::vec::Vec;
 use dunix_ids::Pid;
 use serde::{Deserialize, Serialize};
@@ -37,8 +37,8 @@ pub struct ResidentImage {
     /// Signals that wait for any thread, in their order.
     pub signals: Vec<SignalImage>,
     pub timers: Timers,
-    /// Bytes of pages that come before the process runs.
-    pub bytes: u64,
+    /// Ranges of private anonymous memory whose pages follow while it runs; none if all come before.
+    pub late: Vec<(u64, u64)>,
 }
 
 /// What the kernel maps into every process and programs hold addresses of.
@@ -117,6 +117,8 @@ pub const MAPPING_MERGEABLE: u32 = 1 << 10;
 /// What a mapping shows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Backing {
+    /// The shim's data, which every process of the same build has there already; its pages travel.
+    Shim,
     /// Zeroes; its pages travel. Also what was a file's that is gone or replaced.
     Anonymous,
     /// A file of the tree, private: pages that the process changed travel.
@@ -138,8 +140,6 @@ pub struct ThreadImage {
     /// Signals that wait for this thread alone, in their order.
     pub signals: Vec<SignalImage>,
     pub nice: i8,
-    /// The address that the kernel clears when the thread ends, or 0.
-    pub clear_tid: u64,
 }
 
 /// A `siginfo_t` of x86-64.
@@ -174,10 +174,4 @@ pub struct PosixTimer {
     pub thread: Option<Pid>,
     /// `struct itimerspec`, relative.
     pub setting: [u64; 4],
-}
-
-/// First bytes of the stream of a process's pages, opened by the target.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct PagesHeader {
-    pub id: MoveId,
 }

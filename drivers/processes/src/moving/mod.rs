@@ -14,9 +14,21 @@
 //! Everything waits for a bounded time, and nothing is left behind when either side gives up.
 
 mod arrive;
+mod calls;
 mod freeze;
-#[allow(dead_code, reason = "freeze and arrival come next")]
+mod hall;
+mod image;
+mod mappings;
 pub(crate) mod pager;
+mod pages;
+mod pending;
+mod rehearse;
+mod restore;
+mod script;
+mod shell;
+mod smaps;
 
 pub(crate) use arrive::{Arrival, Arriving};
 pub(crate) use freeze::{Donor, Frozen};
+pub(crate) use hall::Halls;
+pub(crate) use shell::Spawning;

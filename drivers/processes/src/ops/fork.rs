@@ -128,6 +128,7 @@ impl State {
                 let forked_by = Some(parent);
                 let local = Local {
                     slot,
+                    slot_is_lent: false,
                     forked_by,
                     ticket: None,
                     exe_path,

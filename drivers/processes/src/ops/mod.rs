@@ -12,6 +12,7 @@ mod thread;
 mod wait;
 
 pub(crate) use fork::end_unbound;
+pub(crate) use start::bits;
 
 use crate::call::DoorbellCall;
 use crate::node::Node;
@@ -41,6 +42,7 @@ impl Node {
             OP_SETSID => self.handle_setsid(call),
             OP_TO_HOST => self.handle_to_host(call),
             OP_FROM_HOST => self.handle_from_host(call),
+            OP_PARKED | OP_SCRIPT_DONE => self.handle_parking(call),
             OP_REMOTE => self.handle_remote(call),
             OP_REMOTE_CANCEL => self.handle_remote_cancel(call),
             OP_REMOTE_FD => self.handle_remote_fd(call),

@@ -47,7 +47,7 @@ pub(crate) use watch::tell_readiness;
 #[allow(unused_imports, reason = "for moves")]
 pub(crate) use {
     capture::Unmovable,
-    offer::Offer,
+    offer::{Offer, inside},
     rebuild::{Late, Owner, PendingRelay, Rebuilt},
 };
 

@@ -27,10 +27,10 @@ mod source;
 mod tests;
 mod thread;
 
-pub(crate) use incoming::{Content, Incoming};
+pub(crate) use incoming::{Content, Incoming, StageError};
 pub(crate) use offers::{Offers, Serving};
 pub(crate) use shared::{Paging, PagingEnd, PagingFigures};
-pub(crate) use source::PageSource;
+pub(crate) use source::{PageSource, ServeError};
 
 /// Most address spaces (a process and its children by fork) that wait for the pages of one move.
 /// Beyond it all of them are killed: a fork cannot be refused once the kernel has done it.

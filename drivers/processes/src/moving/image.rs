@@ -1,0 +1,315 @@
+//! Describing a frozen process: what its kernel, its files and the tree say of it.
+
+use super::hall::Hall;
+use super::mappings::{self, Mapped};
+use super::pager::PageSource;
+use super::pending::Member;
+use super::script::{Particulars, Script, host};
+use super::{Frozen, calls};
+use crate::node::Node;
+use crate::remote::{Capture, Offer, Unmovable, inside};
+use dunix_ids::{NodeId, Pid};
+use dunix_linux::guest_memory::GuestMemory;
+use dunix_linux::{Errno, identity};
+use dunix_wire::processes::Refusal;
+use dunix_wire::processes::resident::*;
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// A description and what it promises.
+pub(crate) struct Described {
+    pub(crate) image: ResidentImage,
+    pub(crate) offer: Offer,
+    pub(crate) source: PageSource,
+}
+
+/// What is described.
+pub(crate) struct Subject {
+    pub(crate) pid: Pid,
+    pub(crate) hall: Arc<Hall>,
+    /// The first one first.
+    pub(crate) members: Vec<Member>,
+    /// Addresses of their records.
+    pub(crate) records: Vec<u64>,
+    pub(crate) signals: Vec<SignalImage>,
+    pub(crate) of_threads: BTreeMap<u32, Vec<SignalImage>>,
+    pub(crate) timers: Timers,
+}
+
+/// Describes it for a node.
+pub(crate) async fn describe(
+    node: &Arc<Node>,
+    frozen: &Frozen,
+    to: NodeId,
+) -> Result<Described, Refusal> {
+    let subject = frozen.subject();
+    let said = ask_kernel(node, &subject).await?;
+    let node = node.clone();
+    // Looks into the tree, which may wait for this runtime's threads.
+    let described =
+        node.clone().runtime.spawn_blocking(move || put_together(&node, subject, to, said));
+    described.await.unwrap_or(Err(Refusal::Host {
+        errno: dunix_wire::processes::Errno::IO,
+        doing: "describing it".into(),
+    }))
+}
+
+/// What only the process itself can ask its kernel.
+struct Said {
+    heap_end: u64,
+    dumpable: u8,
+    death_signal: u8,
+    keep_capabilities: bool,
+    personality: u32,
+    /// How many filters of the shim it runs under.
+    filters: u32,
+}
+
+async fn ask_kernel(node: &Node, subject: &Subject) -> Result<Said, Refusal> {
+    let mut script = Script::new();
+    let signal = script.put(&[0; 8]);
+    let heap = script.must("brk", calls::BRK, [0; 6]);
+    let prctl = |script: &mut Script, option, argument| {
+        script.must("prctl", calls::PRCTL, [option, argument, 0, 0, 0, 0])
+    };
+    let dumpable = prctl(&mut script, calls::PR_GET_DUMPABLE, 0);
+    let keep = prctl(&mut script, calls::PR_GET_KEEPCAPS, 0);
+    prctl(&mut script, calls::PR_GET_PDEATHSIG, signal);
+    let personality = script.must("personality", calls::PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0]);
+    let wide = script.may(calls::WIDE_PROBE, [0; 6]);
+    let none = Particulars::default();
+    let done = node.run_script(&subject.hall, subject.pid.get(), &script, &none).await?;
+    let value = |index| done.value(index).unwrap_or(0);
+    let small = |value: u64| u8::try_from(value).unwrap_or(0);
+    Ok(Said {
+        heap_end: value(heap),
+        dumpable: small(value(dumpable)),
+        death_signal: done.bytes(signal, 1).first().copied().unwrap_or(0),
+        keep_capabilities: value(keep) != 0,
+        personality: u32::try_from(value(personality)).unwrap_or(0),
+        filters: if done.value(wide) == Err(Errno::ALREADY) { 2 } else { 1 },
+    })
+}
+
+fn put_together(
+    node: &Arc<Node>,
+    subject: Subject,
+    to: NodeId,
+    said: Said,
+) -> Result<Described, Refusal> {
+    let host_pid = subject.hall.host_pid;
+    let reading = |errno| super::freeze::host_or_end(errno, "reading about it");
+    let remote = node.look(|state| state.locals.get(&subject.pid).map(|l| l.remote.for_child()));
+    let capture = Capture::for_move(node.clone(), to, host_pid, remote.unwrap_or_default());
+    let mut offer = capture.run().map_err(refusal_of)?;
+    let facts = Facts::of(host_pid)?;
+    let own = Facts::of(std::process::id())?;
+    if facts.filters > own.filters + said.filters {
+        return Err(Refusal::KernelState { what: "a system-call filter of its own".into() });
+    }
+    let Mapped { mappings, kernel, looks } = mappings::describe(node, host_pid)?;
+    let source = super::pages::source_of(host_pid, &looks, true);
+    let source = source.map_err(|e| host(e, "looking for its pages"))?;
+    let root = node.below_root(existing(host_pid, "root")?);
+    let cwd = inside(&root, node.below_root(existing(host_pid, "cwd")?));
+    offer.see_from(&root);
+    let exe_path = node.look(|state| state.locals.get(&subject.pid).map(|l| l.exe_path.to_vec()));
+    let image = ResidentImage {
+        shim: node.shim_fingerprint(),
+        kernel: KernelPages { fingerprint: kernel_fingerprint(host_pid, &kernel), ranges: kernel },
+        exe_path: exe_path.unwrap_or_default(),
+        cwd,
+        root,
+        identity: identity_of(node, host_pid, &facts, &said).map_err(reading)?,
+        memory: layout_of(host_pid, said.heap_end).ok_or(reading(Errno::SRCH))?,
+        mappings,
+        threads: threads_of(&subject)?,
+        descriptors: std::mem::take(&mut offer.descriptors),
+        signals: subject.signals,
+        timers: subject.timers,
+        late: Vec::new(),
+    };
+    offer.announce();
+    Ok(Described { image, offer, source })
+}
+
+fn refusal_of(error: Unmovable) -> Refusal {
+    match error {
+        Unmovable::Descriptor { fd, what } => Refusal::Descriptor { fd, what: what.into() },
+        Unmovable::SharesMemory => Refusal::SharedMemory { mapping: error.to_string() },
+        Unmovable::TooMany => Refusal::TooLarge { what: error.to_string() },
+        Unmovable::Host(errno) => super::freeze::host_or_end(errno, "looking at its descriptors"),
+    }
+}
+
+fn existing(host_pid: u32, name: &str) -> Result<Vec<u8>, Refusal> {
+    let path = crate::host::link(host_pid, name).map_err(|_| Refusal::Ended)?;
+    if path.ends_with(b" (deleted)") {
+        return Err(Refusal::KernelState { what: format!("its {name} has been removed") });
+    }
+    Ok(path)
+}
+
+fn identity_of(node: &Node, host_pid: u32, facts: &Facts, said: &Said) -> Result<Identity, Errno> {
+    let status = crate::host::Status::of(host_pid, node.ids_base)?;
+    let nice = crate::host::Times::of(host_pid).map_or(0, |times| times.nice);
+    Ok(Identity {
+        uids: status.uids,
+        gids: status.gids,
+        groups: status.groups,
+        umask: status.umask,
+        rlimits: identity::limits_of(host_pid)?.to_vec(),
+        nice: i8::try_from(nice).unwrap_or(0),
+        dumpable: said.dumpable,
+        death_signal: said.death_signal,
+        no_new_privs: facts.no_new_privs,
+        keep_capabilities: said.keep_capabilities,
+        capabilities: facts.capabilities,
+        personality: said.personality,
+    })
+}
+
+fn threads_of(subject: &Subject) -> Result<Vec<ThreadImage>, Refusal> {
+    let host_pid = subject.hall.host_pid;
+    let mut threads = Vec::new();
+    for (member, &record) in subject.members.iter().zip(&subject.records) {
+        let directory = format!("/proc/{host_pid}/task/{}", member.host_tid);
+        let name = std::fs::read(format!("{directory}/comm")).map_err(|_| Refusal::Ended)?;
+        let times = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
+        let nice = stat_field(&times, 19).unwrap_or(0);
+        threads.push(ThreadImage {
+            tid: member.tid,
+            record,
+            name: name.strip_suffix(b"\n").unwrap_or(&name).to_vec(),
+            signals: subject.of_threads.get(&member.tid.get()).cloned().unwrap_or_default(),
+            nice: i8::try_from(nice).unwrap_or(0),
+        });
+    }
+    Ok(threads)
+}
+
+/// A field of `/proc/PID/stat` by its number in proc_pid_stat(5), from 3 on.
+fn stat_field(text: &str, number: usize) -> Option<i64> {
+    let fields = text.rsplit_once(')')?.1;
+    fields.split_ascii_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
+}
+
+/// `struct prctl_mm_map` as the kernel has it.
+fn layout_of(host_pid: u32, heap_end: u64) -> Option<MemoryLayout> {
+    let text = std::fs::read_to_string(format!("/proc/{host_pid}/stat")).ok()?;
+    let field = |number| stat_field(&text, number).map(i64::cast_unsigned);
+    let (code, data, heap, stack) = (26, 45, 47, 28);
+    let addresses = [
+        field(code)?,
+        field(code + 1)?,
+        field(data)?,
+        field(data + 1)?,
+        field(heap)?,
+        heap_end,
+        field(stack)?,
+        field(48)?,
+        field(49)?,
+        field(50)?,
+        field(51)?,
+    ];
+    let auxv = std::fs::read(format!("/proc/{host_pid}/auxv")).ok()?;
+    Some(MemoryLayout { addresses, auxv })
+}
+
+/// Lines of `/proc/PID/status` that a move looks at.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) state: u8,
+    pub(crate) tracer: u32,
+    pub(crate) filters: u32,
+    pub(crate) no_new_privs: bool,
+    /// Effective, permitted, inheritable, bounding, ambient.
+    pub(crate) capabilities: [u64; 5],
+}
+
+impl Facts {
+    pub(crate) fn of(host_pid: u32) -> Result<Facts, Refusal> {
+        let text = std::fs::read_to_string(format!("/proc/{host_pid}/status"));
+        Ok(Facts::parse(&text.map_err(|_| Refusal::Ended)?))
+    }
+
+    fn parse(text: &str) -> Facts {
+        let mut facts = Facts::default();
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(':') else { continue };
+            let value = value.trim();
+            let mask = || u64::from_str_radix(value, 16).unwrap_or(0);
+            match name {
+                "State" => facts.state = value.as_bytes().first().copied().unwrap_or(0),
+                "TracerPid" => facts.tracer = value.parse().unwrap_or(0),
+                "Seccomp_filters" => facts.filters = value.parse().unwrap_or(0),
+                "NoNewPrivs" => facts.no_new_privs = value == "1",
+                "CapEff" => facts.capabilities[0] = mask(),
+                "CapPrm" => facts.capabilities[1] = mask(),
+                "CapInh" => facts.capabilities[2] = mask(),
+                "CapBnd" => facts.capabilities[3] = mask(),
+                "CapAmb" => facts.capabilities[4] = mask(),
+                _ => {}
+            }
+        }
+        facts
+    }
+}
+
+/// FNV-1a, 64 bits: tells builds apart, not adversaries.
+fn fingerprint(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+const FINGERPRINT_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Names the kernel's build by its version and the vDSO of a process; 0 without one.
+pub(crate) fn kernel_fingerprint(host_pid: u32, ranges: &[(u64, u64)]) -> u64 {
+    let version = std::fs::read("/proc/version").unwrap_or_default();
+    let Some(&(start, end)) = ranges.last() else { return 0 };
+    let mut vdso = vec![0; usize::try_from(end - start).unwrap_or(0).min(1 << 20)];
+    if GuestMemory::of(host_pid).read(start, &mut vdso).is_err() {
+        return 0;
+    }
+    fingerprint(fingerprint(FINGERPRINT_START, &version), &vdso)
+}
+
+impl Node {
+    /// Names the build of this node's shim.
+    pub(crate) fn shim_fingerprint(&self) -> u64 {
+        *self.shim_name.get_or_init(|| {
+            let Ok(copy) = self.shim.try_clone() else { return 0 };
+            let file = std::fs::File::from(copy);
+            let mut buffer = vec![0; 64 * 1024];
+            let (mut name, mut at) = (FINGERPRINT_START, 0);
+            while let Ok(got @ 1..) = file.read_at(&mut buffer, at) {
+                name = fingerprint(name, buffer.get(..got).unwrap_or_default());
+                at += got as u64;
+            }
+            name
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_counted_from_the_names_end() {
+        let text = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 -5 1 0 4242 0";
+        assert_eq!((stat_field(text, 4), stat_field(text, 19)), (Some(1), Some(-5)));
+        assert_eq!((stat_field(text, 99), stat_field("nonsense", 4)), (None, None));
+    }
+
+    #[test]
+    fn facts_are_read() {
+        let text = "State:\tT (stopped)\nTracerPid:\t9\nSeccomp_filters:\t2\nNoNewPrivs:\t1\n\
+                    CapEff:\t00000000000000ff\nCapAmb:\t0000000000000001\n";
+        let facts = Facts::parse(text);
+        assert_eq!((facts.state, facts.tracer, facts.filters), (b'T', 9, 2));
+        assert!(facts.no_new_privs);
+        assert_eq!(facts.capabilities, [0xff, 0, 0, 0, 1]);
+    }
+}

@@ -1,0 +1,137 @@
+//! Host processes that are to become somebody: made by the keeper, in the guests' namespaces, with
+//! nothing but the shim.
+
+use super::hall::{ARRIVING_TID, Hall};
+use crate::node::{Node, lock};
+use crate::slots::SlotIndex;
+use dunix_keeper::protocol::{self, SpawnFds, SpawnSpec};
+use dunix_linux::{Errno, scm};
+use dunix_wire::processes::Refusal;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// A spawn that the keeper has not answered yet.
+pub(crate) struct Spawning {
+    slot: SlotIndex,
+    done: oneshot::Sender<Result<Arc<Hall>, Errno>>,
+}
+
+/// A process in arrival mode whose first thread waits for scripts. Dropped, it ends.
+pub(crate) struct Shell {
+    pub(crate) hall: Arc<Hall>,
+    is_settled: bool,
+}
+
+impl Shell {
+    /// It has become a process of this node.
+    pub(crate) fn settle(mut self) {
+        self.is_settled = true;
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.hall.kill();
+        }
+    }
+}
+
+impl Node {
+    /// Makes a shell and waits until it serves scripts.
+    pub(crate) async fn make_shell(self: &Arc<Node>) -> Result<Shell, Refusal> {
+        let hall = self.spawn_shell().await?;
+        let shell = Shell { hall, is_settled: false };
+        loop {
+            if shell.hall.parked().contains_key(&shell.hall.host_pid) {
+                return Ok(shell);
+            }
+            if shell.hall.has_ended() {
+                return Err(super::script::host(Errno::IO, "starting a process"));
+            }
+            // Bounded by whoever prepares.
+            shell.hall.changed.notified().await;
+        }
+    }
+
+    async fn spawn_shell(self: &Arc<Node>) -> Result<Arc<Hall>, Refusal> {
+        let host = |errno| super::script::host(errno, "starting a process");
+        let (daemon_end, guest_end) = scm::packet_pair().map_err(host)?;
+        let (done, outcome) = oneshot::channel();
+        let (token, slot) = self.with(|state, _| {
+            if state.is_shutting_down {
+                return Err(Refusal::ShuttingDown);
+            }
+            Ok((state.fresh_number(), state.slots.take().ok_or(Refusal::TargetFull)?))
+        })?;
+        self.arena.begin_park(slot);
+        lock(&self.spawning).insert(token, Spawning { slot, done });
+        lock(&self.arrivals).push((token, daemon_end));
+        self.ring_bell();
+        let spec = SpawnSpec {
+            root: self.root.clone(),
+            cwd: b"/".to_vec(),
+            groups: Some(Vec::new()),
+            umask: 0o22,
+            namespaces: u16::try_from(self.namespaces.len()).unwrap_or(u16::MAX),
+            is_arrival: true,
+            ..SpawnSpec::default()
+        };
+        let node = self.clone();
+        let asked = self.runtime.spawn_blocking(move || {
+            let fds = SpawnFds {
+                shim: node.shim.as_fd(),
+                boot: guest_end.as_fd(),
+                namespaces: node.namespaces.iter().map(AsFd::as_fd).collect(),
+                descriptors: Vec::new(),
+            };
+            // One spawn's messages must not mix with another's.
+            let _order = lock(&node.asking);
+            protocol::ask_spawn(node.keeper.as_fd(), token, &spec, &fds)
+        });
+        if !matches!(asked.await, Ok(Ok(()))) {
+            self.shell_refused(token, Errno::IO);
+        }
+        match outcome.await {
+            Ok(Ok(hall)) => Ok(hall),
+            Ok(Err(errno)) => Err(host(errno)),
+            Err(_) => Err(Refusal::ShuttingDown),
+        }
+    }
+
+    /// The keeper has forked; tells whether it was for a shell.
+    pub(crate) fn shell_spawned(&self, token: u64, host_pid: u32) -> bool {
+        let Some(Spawning { slot, done }) = lock(&self.spawning).remove(&token) else {
+            return false;
+        };
+        match self.halls.open(host_pid, slot, true) {
+            Some(hall) => {
+                if let Err(Ok(hall)) = done.send(Ok(hall)) {
+                    // Nobody waits for it any more.
+                    hall.kill();
+                }
+            }
+            None => {
+                crate::launch::kill(host_pid);
+                self.with(|state, _| state.slots.give_back(slot));
+                let _ = done.send(Err(Errno::EXIST));
+            }
+        }
+        true
+    }
+
+    /// The keeper could not fork; tells whether it was for a shell.
+    pub(crate) fn shell_refused(&self, token: u64, errno: Errno) -> bool {
+        let Some(Spawning { slot, done }) = lock(&self.spawning).remove(&token) else {
+            return false;
+        };
+        self.arena.end_park(slot);
+        self.with(|state, _| state.slots.give_back(slot));
+        let _ = done.send(Err(errno));
+        true
+    }
+}
+
+/// The first thread's name in scripts.
+pub(crate) const FIRST: u32 = ARRIVING_TID;

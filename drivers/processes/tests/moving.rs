@@ -1,0 +1,150 @@
+//! Running processes go from node to node, with a real mesh in between, and notice nothing.
+//!
+//! Not the standard harness: keepers are forked while the process has one thread.
+
+#[allow(dead_code, reason = "each test program uses its own part of it")]
+mod harness;
+#[path = "../../transport/tests/support/mod.rs"]
+mod link;
+
+use dunix_ids::Pid;
+use dunix_processes::{Processes, StayHere};
+use dunix_transport::{Mesh, keys};
+use dunix_wire::processes::ExitStatus;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+/// A node in a network namespace of its own.
+struct Place {
+    processes: Processes,
+    runtime: Runtime,
+}
+
+impl Place {
+    async fn start(runtime: Runtime, ca: &keys::Ca, number: u32, keeper: OwnedFd) -> Place {
+        let config = link::config(ca, number);
+        let processes = runtime.spawn(async move {
+            let mesh = Mesh::start(config).await.unwrap();
+            harness::start(number, keeper, Some(mesh), Arc::new(StayHere)).await
+        });
+        Place { processes: processes.await.unwrap(), runtime }
+    }
+}
+
+fn main() {
+    if !harness::is_possible() {
+        println!("skipped: needs root");
+        return;
+    }
+    harness::trace();
+    let keepers = [harness::fork_keeper(), harness::fork_keeper()];
+    let segment = link::Segment::new(2);
+    let ca = keys::make_ca(link::FABRIC).unwrap();
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(async {
+        let [first, second] = keepers;
+        let places = &segment.places;
+        let (one, two) = tokio::join!(
+            Place::start(places[0].runtime(), &ca, 1, first),
+            Place::start(places[1].runtime(), &ca, 2, second),
+        );
+        everything([&one.processes, &two.processes]).await;
+        for place in [one, two] {
+            place.processes.shut_down();
+            place.runtime.shutdown_background();
+        }
+    });
+    std::fs::remove_dir_all(harness::scratch()).unwrap();
+}
+
+async fn everything(nodes: [&Processes; 2]) {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    if "counter".contains(&wanted) {
+        a_counter_goes_on(nodes, 6).await;
+    }
+    for node in nodes {
+        nothing_is_left(node).await;
+    }
+}
+
+/// Compiles one of the programs beside this test.
+fn compiled(name: &str) -> String {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name);
+    let program = harness::scratch().join(name).with_extension("");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-Wall", "-Werror", "-pthread", "-o"]).arg(&program).arg(source);
+    assert!(compiler.status().expect("cc runs").success());
+    program.to_string_lossy().into_owned()
+}
+
+/// A guest with a pipe to ask it and one to hear it.
+struct Guest {
+    pid: Pid,
+    end: tokio::sync::oneshot::Receiver<dunix_processes::RootEnd>,
+    say: std::fs::File,
+    hear: BufReader<std::fs::File>,
+}
+
+impl Guest {
+    async fn start(node: &Processes, words: &[&str]) -> Guest {
+        let (stdin, say) = harness::pair();
+        let (hear, write) = harness::pair();
+        let handle = node.run(harness::command(words, stdin.into(), &write.into())).await.unwrap();
+        Guest { pid: handle.pid, end: handle.end, say, hear: BufReader::new(hear) }
+    }
+
+    /// Asks and waits for a line.
+    fn ask(&mut self, line: &str) -> String {
+        self.say.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        self.hear.read_line(&mut answer).unwrap();
+        answer.trim_end().to_owned()
+    }
+}
+
+/// Moves it back and forth, the first time from the first node.
+async fn moves(pid: Pid, nodes: [&Processes; 2], times: usize) {
+    for number in 0..times {
+        let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
+        match from.rehearse_move(pid, to).await {
+            Ok(report) => println!(
+                "  move {number}: frozen {} us, {} bytes",
+                report.frozen_micros, report.bytes_before
+            ),
+            Err(refusal) => panic!("move {number} of {pid} is refused: {refusal}"),
+        }
+    }
+}
+
+/// A program that counts what it is told keeps its count.
+async fn a_counter_goes_on(nodes: [&Processes; 2], times: usize) {
+    let program = compiled("counter.c");
+    let mut guest = Guest::start(nodes[0], &[&program]).await;
+    assert_eq!(guest.ask("a"), "1 a");
+    for number in 0..times {
+        let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
+        moves(guest.pid, [from, to], 1).await;
+        let answer = guest.ask("b");
+        if answer.is_empty() {
+            panic!("it ended: {:?}", guest.end.await);
+        }
+        assert_eq!(answer, format!("{} b", number + 2));
+    }
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(7));
+    println!("ok: counter");
+}
+
+async fn nothing_is_left(node: &Processes) {
+    for _ in 0..500 {
+        if node.counts() == (0, 0, 0) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("left behind: {:?}", node.counts());
+}

@@ -1,0 +1,17 @@
+/* Counts the lines that it reads: in a variable, on the heap, and in a register-hungry loop. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(void) {
+    char line[64];
+    int *count = malloc(sizeof *count);
+    *count = 0;
+    while (fgets(line, sizeof line, stdin)) {
+        *count += 1;
+        printf("%d %s", *count, line);
+        fflush(stdout);
+    }
+    free(count);
+    return 7;
+}
