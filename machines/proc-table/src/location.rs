@@ -44,8 +44,9 @@ impl ProcTable {
             };
         }
         if let Place::Thread { process, node, .. } = self.numbers.place(pid) {
-            let ProcMessage::ToProcess { body, .. } = message else { return };
-            return self.send_process(process, Some(node), body);
+            let ProcMessage::ToProcess { hops, body, .. } = message else { return };
+            let message = ProcMessage::ToProcess { pid: process, hops, body };
+            return self.send_if_live(node, process, message);
         }
         // The leaser knows best; only of one that has just left here it has not heard yet.
         let next = match self.numbers.place(pid) {

@@ -13,7 +13,7 @@
 //! whichever way it takes. SIGKILL alone does not wait.
 
 use crate::{
-    Effect, ProcTable, SIGSTOP,
+    Effect, ProcTable, SIGSTOP, limits,
     process::{Held, Way},
 };
 use alloc::vec::Vec;
@@ -162,6 +162,9 @@ impl ProcTable {
     ) {
         let awaiting = self.processes.get_mut(&pid).filter(|p| p.awaits == Some(from));
         let Some(process) = awaiting else { return self.hand_on(pid, held) };
+        if process.held.len() >= limits::HELD_MESSAGES_MAX {
+            return; // Its source lies: no process gets so much while it is frozen.
+        }
         let at = process.handed_over.min(process.held.len());
         process.handed_over = at + held.len();
         process.held.splice(at..at, held.into_iter().map(Held::from));

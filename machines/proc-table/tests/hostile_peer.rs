@@ -4,9 +4,9 @@
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_proc_table::{ProcTable, RootSpec, SIGCHLD, TableConfig};
 use dunix_wire::processes::{
-    Answer, Errno, ExitStatus, MemberState, ProcMessage, ProcessBody, ReturnTo, Rusage, Sender,
-    SignalInfo, SignalRequest, SignalSerial,
-    table::{ChildChange, Question},
+    Answer, Errno, ExitStatus, MemberState, ProcMessage, ProcessBody, ProcessRecord, ReturnTo,
+    Rusage, Sender, SignalInfo, SignalRequest, SignalSerial,
+    table::{ChildChange, HeldForMove, Question},
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -69,6 +69,22 @@ fn body() -> impl Strategy<Value = ProcessBody> {
         Just(ProcessBody::Reaped),
         Just(ProcessBody::TerminalLost(ObjectId { home: NodeId(1), serial: 1 })),
         return_to().prop_map(|reply| ProcessBody::Ask { question: Question::Group, reply }),
+        (pid(), pid(), return_to()).prop_map(|(sid, pgid, reply)| ProcessBody::Regroup {
+            sid,
+            pgid,
+            reply
+        }),
+    ]
+}
+
+fn held() -> impl Strategy<Value = HeldForMove> {
+    prop_oneof![
+        body().prop_map(HeldForMove::Body),
+        (pid(), serial(), request()).prop_map(|(pgid, serial, request)| HeldForMove::Group {
+            pgid,
+            serial,
+            request
+        }),
     ]
 }
 
@@ -85,6 +101,15 @@ fn to_leaser() -> impl Strategy<Value = ProcMessage> {
             version
         }),
         pid().prop_map(|pid| ProcMessage::Held { pid }),
+        (pid(), proptest::option::of(node()), version(), proptest::collection::vec(pid(), 0..4))
+            .prop_map(|(process, node, version, tids)| ProcMessage::ThreadsAt {
+                process,
+                node,
+                version,
+                tids
+            }),
+        (pid(), proptest::collection::vec(held(), 0..3), any::<bool>())
+            .prop_map(|(pid, held, is_last)| ProcMessage::HandedOver { pid, held, is_last }),
         (pid(), version()).prop_map(|(pid, version)| ProcMessage::LostOnTheWay { pid, version }),
         Just(ProcMessage::BlockRequest),
         any::<u32>().prop_map(|block| ProcMessage::BlockGranted { block }),
@@ -187,6 +212,40 @@ proptest! {
         // No peer can end a process here.
         prop_assert!(table.is_alive(root) && table.is_alive(child));
         prop_assert!(table.fork(now, root, SIGCHLD).is_ok());
+    }
+
+    /// A process that came from a peer by a move: the peer may say what it likes while it is awaited.
+    #[test]
+    fn a_process_that_came_survives_any_messages(
+        threads in proptest::collection::vec(pid(), 0..3),
+        messages in proptest::collection::vec((node(), message()), 1..40),
+    ) {
+        let mut table = ProcTable::new(TableConfig { node: NodeId(1), founder: NodeId(1) });
+        let mut now = Duration::ZERO;
+        for peer in 2..5 {
+            table.handle_node_up(now, NodeId(peer));
+        }
+        let mut other = ProcTable::new(TableConfig { node: NodeId(2), founder: NodeId(2) });
+        other.handle_node_up(now, NodeId(1));
+        let root = other.spawn_root(now, RootSpec::default()).expect("the first");
+        other.bind_host(now, root, 100).expect("it starts");
+        let moving = other.begin_move(now, root, NodeId(1), Rusage::default());
+        // Of a block that neither node leases.
+        let root = Pid::new(8192).expect("in range");
+        let record = moving.expect("it runs");
+        let record = ProcessRecord { pid: root, pgid: root, sid: root, threads, ..record };
+        let came = table.adopt_moving(now, NodeId(2), record).is_ok();
+        if came {
+            table.bind_host(now, root, 100).expect("it starts");
+        }
+        for (from, message) in messages {
+            now += Duration::from_millis(50);
+            table.handle_message(now, from, message);
+            table.handle_timeout(now);
+            while table.poll_effect().is_some() {}
+            prop_assert_eq!(table.check_invariants(), Ok(()));
+        }
+        prop_assert_eq!(table.is_alive(root), came);
     }
 
     #[test]
