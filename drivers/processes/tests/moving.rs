@@ -99,7 +99,8 @@ impl Guest {
 
     /// Asks and waits for a line.
     fn ask(&mut self, line: &str) -> String {
-        self.say.write_all(format!("{line}\n").as_bytes()).unwrap();
+        // One that has ended shows by its silence.
+        let _ = self.say.write_all(format!("{line}\n").as_bytes());
         let mut answer = String::new();
         self.hear.read_line(&mut answer).unwrap();
         answer.trim_end().to_owned()

@@ -1,4 +1,5 @@
 /* Counts the lines that it reads: in a variable, on the heap, and in a register-hungry loop. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,10 @@ int main(void) {
         *count += 1;
         printf("%d %s", *count, line);
         fflush(stdout);
+    }
+    if (ferror(stdin)) {
+        fprintf(stderr, "reading: errno %d\n", errno);
+        return 8;
     }
     free(count);
     return 7;

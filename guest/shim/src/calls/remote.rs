@@ -70,7 +70,7 @@ pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) ->
             Outcome::Interrupted => break restart::anew_or_interrupted(thread),
         };
         match result {
-            REMOTE_NOT => return native(mask, number, args),
+            REMOTE_NOT => return rest_here(mask, number, args, done),
             REMOTE_BACKGROUND if done == 0 => return terminal::stop_for(thread, number),
             _ if result <= 0 && done > 0 => break done.cast_signed(),
             _ if result <= 0 => break result,
@@ -87,6 +87,20 @@ pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) ->
         broken_pipe(thread);
     }
     result
+}
+
+/// The host's own call for what is left after `done` bytes: a move has brought the process home in
+/// between. What is left of a vector is left to the guest, as after a short count.
+fn rest_here(mask: SigSet, number: u64, mut args: [u64; 6], done: u64) -> i64 {
+    if done == 0 {
+        return native(mask, number, args);
+    }
+    if !matches!(number, nr::WRITE | nr::SENDTO | nr::RECVFROM) {
+        return done.cast_signed();
+    }
+    args[1] = args[1].wrapping_add(done);
+    args[2] = args[2].saturating_sub(done);
+    done.cast_signed() + native(mask, number, args).max(0)
 }
 
 /// A file that is open here too: the host's own call.
@@ -269,12 +283,16 @@ fn broken_pipe(thread: &Thread) {
 /// # Errors
 /// `EINTR` if a signal was noted, or what the home says.
 pub(crate) fn look(thread: &Thread, mask: SigSet, fd: i32, events: u32) -> Result<u32, Errno> {
-    /// Files are always ready.
-    const FILE_EVENTS: u32 = 0x145;
     let args = [host::fd_arg(fd), u64::from(events), 0, 0, 0, 0];
     match Call::new(thread, mask, nr::POLL, args).ask_home(thread, mask) {
         Outcome::Interrupted => Err(Errno::EINTR),
-        Outcome::Done(REMOTE_NOT) => Ok(events & FILE_EVENTS),
+        Outcome::Done(REMOTE_NOT) => {
+            // `struct pollfd`: the descriptor, what is asked, what is found.
+            let mut entry = u64::from(host::uint_arg(args[0])) | u64::from(events & 0xffff) << 32;
+            // SAFETY: reads and writes the structure only; does not wait.
+            unsafe { host::call(nr::POLL, [&raw mut entry as u64, 1, 0, 0, 0, 0]) }?;
+            Ok(host::uint_arg(entry >> 48))
+        }
         Outcome::Done(result) => Errno::check(result).map(host::uint_arg),
     }
 }
