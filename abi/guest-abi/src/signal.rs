@@ -30,14 +30,19 @@ pub const fn decode(code: i32) -> Option<i32> {
 }
 
 /// The signal (SIGSTKFLT) that makes a thread look at its slot: it parks if `SLOT_PARK` is set,
-/// else nothing happens. Sent by the daemon with tgkill to host threads; the shim always catches it
-/// and never lets it be blocked. One that a guest sends is the guest's: its `si_code` or `si_pid`
-/// says so.
+/// else nothing happens. Queued by the daemon to host threads with [`MOVE_CODE`]; the shim always
+/// catches it and never lets it be blocked. One that a guest sends is the guest's: its `si_code` or
+/// `si_pid` says so.
 pub const MOVE_SIGNAL: u32 = 16;
 
-/// Whether a [`MOVE_SIGNAL`] with these fields is the daemon's: a plain tgkill from outside the
-/// process (guests' own carry the sender's fabric PID or a private code).
+/// `si_code` of the daemon's [`MOVE_SIGNAL`]. A plain tgkill would not do: it shows the daemon's own
+/// number at the host, which may be that of a process in the fabric.
+pub const MOVE_CODE: i32 = CODE_BASE - 0x400;
+
+/// Whether a [`MOVE_SIGNAL`] with these fields is the daemon's, or a plain tgkill from outside the
+/// process (guests' own carry the sender's fabric PID or another private code). A kernel whose queue
+/// is full delivers it without its fields.
 #[must_use]
 pub const fn is_move(code: i32, sender_pid: u32, own_pid: u32) -> bool {
-    code == SI_TKILL && sender_pid != own_pid
+    code == MOVE_CODE || code == 0 && sender_pid == 0 || code == SI_TKILL && sender_pid != own_pid
 }

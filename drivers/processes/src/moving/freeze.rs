@@ -15,10 +15,10 @@ use super::{calls, image};
 use crate::node::Node;
 use crate::remote::Offer;
 use dunix_guest_abi::moving::PARK_SHARES_MEMORY;
-use dunix_guest_abi::signal::MOVE_SIGNAL;
+use dunix_guest_abi::signal::{MOVE_CODE, MOVE_SIGNAL};
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::Errno;
-use dunix_linux::signal::send_to_thread;
+use dunix_linux::signal::{Payload, queue_to_thread};
 use dunix_wire::processes::moving::IMAGE_BYTES_MAX;
 use dunix_wire::processes::{MoveId, Refusal};
 use std::collections::BTreeSet;
@@ -180,12 +180,13 @@ impl Frozen {
         let host_pid = self.hall.host_pid;
         let deadline = self.since + FREEZE_WAIT;
         let mut asked = BTreeSet::new();
+        let ours = Payload { code: MOVE_CODE, ..Payload::default() };
         loop {
             let tasks = tasks_of(host_pid)?;
             for &task in &tasks {
                 if asked.insert(task) {
                     // One that has ended meanwhile is not in the next list.
-                    let _ = send_to_thread(host_pid, task, MOVE_SIGNAL.cast_signed());
+                    let _ = queue_to_thread(host_pid, task, MOVE_SIGNAL.cast_signed(), &ours);
                 }
             }
             let parked = self.hall.parked();

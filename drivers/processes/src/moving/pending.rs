@@ -8,7 +8,7 @@ use super::calls::*;
 use super::hall::Hall;
 use super::script::{Particulars, Script, host};
 use crate::node::Node;
-use dunix_guest_abi::signal::{MOVE_SIGNAL, SI_TKILL};
+use dunix_guest_abi::signal::{MOVE_CODE, MOVE_SIGNAL};
 use dunix_ids::Pid;
 use dunix_linux::Errno;
 use dunix_wire::processes::Refusal;
@@ -249,9 +249,7 @@ fn is_ours(signal: &SignalImage) -> bool {
     let word = |at: usize| {
         signal.0.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
     };
-    number_of(signal) == MOVE_SIGNAL
-        && word(8).cast_signed() == SI_TKILL
-        && word(16) == std::process::id()
+    number_of(signal) == MOVE_SIGNAL && word(8).cast_signed() == MOVE_CODE
 }
 
 /// The signals that wait for a thread and for its process, bit `n - 1` for signal `n`.
