@@ -66,6 +66,9 @@ async fn everything(nodes: [&Processes; 2]) {
     if "counter".contains(&wanted) {
         a_counter_goes_on(nodes, 6).await;
     }
+    if "python".contains(&wanted) {
+        python_goes_on(nodes, 10).await;
+    }
     for node in nodes {
         nothing_is_left(node).await;
     }
@@ -138,6 +141,47 @@ async fn a_counter_goes_on(nodes: [&Processes; 2], times: usize) {
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(7));
     println!("ok: counter");
+}
+
+/// Threads that compute, sleep and wait for each other, while their process goes to and fro.
+async fn python_goes_on(nodes: [&Processes; 2], times: usize) {
+    let program = "
+import hashlib, os, queue, sys, threading, time
+ticks, sums, jobs = [0], [0], queue.Queue()
+def tick():
+    while True:
+        before = time.monotonic()
+        time.sleep(0.001)
+        assert time.monotonic() - before >= 0.001
+        ticks[0] += 1
+def work():
+    while True:
+        n = jobs.get()
+        sums[0] += sum(range(n))
+        jobs.task_done()
+for f in (tick, work, work): threading.Thread(target=f, daemon=True).start()
+heap = [bytes([i % 256]) * 1000 for i in range(10000)]
+good = hashlib.sha256(b''.join(heap)).hexdigest()
+pid, tid = os.getpid(), threading.get_native_id()
+for line in sys.stdin:
+    was = ticks[0]
+    for i in range(100): jobs.put(1000)
+    jobs.join()
+    while ticks[0] < was + 2: time.sleep(0.001)
+    same = hashlib.sha256(b''.join(heap)).hexdigest() == good
+    same = same and (pid, tid) == (os.getpid(), threading.get_native_id())
+    print(same, sums[0] // 499500, line.strip(), flush=True)
+";
+    let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", "-c", program]).await;
+    assert_eq!(guest.ask("a"), "True 100 a");
+    for number in 0..times {
+        let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
+        moves(guest.pid, [from, to], 1).await;
+        assert_eq!(guest.ask("b"), format!("True {} b", (number + 2) * 100));
+    }
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
+    println!("ok: python");
 }
 
 async fn nothing_is_left(node: &Processes) {
