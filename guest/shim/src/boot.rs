@@ -127,7 +127,9 @@ fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
     EXE_PATH.set(until_zero(&info.exe_path));
     EXEC_FN.set(until_zero(&info.exec_fn));
     map_arena(info);
-    if !PROCESS.remote.is_empty() {
+    if PROCESS.remote.is_empty() {
+        filter::find_wide();
+    } else {
         widen();
     }
     info.exe_fd

@@ -36,12 +36,20 @@ static IS_WIDE: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// What seccomp(2) reports.
 pub(crate) fn widen() -> Result<(), Errno> {
-    // SAFETY: a number that no kernel knows; the filter answers it.
-    if unsafe { host::call(WIDE_PROBE, [0; 6]) } != Err(Errno::EALREADY) {
+    find_wide();
+    if !is_wide() {
         install_code(&WIDE, 0)?;
+        note_wide();
     }
-    note_wide();
     Ok(())
+}
+
+/// Notes whether the second filter is there: filters outlive an exec, the note does not.
+pub(crate) fn find_wide() {
+    // SAFETY: a number that no kernel knows; the filter answers it.
+    if unsafe { host::call(WIDE_PROBE, [0; 6]) } == Err(Errno::EALREADY) {
+        note_wide();
+    }
 }
 
 /// The second filter is there: so it is in every process that came by a move.
