@@ -99,8 +99,9 @@ extern "C" fn parked(record: *const ParkRecord) {
 pub(crate) extern "C" fn resumed(record: *const ParkRecord) {
     // SAFETY: the record that the caller resumes.
     let tid = u64::from(unsafe { (*record).tid });
-    let _ = ring_raw(OP_SCRIPT_DONE, [tid, u64::from(script::header().done), 0, 0]);
+    // Before the ring: after it the thread may be let go, and asked to park again.
     let epoch = slot(Thread::current().process()).park_epoch.load(Ordering::Acquire);
+    let _ = ring_raw(OP_SCRIPT_DONE, [tid, u64::from(script::header().done), 0, 0]);
     wait(record, Some(epoch));
 }
 
