@@ -350,6 +350,7 @@ impl State {
                 exe_path,
                 placed: "it was started here".into(),
                 remote,
+                paging: None,
                 is_ending: false,
             },
         );

@@ -9,7 +9,7 @@ use crate::config::{Extension, Policy};
 use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
-use crate::moving::pager::Offers;
+use crate::moving::pager::{Offers, Paging};
 use crate::moving::{Halls, Spawning};
 use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
@@ -111,6 +111,8 @@ pub(crate) struct Local {
     /// Why it runs here, for people.
     pub(crate) placed: Arc<str>,
     pub(crate) remote: RemoteTable,
+    /// Pages that it, or whom it was forked from, has not got yet from its last node.
+    pub(crate) paging: Option<Paging>,
     /// Its host process has ended; the end is told when its relays have drained.
     pub(crate) is_ending: bool,
 }

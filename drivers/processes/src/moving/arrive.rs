@@ -7,7 +7,8 @@
 
 use super::hall::{Hall, Parked};
 use super::image::Facts;
-use super::pager::{Incoming, StageError};
+use super::late::{self, Unreleased};
+use super::pager::{Incoming, Paging, PagingEnd, StageError};
 use super::pages::Sink;
 use super::pending::Member;
 use super::restore::{self, Batch};
@@ -43,6 +44,8 @@ pub(crate) struct Arrival {
     table: RemoteTable,
     relays: Vec<PendingRelay>,
     bytes: u64,
+    /// Pages that follow.
+    paging: Unreleased,
     is_bound: bool,
 }
 
@@ -101,6 +104,7 @@ impl Arrival {
             exe_path: self.exe_path.as_slice().into(),
             placed: "it was moved here".into(),
             remote,
+            paging: self.paging.get(),
             is_ending: false,
         };
         state.locals.insert(self.pid, local);
@@ -111,7 +115,7 @@ impl Arrival {
 
     /// Lets it run: from now on it is here.
     pub(crate) fn release(self) -> Arriving {
-        let Arrival { node, shell, pid, relays, .. } = self;
+        let Arrival { node, shell, pid, relays, paging, .. } = self;
         let hall = shell.hall.clone();
         shell.settle();
         node.refresh_flags(pid);
@@ -120,13 +124,13 @@ impl Arrival {
         for relay in relays {
             node.start_relay(pid, relay);
         }
-        Arriving { bytes: 0 }
+        Arriving { paging: paging.release() }
     }
 }
 
 /// A process that runs while pages of it are on their way.
 pub(crate) struct Arriving {
-    bytes: u64,
+    paging: Option<Paging>,
 }
 
 impl Arriving {
@@ -135,7 +139,15 @@ impl Arriving {
     /// # Errors
     /// [`Refusal::LostPages`]: they will not come. The process was killed.
     pub(crate) async fn complete(self) -> Result<u64, Refusal> {
-        Ok(self.bytes)
+        let Some(paging) = self.paging else { return Ok(0) };
+        match paging.ended().await {
+            PagingEnd::Complete => {
+                let figures = paging.figures();
+                tracing::info!(?figures, "the last page has arrived");
+                Ok(figures.bytes)
+            }
+            PagingEnd::Lost(_) => Err(Refusal::LostPages),
+        }
     }
 }
 
@@ -164,6 +176,11 @@ impl Maker {
         let hall = shell.hall.clone();
         let spawned = Instant::now();
         self.map_memory(&hall).await?;
+        let fault = if image.late.is_empty() {
+            None
+        } else {
+            Some(late::userfault_of(&node, &hall).await?)
+        };
         let mapped = Instant::now();
         let filling = {
             let (node, image, host_pid) = (node.clone(), image.clone(), hall.host_pid);
@@ -189,7 +206,14 @@ impl Maker {
         let identified = Instant::now();
         let (bytes, pages) = filling.await.unwrap_or(Err(Refusal::Ended))?;
         let filled = Instant::now();
-        pages.finish();
+        let pid = image.threads.first().map_or(Pid::INIT, |first| first.tid);
+        let paging = match fault {
+            Some(fault) => late::page_in(&node, pid, pages, fault, &image.late)?,
+            None => {
+                pages.finish();
+                Unreleased::default()
+            }
+        };
         self.run(&hall, FIRST, &restore::late_protections(&image)).await?;
         let members = self.resume_threads(&hall).await?;
         tracing::info!(
@@ -197,8 +221,19 @@ impl Maker {
             map = ?(mapped - spawned), identity = ?(identified - mapped),
             pages = ?(filled - mapped), threads = ?filled.elapsed(), "a process is prepared"
         );
-        let (pid, exe_path) = (members[0].tid, image.exe_path.clone());
-        Ok(Arrival { node, shell, pid, members, exe_path, table, relays, bytes, is_bound: false })
+        let exe_path = image.exe_path.clone();
+        Ok(Arrival {
+            node,
+            shell,
+            pid,
+            members,
+            exe_path,
+            table,
+            relays,
+            bytes,
+            paging,
+            is_bound: false,
+        })
     }
 
     async fn open_pages(&self, from: NodeId, id: MoveId) -> Result<Incoming, Refusal> {

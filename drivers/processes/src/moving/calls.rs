@@ -6,6 +6,7 @@ pub(crate) const MMAP: u64 = 9;
 pub(crate) const MPROTECT: u64 = 10;
 pub(crate) const MUNMAP: u64 = 11;
 pub(crate) const BRK: u64 = 12;
+pub(crate) const IOCTL: u64 = 16;
 pub(crate) const MREMAP: u64 = 25;
 pub(crate) const MADVISE: u64 = 28;
 pub(crate) const SETITIMER: u64 = 38;

@@ -8,7 +8,8 @@
 
 use super::hall::Hall;
 use super::image::Described;
-use super::pager::{ServeError, Serving};
+use super::late::ARRIVING_WAIT;
+use super::pager::{PagingEnd, ServeError, Serving};
 use super::pending::{Member, Pending};
 use super::script::{Particulars, Script, host};
 use super::{calls, image};
@@ -56,6 +57,7 @@ impl Node {
     /// Freezes a process that runs here: its threads park, or after
     /// [`FREEZE_WAIT`] it goes on and the refusal names the thread that did not.
     pub(crate) async fn freeze(self: &Arc<Node>, pid: Pid) -> Result<Frozen, Refusal> {
+        self.wait_for_pages(pid).await?;
         let since = Instant::now();
         let (host_pid, slot) = self.look(|state| {
             let local = state.locals.get(&pid).ok_or(Refusal::NoSuchProcess)?;
@@ -89,6 +91,16 @@ impl Node {
         frozen.parked = Instant::now();
         Ok(frozen)
     }
+
+    /// A process that lacks pages of its last move runs on until it has them.
+    async fn wait_for_pages(&self, pid: Pid) -> Result<(), Refusal> {
+        let Some(paging) = self.look(|state| state.paging_of(pid)) else { return Ok(()) };
+        match tokio::time::timeout(ARRIVING_WAIT, paging.ended()).await {
+            Ok(PagingEnd::Complete) => Ok(()),
+            Ok(PagingEnd::Lost(_)) => Err(Refusal::Ended),
+            Err(_) => Err(Refusal::StillArriving),
+        }
+    }
 }
 
 impl Frozen {
@@ -98,12 +110,18 @@ impl Frozen {
     }
 
     /// Describes it for a node, as [`Package::image`](dunix_wire::processes::Package) wants it, and
-    /// from then on serves its pages to that node. Once for each `Frozen`.
-    pub(crate) async fn image(&mut self, id: MoveId, to: NodeId) -> Result<Vec<u8>, Refusal> {
+    /// from then on serves its pages to that node. Once for each `Frozen`. `is_safe`: all pages go
+    /// before it runs there.
+    pub(crate) async fn image(
+        &mut self,
+        id: MoveId,
+        to: NodeId,
+        is_safe: bool,
+    ) -> Result<Vec<u8>, Refusal> {
         let node = self.node.clone();
         self.pending.take(&node, &self.hall, &self.members).await?;
         let taken = Instant::now();
-        let described = image::describe(&node, self, to).await?;
+        let described = image::describe(&node, self, to, is_safe).await?;
         let Described { image, offer, source } = described;
         let body = dunix_wire::encode(&image);
         if body.len() > IMAGE_BYTES_MAX {
@@ -147,11 +165,12 @@ impl Frozen {
         if let Some(offer) = self.offer.take() {
             offer.was_taken();
         }
+        self.node.runtime.spawn(close_all(self.node.clone(), self.hall.clone(), self.pid));
         Donor { hall: self.hall.clone(), serving: self.serving.take() }
     }
 
     /// Whom an image describes.
-    pub(super) fn subject(&self) -> image::Subject {
+    pub(super) fn subject(&self, is_safe: bool) -> image::Subject {
         image::Subject {
             pid: self.pid,
             hall: self.hall.clone(),
@@ -160,6 +179,7 @@ impl Frozen {
             signals: self.pending.signals.clone(),
             of_threads: self.pending.of_threads.clone(),
             timers: self.pending.timers.clone(),
+            is_safe,
         }
     }
 
@@ -314,6 +334,17 @@ impl Drop for Donor {
     }
 }
 
+/// Closes what a donor has open: who shares it is to see the process's next node alone.
+async fn close_all(node: Arc<Node>, hall: Arc<Hall>, pid: Pid) {
+    let mut script = Script::new();
+    script.may(calls::CLOSE_RANGE, [0, u64::from(u32::MAX), 0, 0, 0, 0]);
+    let done = node.run_script(&hall, pid.get(), &script, &Particulars::default()).await;
+    if let Err(refusal) = done {
+        // Its end, which comes with the last page if not before, closes everything as well.
+        tracing::debug!(%pid, %refusal, "what remains of a process keeps its descriptors");
+    }
+}
+
 fn refuse_stopped(host_pid: u32) -> Result<(), Refusal> {
     let facts = image::Facts::of(host_pid)?;
     if facts.tracer != 0 {
@@ -344,15 +375,6 @@ fn thread_state(host_pid: u32, host_tid: u32) -> String {
     let call = read("syscall");
     let call = call.split_whitespace().next().unwrap_or("unknown").to_owned();
     format!("{}, call {call}, in {}", state.trim(), read("wchan"))
-}
-
-/// Closes everything that a donor has: what it shared ends when its sharers say so.
-#[expect(dead_code, reason = "for donors that outlive the commit")]
-async fn close_all(node: &Node, hall: &Hall, first: &Member) -> Result<(), Refusal> {
-    let mut script = Script::new();
-    let all = u64::from(u32::MAX);
-    script.must("closing descriptors", calls::CLOSE_RANGE, [0, all, 0, 0, 0, 0]);
-    node.run_script(hall, first.tid.get(), &script, &Particulars::default()).await.map(drop)
 }
 
 /// The host's word for a failure with the process itself.

@@ -8,6 +8,7 @@ use super::script::{Particulars, Script, host};
 use super::{Frozen, calls};
 use crate::node::Node;
 use crate::remote::{Capture, Offer, Unmovable, inside};
+use dunix_guest_abi::moving::ParkRecord;
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, identity};
@@ -35,6 +36,8 @@ pub(crate) struct Subject {
     pub(crate) signals: Vec<SignalImage>,
     pub(crate) of_threads: BTreeMap<u32, Vec<SignalImage>>,
     pub(crate) timers: Timers,
+    /// All pages go before it runs elsewhere.
+    pub(crate) is_safe: bool,
 }
 
 /// Describes it for a node.
@@ -42,8 +45,9 @@ pub(crate) async fn describe(
     node: &Arc<Node>,
     frozen: &Frozen,
     to: NodeId,
+    is_safe: bool,
 ) -> Result<Described, Refusal> {
-    let subject = frozen.subject();
+    let subject = frozen.subject(is_safe);
     let said = ask_kernel(node, &subject).await?;
     let node = node.clone();
     // Looks into the tree, which may wait for this runtime's threads.
@@ -109,8 +113,12 @@ fn put_together(
         return Err(Refusal::KernelState { what: "a system-call filter of its own".into() });
     }
     let Mapped { mappings, kernel, looks } = mappings::describe(node, host_pid)?;
-    let source = super::pages::source_of(host_pid, &looks, true);
+    let parked = records_of(&subject).map_err(reading)?;
+    let at_once = super::late::touched_at_once(&parked, &looks);
+    let source = super::pages::source_of(host_pid, &looks, at_once, subject.is_safe);
     let source = source.map_err(|e| host(e, "looking for its pages"))?;
+    let late = if subject.is_safe { &[][..] } else { &source.rest };
+    let late = late.iter().map(|range| (range.start, range.end)).collect();
     let root = node.below_root(existing(host_pid, "root")?);
     let cwd = inside(&root, node.below_root(existing(host_pid, "cwd")?));
     offer.see_from(&root);
@@ -128,7 +136,7 @@ fn put_together(
         descriptors: std::mem::take(&mut offer.descriptors),
         signals: subject.signals,
         timers: subject.timers,
-        late: Vec::new(),
+        late,
     };
     offer.announce();
     Ok(Described { image, offer, source })
@@ -168,6 +176,11 @@ fn identity_of(node: &Node, host_pid: u32, facts: &Facts, said: &Said) -> Result
         capabilities: facts.capabilities,
         personality: said.personality,
     })
+}
+
+fn records_of(subject: &Subject) -> Result<Vec<ParkRecord>, Errno> {
+    let memory = GuestMemory::of(subject.hall.host_pid);
+    subject.records.iter().map(|&record| memory.read_plain(record)).collect()
 }
 
 fn threads_of(subject: &Subject) -> Result<Vec<ThreadImage>, Refusal> {

@@ -27,8 +27,9 @@ pub(crate) struct Look {
     pub(crate) range: Range<u64>,
     /// Every page travels, not only those that belong to no file.
     pub(crate) is_whole: bool,
-    /// Private memory of no file, at both ends.
-    pub(crate) is_anonymous: bool,
+    /// Its pages may follow while the process runs: private memory of no file, at both ends, that is
+    /// neither locked nor wiped by a fork.
+    pub(crate) may_follow: bool,
 }
 
 /// Mappings that are every process's own and never travel as such.
@@ -108,8 +109,9 @@ impl Describer<'_> {
             KEPT.iter().filter(|(flag, _)| area.has(flag)).fold(0, |all, (_, bit)| all | bit);
         let (start, end, protection) = (area.start, area.end, area.protection);
         if let Some(range) = self.look(area, &backing, is_whole) {
-            let is_anonymous = backing == Backing::Anonymous && !is_whole;
-            mapped.looks.push(Look { range, is_whole, is_anonymous });
+            let must_come = is_whole || flags & (MAPPING_LOCKED | MAPPING_WIPE_ON_FORK) != 0;
+            let may_follow = backing == Backing::Anonymous && !must_come;
+            mapped.looks.push(Look { range, is_whole, may_follow });
         }
         mapped.mappings.push(Mapping { start, end, protection, flags, backing });
         Ok(())

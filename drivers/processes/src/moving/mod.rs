@@ -18,6 +18,7 @@ mod calls;
 mod freeze;
 mod hall;
 mod image;
+mod late;
 mod mappings;
 pub(crate) mod pager;
 mod pages;

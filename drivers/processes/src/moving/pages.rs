@@ -11,16 +11,23 @@ use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::page_scan::PageScan;
 use dunix_wire::processes::resident::Mapping;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-/// Finds the pages of a process that does not run.
-pub(crate) fn source_of(process: u32, looks: &[Look], is_safe: bool) -> Result<PageSource, Errno> {
+/// Finds the pages of a process that does not run. `at_once`: parts of what may follow that should
+/// not.
+pub(crate) fn source_of(
+    process: u32,
+    looks: &[Look],
+    at_once: Vec<Range<u64>>,
+    is_safe: bool,
+) -> Result<PageSource, Errno> {
     let scan = PageScan::of(process)?;
-    let (mut needed, mut rest) = (Vec::new(), Vec::new());
+    let (mut needed, mut rest) = (at_once, Vec::new());
     for look in looks {
         let range = look.range.clone();
         let is_shims = (layout::BASE..layout::END).contains(&range.start);
-        if look.is_anonymous && !is_shims {
+        if look.may_follow && !is_shims {
             rest.push(range);
         } else if look.is_whole {
             needed.push(range);

@@ -26,7 +26,7 @@ impl Processes {
             }
         };
         let prepared = async {
-            let image = frozen.image(id, target.id).await?;
+            let image = frozen.image(id, target.id, false).await?;
             Arrival::prepare(target, source.id, id, &record, &image).await
         };
         let mut arrival = match prepared.await {
@@ -49,8 +49,9 @@ impl Processes {
         let bytes_before = arrival.bytes();
         let arriving = arrival.release();
         let frozen_micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let bytes_after = Some(arriving.complete().await?);
-        donor.finish().await?;
+        let (arrived, given) = tokio::join!(arriving.complete(), donor.finish());
+        let bytes_after = Some(arrived?);
+        given?;
         // What was held for it is on its way.
         while target.look(|state| state.table.check_move(pid)) == Err(Refusal::StillArriving) {
             tokio::time::sleep(Duration::from_micros(100)).await;

@@ -99,6 +99,8 @@ pub(crate) fn check(image: &ResidentImage, record: &ProcessRecord) -> Result<(),
         && image.identity.groups.len() <= GROUPS_MAX
         && image.identity.rlimits.len() <= dunix_linux::identity::LIMITS
         && image.timers.posix.len() <= TIMERS_MAX
+        && image.late.len() <= MAPPINGS_MAX
+        && image.late.iter().all(|&(start, end)| start < end && is_page(start) && is_page(end))
         && image.memory.auxv.len() <= 1024
         && image.exe_path.len() < dunix_guest_abi::doorbell::PATH_BYTES
         && image.threads.iter().all(|thread| thread.name.len() < 16);
@@ -261,7 +263,9 @@ impl Opened {
 /// doorbell `take`. Nothing is open before. What gets the number 0 comes last.
 pub(crate) fn descriptors(opens: &[OpenSpec], take: [u64; 6]) -> (Batch, Vec<Opened>) {
     let mut batch = Batch::default();
-    let mut opened = Vec::new();
+    let mut opened = vec![Opened(Vec::new())];
+    let everything = u64::from(u32::MAX);
+    batch.room(1, 0).must("closing all", CLOSE_RANGE, [0, everything, 0, 0, 0, 0]);
     let mut sorted: Vec<&OpenSpec> = opens.iter().collect();
     sorted.sort_by_key(|open| open.numbers.contains(&0));
     for open in sorted {

@@ -85,6 +85,8 @@ impl Node {
         match bound {
             None => return Err(call),
             Some(Err(_)) => end_unbound(call),
+            // Those that were known when the pages were lost have been killed.
+            Some(Ok(_)) if self.look(|state| state.lacks_lost_pages(pid)) => end_unbound(call),
             Some(Ok(info)) => {
                 let written = call.memory().write_plain(call.arg(2), &info);
                 call.conclude(written.map(|()| 0));
@@ -122,6 +124,7 @@ impl State {
         let local = self.locals.get(&parent).ok_or(Errno::SRCH)?;
         let (exe_path, remote) = (local.exe_path.clone(), local.remote.for_child());
         let placed = "its parent made it here by fork".into();
+        let paging = self.paging_of(parent);
         let slot = self.slots.take().ok_or(Errno::AGAIN)?;
         match self.table.fork(now, parent, exit_signal) {
             Ok(pid) => {
@@ -134,6 +137,7 @@ impl State {
                     exe_path,
                     placed,
                     remote,
+                    paging,
                     is_ending: false,
                 };
                 self.locals.insert(pid, local);

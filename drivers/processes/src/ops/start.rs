@@ -32,6 +32,7 @@ impl Node {
             let local = state.locals.get_mut(&caller.pid)?;
             let ticket = local.ticket.take()?;
             local.exe_path = ticket.exe_path.as_slice().into();
+            local.paging = None;
             Some((ticket, local.slot, local.remote.descriptors()))
         });
         // An image that nobody let start: a guest executed the shim by itself.

@@ -27,6 +27,8 @@ pub(crate) struct Incoming {
     frames: Frames,
     items: VecDeque<Item>,
     bytes: u64,
+    /// What has come already; it is not pending any more.
+    staged: Vec<Range<u64>>,
 }
 
 /// What staged pages hold.
@@ -68,7 +70,7 @@ impl Incoming {
         let source = stream.peer();
         let (sender, receiver) = stream.split();
         let (frames, items) = (Frames::default(), VecDeque::new());
-        Incoming { source, sender, receiver, frames, items, bytes: 0 }
+        Incoming { source, sender, receiver, frames, items, bytes: 0, staged: Vec::new() }
     }
 
     /// Takes what the process needs to run, by calling `put` for each part; returns its bytes.
@@ -89,12 +91,21 @@ impl Incoming {
                 Item::Pages(address, bytes) => {
                     put(address, Content::Bytes(&bytes)).map_err(StageError::Host)?;
                     self.bytes += bytes.len() as u64;
+                    self.note(address..address + bytes.len() as u64);
                 }
                 Item::Zeros(range) => {
                     let zeros = Content::Zeros(range.end - range.start);
                     put(range.start, zeros).map_err(StageError::Host)?;
+                    self.note(range);
                 }
             }
+        }
+    }
+
+    fn note(&mut self, range: Range<u64>) {
+        match self.staged.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.staged.push(range),
         }
     }
 
@@ -113,8 +124,8 @@ impl Incoming {
         self.sender.finish();
     }
 
-    /// Has the rest follow: registers these ranges of private anonymous memory, in which pages may be
-    /// present already, and starts the thread that serves them. The process may run from then on;
+    /// Has the rest follow: registers these ranges of private anonymous memory, in which staged pages
+    /// are in place already, and starts the thread that serves them. The process may run from then on;
     /// the source sends from [`Paging::set_running`] on.
     ///
     /// `fault` is the process's own. `kill` must end the process and all its children by fork that
@@ -132,6 +143,9 @@ impl Incoming {
         let mut pending = Pending::default();
         for range in ranges {
             pending.add(range.clone());
+        }
+        for range in &self.staged {
+            pending.forget(range.clone());
         }
         for range in joined(ranges) {
             fault.register(range.start, range.end - range.start)?;

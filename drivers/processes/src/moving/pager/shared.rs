@@ -50,6 +50,11 @@ impl Paging {
         self.0.to_source.notify_one();
     }
 
+    /// The process will not run: its pages need not come.
+    pub(crate) fn give_up(&self) {
+        self.0.deliver(Vec::new(), Some(StreamEnd::Aborted));
+    }
+
     /// How it ended, if it has.
     pub(crate) fn end(&self) -> Option<PagingEnd> {
         self.0.end.borrow().clone()

@@ -6,6 +6,7 @@
 
 use super::*;
 use dunix_ids::NodeId;
+use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::userfault::Userfault;
 use dunix_transport::MeshStream;
 use dunix_wire::Topic;
@@ -106,7 +107,7 @@ async fn start(mebibytes: u64, scenario: &str) -> Option<Move> {
     let offers = Offers::default();
     let offer = PageSource {
         process: source.child.id(),
-        needed: Vec::new(),
+        needed: vec![HEAP + (5 << 16)..HEAP + (7 << 16), HEAP + (9 << 19)..HEAP + (9 << 19) + 4096],
         rest: vec![heap(mebibytes)],
         first: vec![HEAP + (3 << 19)..HEAP + (4 << 19), HEAP..HEAP + (1 << 19)],
         is_safe: false,
@@ -115,7 +116,12 @@ async fn start(mebibytes: u64, scenario: &str) -> Option<Move> {
     let [near, far] = MeshStream::pair(SOURCE, Topic::Processes);
     offers.serve(NodeId(2), PagesHeader { id: ID }, far);
     let mut incoming = Incoming::over(near);
-    assert_eq!(incoming.stage(|_, _| Ok(())).await, Ok(0));
+    let memory = GuestMemory::of(target.child.id());
+    let put = |address, content: Content<'_>| match content {
+        Content::Bytes(bytes) => memory.write(address, bytes),
+        Content::Zeros(_) => Ok(()),
+    };
+    assert_eq!(incoming.stage(put).await, Ok((2 << 16) + 4096));
     let group = target.group();
     let kill = move |_: &Lost| {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
@@ -251,9 +257,7 @@ async fn everything_comes_first_if_it_has_to_be_safe() {
     let staged = incoming.stage(put).await.unwrap();
     assert_eq!(staged, put_bytes);
     let mut expected = vec![0; 4 << 20];
-    dunix_linux::guest_memory::GuestMemory::of(source.child.id())
-        .read(HEAP, &mut expected)
-        .unwrap();
+    GuestMemory::of(source.child.id()).read(HEAP, &mut expected).unwrap();
     assert!(memory == expected, "the copy differs");
     incoming.finish();
     let sent = tokio::time::timeout(PATIENCE, serving.finish()).await.unwrap().unwrap();
