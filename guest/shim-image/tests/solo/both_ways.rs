@@ -2,9 +2,10 @@
 //!
 //! What a machine lacks (a compiler, Go) is skipped, and the test says so.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// Writes the shim once, to a file of this test run.
 pub(crate) fn shim() -> &'static Path {
@@ -78,15 +79,20 @@ pub(crate) fn has(program: &str) -> bool {
     found
 }
 
-/// Builds one of the checkers in `guest/programs`.
+/// Builds one of the checkers in `guest/programs`, once: tests that run at the same time share it.
 pub(crate) fn checker(name: &str) -> Option<String> {
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     if !has("gcc") {
         return None;
     }
     let source = format!("{}/../programs/{name}.c", env!("CARGO_MANIFEST_DIR"));
     let program = scratch().join(name).display().to_string();
-    let built = native(&["/usr/bin/env", "gcc", "-O1", "-w", "-pthread", "-o", &program, &source]);
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let mut built = BUILT.lock().expect("no test panics while it builds");
+    if built.insert(name.into()) {
+        let gcc = ["/usr/bin/env", "gcc", "-O1", "-w", "-pthread"];
+        let found = native(&[&gcc[..], &["-o", &program, &source, "-lutil"]].concat());
+        assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    }
     Some(program)
 }
 
