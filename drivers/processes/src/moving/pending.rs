@@ -6,7 +6,7 @@
 
 use super::calls::*;
 use super::hall::Hall;
-use super::script::{Particulars, Script, host};
+use super::script::{Outcome, Particulars, Script, host};
 use crate::node::Node;
 use dunix_guest_abi::signal::{MOVE_CODE, MOVE_SIGNAL};
 use dunix_ids::Pid;
@@ -20,9 +20,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Signals that one script takes.
 const SIGNALS_PER_SCRIPT: usize = 64;
+/// Signals that are taken when timers stop, besides one for each timer: others of the same number.
+const SIGNALS_BESIDES: usize = 16;
 const NANOS: u64 = 1_000_000_000;
 const SIGEV_NONE: u32 = 1;
 const SIGEV_THREAD_ID: u32 = 4;
+const TIMER_ABSTIME: u64 = 1;
 
 /// What was taken away.
 #[derive(Default)]
@@ -61,14 +64,7 @@ impl Pending {
             // A thread takes its own signals before those of the process.
             let mask = if is_first { !0 } else { own };
             let taken = drain(node, hall, member.tid.get(), mask).await?;
-            for signal in taken {
-                let bit = 1_u64 << (number_of(&signal).clamp(1, 64) - 1);
-                if own & bit != 0 {
-                    self.of_threads.entry(member.tid.get()).or_default().push(signal);
-                } else {
-                    self.signals.push(signal);
-                }
-            }
+            self.keep(member, own, taken);
         }
         let count = self.signals.len() + self.of_threads.values().map(Vec::len).sum::<usize>();
         if count > SIGNALS_MAX {
@@ -77,6 +73,19 @@ impl Pending {
         Ok(())
     }
 
+    /// Sorts signals that a thread took; `own` are those that waited for it alone.
+    fn keep(&mut self, member: &Member, own: u64, taken: Vec<SignalImage>) {
+        for signal in taken {
+            if own & bit(number_of(&signal)) != 0 {
+                self.of_threads.entry(member.tid.get()).or_default().push(signal);
+            } else {
+                self.signals.push(signal);
+            }
+        }
+    }
+
+    /// Since Linux 6.13 a timer that is stopped takes back its signal and what it counts: those are
+    /// taken just before, by the same script.
     async fn stop_timers(
         &mut self,
         node: &Node,
@@ -85,7 +94,12 @@ impl Pending {
         members: &[Member],
     ) -> Result<(), Refusal> {
         let mut posix = posix_timers(hall.host_pid, members)?;
+        let (own, _) = waiting(hall.host_pid, first.host_tid)?;
         let mut script = Script::new();
+        let of_process = posix.iter().filter(|timer| timer.thread.is_none());
+        let mask = of_process.clone().fold(0, |mask, timer| mask | bit(timer.signal));
+        let takes = if mask == 0 { 0 } else { of_process.count() + SIGNALS_BESIDES };
+        let takes = take_signals(&mut script, mask, takes.min(SIGNALS_PER_SCRIPT));
         let zero = script.put(&[0; 32]);
         let old: [u64; 3] = [0; 3].map(|_: u8| script.put(&[0; 32]));
         for (which, old) in (0..).zip(old) {
@@ -108,6 +122,8 @@ impl Pending {
             timer.setting = outcome.words(at);
         }
         self.timers.posix = posix;
+        let (taken, _) = taken_signals(&outcome, &takes);
+        self.keep(first, own, taken);
         Ok(())
     }
 
@@ -164,19 +180,27 @@ pub(crate) fn queue(
 /// Starts the timers of setitimer(2) with what is left of them.
 pub(crate) fn start_intervals(script: &mut Script, timers: &Timers, elapsed: u64) {
     for (which, setting) in (0_u64..).zip(&timers.intervals) {
-        let [every_s, every_us, left_s, left_us] = *setting;
-        if (left_s, left_us) == (0, 0) {
-            continue;
-        }
         // The other two count what the process itself used.
         let passed = if which == 0 { elapsed } else { 0 };
-        let left = left_after(left_s, left_us.saturating_mul(1000), passed);
-        // Rounded up: a time of 0 would stop it.
-        let left_us = (left % NANOS).div_ceil(1000);
-        let setting = [every_s, every_us, left / NANOS + left_us / 1_000_000, left_us % 1_000_000];
+        let Some(setting) = interval_after(*setting, passed) else { continue };
         let at = script.put_words(&setting);
         script.must("setitimer", SETITIMER, [which, at, 0, 0, 0, 0]);
     }
+}
+
+/// What a timer of setitimer(2) is set to, `passed` nanoseconds after it was stopped; `None` if it
+/// did not run.
+fn interval_after(setting: [u64; 4], passed: u64) -> Option<[u64; 4]> {
+    let [every_s, every_us, left_s, left_us] = setting;
+    let left = match (left_s, left_us) {
+        // With a period and nothing left it has fired, and goes on when its signal is taken.
+        (0, 0) if (every_s, every_us) == (0, 0) => return None,
+        (0, 0) => left_after(every_s, every_us.saturating_mul(1000), 0),
+        _ => left_after(left_s, left_us.saturating_mul(1000), passed),
+    };
+    // Rounded up: a time of 0 would stop it.
+    let left_us = (left % NANOS).div_ceil(1000);
+    Some([every_s, every_us, left / NANOS + left_us / 1_000_000, left_us % 1_000_000])
 }
 
 /// Starts one timer of timer_create(2) with what is left of it.
@@ -185,10 +209,31 @@ pub(crate) fn start_posix(script: &mut Script, timer: &PosixTimer, elapsed: u64)
     if (left_s, left_ns) == (0, 0) {
         return;
     }
-    let is_of_cpu = matches!(timer.clock, 2 | 3);
-    let left = left_after(left_s, left_ns, if is_of_cpu { 0 } else { elapsed });
-    let at = script.put_words(&[every_s, every_ns, left / NANOS, left % NANOS]);
-    script.must("timer_settime", TIMER_SETTIME, [u64::from(timer.id), 0, at, 0, 0, 0]);
+    let left = left_s.saturating_mul(NANOS).saturating_add(left_ns);
+    let now = now_of(timer.clock);
+    let (flags, at) = match now {
+        // Its period began in the past: the kernel counts all that has passed since.
+        Some(now) if elapsed > left && (every_s, every_ns) != (0, 0) => {
+            (TIMER_ABSTIME, now.saturating_sub(elapsed - left).max(1))
+        }
+        Some(_) => (0, left.saturating_sub(elapsed).max(1)),
+        None => (0, left),
+    };
+    let at = script.put_words(&[every_s, every_ns, at / NANOS, at % NANOS]);
+    script.must("timer_settime", TIMER_SETTIME, [u64::from(timer.id), flags, at, 0, 0, 0]);
+}
+
+/// Nanoseconds of a clock that runs by itself; `None` for one that counts CPU time.
+fn now_of(clock: i32) -> Option<u64> {
+    use rustix::time::{ClockId, clock_gettime};
+    let now = clock_gettime(match clock {
+        0 | 8 => ClockId::Realtime,
+        1 => ClockId::Monotonic,
+        7 | 9 => ClockId::Boottime,
+        _ => return None,
+    });
+    let seconds = u64::try_from(now.tv_sec).ok()?.saturating_mul(NANOS);
+    Some(seconds.saturating_add(u64::try_from(now.tv_nsec).ok()?))
 }
 
 /// Makes the timers of timer_create(2) with their ids; they do not run yet.
@@ -273,27 +318,38 @@ async fn drain(
     let mut taken = Vec::new();
     loop {
         let mut script = Script::new();
-        let (mask, at_once) = (script.put_words(&[mask]), script.put_words(&[0, 0]));
-        let places: Vec<(u64, usize)> = (0..SIGNALS_PER_SCRIPT)
-            .map(|_| {
-                let at = script.put(&[0; SIGNAL_BYTES]);
-                (at, script.may(RT_SIGTIMEDWAIT, [mask, at, at_once, 8, 0, 0]))
-            })
-            .collect();
+        let takes = take_signals(&mut script, mask, SIGNALS_PER_SCRIPT);
         let outcome = node.run_script(hall, owner, &script, &Particulars::default()).await?;
-        for (at, call) in places {
-            if outcome.value(call).is_err() {
-                return Ok(taken);
-            }
-            let signal = SignalImage(outcome.bytes(at, SIGNAL_BYTES).to_vec());
-            if !is_ours(&signal) {
-                taken.push(signal);
-            }
-        }
-        if taken.len() > SIGNALS_MAX {
+        let (more, was_last) = taken_signals(&outcome, &takes);
+        taken.extend(more);
+        if was_last || taken.len() > SIGNALS_MAX {
             return Ok(taken);
         }
     }
+}
+
+/// Calls that take up to `count` signals of `mask`: where each is put, and the call.
+fn take_signals(script: &mut Script, mask: u64, count: usize) -> Vec<(u64, usize)> {
+    let (mask, at_once) = (script.put_words(&[mask]), script.put_words(&[0, 0]));
+    let take = |_| {
+        let at = script.put(&[0; SIGNAL_BYTES]);
+        (at, script.may(RT_SIGTIMEDWAIT, [mask, at, at_once, 8, 0, 0]))
+    };
+    (0..count).map(take).collect()
+}
+
+/// What such calls took, and whether no more was there.
+fn taken_signals(outcome: &Outcome, takes: &[(u64, usize)]) -> (Vec<SignalImage>, bool) {
+    let got = takes.iter().take_while(|(_, call)| outcome.value(*call).is_ok());
+    let all: Vec<SignalImage> =
+        got.map(|(at, _)| SignalImage(outcome.bytes(*at, SIGNAL_BYTES).to_vec())).collect();
+    let was_last = all.len() < takes.len();
+    (all.into_iter().filter(|signal| !is_ours(signal)).collect(), was_last)
+}
+
+/// The bit of a signal in a mask.
+fn bit(signal: u32) -> u64 {
+    1 << (signal.clamp(1, 64) - 1)
 }
 
 /// The timers of timer_create(2), as `/proc/PID/timers` shows them.
@@ -364,6 +420,14 @@ mod tests {
         assert_eq!(timers[1].clock, 1);
         assert_eq!(parse_timers(TEXT, &[]), None);
         assert_eq!(parse_timers("", &[]), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_timer_whose_signal_waits_runs_on() {
+        assert_eq!(interval_after([0, 0, 0, 0], 5), None);
+        assert_eq!(interval_after([0, 10_000, 0, 0], 5), Some([0, 10_000, 0, 10_000]));
+        assert_eq!(interval_after([0, 0, 1, 5], 6_000), Some([0, 0, 0, 999_999]));
+        assert_eq!(interval_after([3, 0, 0, 5], NANOS), Some([3, 0, 0, 1]));
     }
 
     #[test]
