@@ -48,6 +48,23 @@ const SCRIPTS: [(&str, &str, u8); 21] = [
     ("env sh -c 'exit 7'", "", 7),
 ];
 
+/// The checks of calls on descriptors of another node.
+const CALLS: [&str; 13] = [
+    "listener",
+    "internet",
+    "nonblocking",
+    "messages",
+    "bulk",
+    "readiness",
+    "counters",
+    "interrupted",
+    "nameless",
+    "sent_files",
+    "duplicates",
+    "executed",
+    "master",
+];
+
 /// Sends programs away by name.
 struct ByName {
     names: &'static [&'static str],
@@ -135,6 +152,7 @@ async fn everything(one: &Processes, two: &Processes) {
     roots_start_elsewhere(one).await;
     roots_elsewhere_are_killed(one, two).await;
     sockets_are_relayed(one).await;
+    calls_run_at_home(one).await;
     job_control_reaches_the_other_node(one).await;
     nothing_is_left(one).await;
     nothing_is_left(two).await;
@@ -163,6 +181,18 @@ print(len(got), child.wait())
     let done = harness::run(one, &["/usr/bin/python3", "-c", program], "").await;
     assert_eq!(done.output, "300000 0\n");
     println!("ok: sockets");
+}
+
+/// Programs elsewhere make all kinds of calls on what stays here (`programs/remote_calls.py` names the
+/// section of each).
+async fn calls_run_at_home(one: &Processes) {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/remote_calls.py");
+    for check in CALLS {
+        let done = harness::run(one, &["/usr/bin/python3", program, "--check", check], "").await;
+        assert_eq!(done.output, format!("{check}\n"));
+        assert_eq!(done.end.status, ExitStatus::Exited(0), "{check}");
+        println!("ok: calls: {check}");
+    }
 }
 
 async fn job_control_reaches_the_other_node(one: &Processes) {

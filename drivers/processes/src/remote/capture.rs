@@ -58,8 +58,9 @@ const ALONE_PAUSE: Duration = Duration::from_millis(3);
 /// Why a process is described.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reason {
-    /// A fresh image starts elsewhere: descriptors with `O_CLOEXEC` end.
-    Exec,
+    /// A fresh image starts elsewhere: descriptors with `O_CLOEXEC` end. One that may also start
+    /// here stays with what it would otherwise have to reach over the network.
+    Exec { must: bool },
     /// It goes on elsewhere with all that it has.
     Move,
 }
@@ -79,8 +80,10 @@ pub(crate) struct Capture {
     remote: RemoteTable,
     /// Descriptors whose offset nobody else has, a bit each.
     private: [u64; REMOTE_FD_WORDS],
+    /// All of its descriptors.
+    all: Vec<Descriptor>,
     /// Who else on this node has what, looked up once.
-    pub(super) others: Option<Others>,
+    others: Option<Others>,
     held: Vec<Held>,
     pub(super) offer: Offer,
 }
@@ -95,8 +98,13 @@ impl Capture {
         private: [u64; REMOTE_FD_WORDS],
     ) -> Capture {
         let offer = Offer::new(node, to);
-        let (reason, held) = (Reason::Exec, Vec::new());
-        Capture { reason, host_pid, remote, private, others: None, held, offer }
+        let (reason, held, all) = (Reason::Exec { must: false }, Vec::new(), Vec::new());
+        Capture { reason, host_pid, remote, private, all, others: None, held, offer }
+    }
+
+    /// Leaves here whatever cannot go, if the program must not stay for it.
+    pub(crate) fn must_go(self, must: bool) -> Capture {
+        Capture { reason: Reason::Exec { must }, ..self }
     }
 
     #[allow(dead_code, reason = "for moves")]
@@ -115,16 +123,13 @@ impl Capture {
     /// Describes all descriptors that the process takes along. Whose image is sent is to be
     /// [announced](Offer::announce), and its paths [seen from](Offer::see_from) the process's root.
     pub(crate) fn run(mut self) -> Result<Offer, Unmovable> {
-        if self.reason == Reason::Exec && host::maps_file_of(self.host_pid, SHARED_MEMORY) {
+        if self.reason != Reason::Move && host::maps_file_of(self.host_pid, SHARED_MEMORY) {
             return Err(Unmovable::SharesMemory);
         }
-        let descriptors = fdinfo::descriptors(self.host_pid, DESCRIPTORS_MAX)?;
-        if self.reason == Reason::Move {
-            self.others = Some(Others::of(&self.offer.node, self.host_pid, &descriptors));
-        }
-        for Descriptor { number, flags } in descriptors {
+        self.all = fdinfo::descriptors(self.host_pid, DESCRIPTORS_MAX)?;
+        for Descriptor { number, flags } in self.all.clone() {
             let cloexec = flags & OFlags::CLOEXEC.bits() != 0;
-            if cloexec && self.reason == Reason::Exec {
+            if cloexec && self.reason != Reason::Move {
                 continue;
             }
             let fd = host::take_fd(self.host_pid, number)?;
@@ -157,7 +162,10 @@ impl Capture {
         let kind = match (twin, self.remote.get(number), self.reason) {
             (Some(twin), ..) => self.offer.descriptors[twin as usize].kind.clone(),
             (None, Some(remote), _) => self.pass_on(&fd, remote)?,
-            (None, None, Reason::Exec) => self.describe(number, &fd, &stat)?,
+            (None, None, Reason::Exec { must }) => match self.describe(number, &fd, &stat) {
+                Err(Unmovable::Descriptor { .. }) if must => self.leave(number, &fd, &stat)?,
+                other => other?,
+            },
             (None, None, Reason::Move) => self.describe_for_move(number, &fd, &stat)?,
         };
         let image = DescriptorImage { fd: number, cloexec, same_as: twin, kind };
@@ -177,10 +185,33 @@ impl Capture {
         let twin = self.held.iter().filter(same_file).find(|held| {
             kcmp::same_description(held.fd.as_fd(), fd.as_fd()).unwrap_or(false)
                 || (is_pipe
-                    && self.reason == Reason::Exec
+                    && self.reason != Reason::Move
                     && access(held.fd.as_fd()) == access(fd.as_fd()))
         })?;
         Some(twin.index)
+    }
+
+    /// What an exec would rather stay for, described as for a move.
+    fn leave(
+        &mut self,
+        number: i32,
+        fd: &OwnedFd,
+        stat: &Stat,
+    ) -> Result<DescriptorKind, Unmovable> {
+        match self.describe_for_move(number, fd, stat)? {
+            // A fresh image could not fill it.
+            DescriptorKind::Epoll { .. } => {
+                Err(Unmovable::Descriptor { fd: number, what: "an epoll set" })
+            }
+            kind => Ok(kind),
+        }
+    }
+
+    /// Whether nobody else has the description of the process's descriptor `number`.
+    pub(super) fn is_alone_with(&mut self, number: i32, fd: &OwnedFd) -> bool {
+        let (node, own) = (&self.offer.node, (self.host_pid, number));
+        let others = self.others.get_or_insert_with(|| Others::of(node, own.0, &self.all));
+        others.is_alone(node, own, fd.as_fd())
     }
 
     /// A descriptor whose object lives elsewhere already goes along as it is.

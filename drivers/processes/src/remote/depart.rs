@@ -118,13 +118,15 @@ impl Node {
         ticket: &Ticket,
     ) -> Result<(), NotGone> {
         let (to, pid, host_pid) = (destination.node, caller.pid, caller.host_pid);
+        let must = destination.must;
         let remote = self.look(|state| state.locals.get(&pid).map(|l| l.remote.for_child()));
         let remote = remote.unwrap_or_default();
         let (node, memory, request) = (self.clone(), call.memory(), *request);
         let (exe_path, exec_fn) = (ticket.exe_path.clone(), ticket.exec_fn.clone());
         // Looks into the tree and the guest's memory, which may wait for this runtime's threads.
         let described = self.runtime.spawn_blocking(move || {
-            let capture = Capture::new(node.clone(), to, host_pid, remote, request.private_fds);
+            let capture =
+                Capture::new(node.clone(), to, host_pid, remote, request.private_fds).must_go(must);
             let image = image_of(host_pid, &memory, &request, exe_path, exec_fn, &node)?;
             Ok::<_, NotGone>((capture.run()?, image))
         });

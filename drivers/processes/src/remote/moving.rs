@@ -60,11 +60,6 @@ impl Capture {
         }
     }
 
-    fn is_alone_with(&self, number: i32, fd: &OwnedFd) -> bool {
-        let own = (self.host_pid, number);
-        self.others.as_ref().is_some_and(|o| o.is_alone(&self.offer.node, own, fd.as_fd()))
-    }
-
     /// What has no file type: eventfd(2), timerfd_create(2), signalfd(2), epoll(7), ...
     fn describe_kernel_object(
         &mut self,

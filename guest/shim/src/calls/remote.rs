@@ -1,5 +1,6 @@
 //! Calls on descriptors whose object lives at another node: the home executes them (`OP_REMOTE`).
 
+use super::rest::Transfer;
 use super::{Answer, terminal};
 use crate::arch::frame::{Context, SigInfo};
 use crate::arch::gadget;
@@ -45,6 +46,8 @@ enum Outcome {
     Done(i64),
     /// A signal came before it had any effect.
     Interrupted,
+    /// It had no effect, and a move has brought the process to the object: the call is the host's.
+    Here,
 }
 
 /// Lets the home execute a call that it [takes](takes).
@@ -68,9 +71,10 @@ pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) ->
             Outcome::Done(result) => result,
             Outcome::Interrupted if done > 0 => break done.cast_signed(),
             Outcome::Interrupted => break restart::anew_or_interrupted(thread),
+            Outcome::Here => return here(thread, mask, (number, args), done),
         };
         match result {
-            REMOTE_NOT => return rest_here(mask, number, args, done),
+            REMOTE_NOT => return here(thread, mask, (number, args), done),
             REMOTE_BACKGROUND if done == 0 => return terminal::stop_for(thread, number),
             _ if result <= 0 && done > 0 => break done.cast_signed(),
             _ if result <= 0 => break result,
@@ -83,31 +87,33 @@ pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) ->
             None => break result,
         }
     };
+    if matches!(number, nr::ACCEPT | nr::ACCEPT4) && result >= 0 {
+        accepted(thread, number, args[3], result);
+    }
     if result == EPIPE && raises_sigpipe(number, &args) {
         broken_pipe(thread);
     }
     result
 }
 
-/// The host's own call for what is left after `done` bytes: a move has brought the process home in
-/// between. What is left of a vector is left to the guest, as after a short count.
-fn rest_here(mask: SigSet, number: u64, mut args: [u64; 6], done: u64) -> i64 {
-    if done == 0 {
-        return native(mask, number, args);
-    }
-    if !matches!(number, nr::WRITE | nr::SENDTO | nr::RECVFROM) {
-        return done.cast_signed();
-    }
-    args[1] = args[1].wrapping_add(done);
-    args[2] = args[2].saturating_sub(done);
-    done.cast_signed() + native(mask, number, args).max(0)
+/// The object is here now: the host makes what remains of the call after `done` bytes.
+fn here(thread: &Thread, mask: SigSet, (number, args): (u64, [u64; 6]), done: u64) -> i64 {
+    let transfer = Transfer::new(thread, mask, number, args, host::now());
+    // SAFETY: the guest's own call.
+    unsafe { transfer.complete(if done > 0 { done.cast_signed() } else { gadget::NOT_BEGUN }) }
 }
 
-/// A file that is open here too: the host's own call.
-fn native(mask: SigSet, number: u64, args: [u64; 6]) -> i64 {
-    let request = gadget::Request { mask, nr: number, args };
-    // SAFETY: the guest's own call.
-    unsafe { gadget::interruptible(&request) }
+/// A connection that was accepted lives where its listener does. The daemon gives descriptors with
+/// `FD_CLOEXEC`.
+fn accepted(thread: &Thread, number: u64, flags: u64, fd: i64) {
+    const F_SETFD: u64 = 2;
+    const SOCK_CLOEXEC: u64 = host::O_CLOEXEC;
+    let fd = host::int_arg(fd.unsigned_abs());
+    thread.process().remote.insert(fd);
+    if number == nr::ACCEPT || flags & SOCK_CLOEXEC == 0 {
+        // SAFETY: sets the flag only.
+        let _ = unsafe { host::call(nr::FCNTL, [host::fd_arg(fd), F_SETFD, 0, 0, 0, 0]) };
+    }
 }
 
 /// How many bytes a call goes on for until all are moved; `None`: any count is its end.
@@ -203,6 +209,7 @@ impl Call {
 /// Rings until the home has answered. The daemon gives a call in flight a ticket and takes it away
 /// with the answer, so that the object's own `EAGAIN` is not mistaken for 'not yet'.
 fn ask_home(thread: &Thread, mask: SigSet, mut call: RemoteCall) -> Outcome {
+    let fd = call.fd;
     let call = &raw mut call;
     let at = [call as u64, 0, 0, 0];
     loop {
@@ -221,6 +228,9 @@ fn ask_home(thread: &Thread, mask: SigSet, mut call: RemoteCall) -> Outcome {
                     park::if_asked(thread);
                     // SAFETY: our structure, of which the daemon knows nothing any more.
                     unsafe { (&raw mut (*call).ticket).write_volatile(0) };
+                    if !thread.process().remote.has(fd) {
+                        return Outcome::Here;
+                    }
                 }
                 done => return done,
             },
@@ -261,7 +271,7 @@ pub(crate) fn status(thread: &Thread, mask: SigSet, fd: i32) -> Result<[u64; 18]
     let mut words = [0u64; 18];
     let args = [host::fd_arg(fd), words.as_mut_ptr() as u64, 0, 0, 0, 0];
     match Call::new(thread, mask, nr::FSTAT, args).ask_home(thread, mask) {
-        Outcome::Done(REMOTE_NOT) => {
+        Outcome::Done(REMOTE_NOT) | Outcome::Here => {
             // SAFETY: writes the structure only.
             unsafe { host::call(nr::FSTAT, args) }.map(|_| words)
         }
@@ -286,13 +296,15 @@ pub(crate) fn look(thread: &Thread, mask: SigSet, fd: i32, events: u32) -> Resul
     let args = [host::fd_arg(fd), u64::from(events), 0, 0, 0, 0];
     match Call::new(thread, mask, nr::POLL, args).ask_home(thread, mask) {
         Outcome::Interrupted => Err(Errno::EINTR),
-        Outcome::Done(REMOTE_NOT) => {
-            // `struct pollfd`: the descriptor, what is asked, what is found.
-            let mut entry = u64::from(host::uint_arg(args[0])) | u64::from(events & 0xffff) << 32;
-            // SAFETY: reads and writes the structure only; does not wait.
-            unsafe { host::call(nr::POLL, [&raw mut entry as u64, 1, 0, 0, 0, 0]) }?;
-            Ok(host::uint_arg(entry >> 48))
-        }
+        Outcome::Here | Outcome::Done(REMOTE_NOT) => look_here(fd, events),
         Outcome::Done(result) => Errno::check(result).map(host::uint_arg),
     }
+}
+
+/// What is ready now on a descriptor of this node.
+fn look_here(fd: i32, events: u32) -> Result<u32, Errno> {
+    let mut member = [fd.cast_unsigned(), events & 0xffff];
+    // SAFETY: writes the member only; does not wait.
+    unsafe { host::call(nr::POLL, [member.as_mut_ptr() as u64, 1, 0, 0, 0, 0]) }?;
+    Ok(member[1] >> 16)
 }
