@@ -69,6 +69,9 @@ async fn everything(nodes: [&Processes; 2]) {
     if "python".contains(&wanted) {
         python_goes_on(nodes, 10).await;
     }
+    if "descriptors".contains(&wanted) {
+        descriptors_go_on(nodes, 12).await;
+    }
     for node in nodes {
         nothing_is_left(node).await;
     }
@@ -182,6 +185,24 @@ for line in sys.stdin:
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
     println!("ok: python");
+}
+
+/// A program with descriptors of every kind: what its threads wait for comes wherever they are, and
+/// what goes between them is neither lost nor doubled (`programs/descriptors.py`).
+async fn descriptors_go_on(nodes: [&Processes; 2], times: usize) {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/descriptors.py");
+    let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", program]).await;
+    assert_eq!(guest.ask("go"), "fine 0");
+    for number in 0..times {
+        let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
+        moves(guest.pid, [from, to], 1).await;
+        assert_eq!(guest.ask("go"), format!("fine {}", number + 1));
+    }
+    assert_eq!(guest.ask("end"), format!("fine {}", times + 1));
+    drop(guest.say);
+    let end = guest.end.await.unwrap();
+    assert_eq!(end.status, ExitStatus::Exited(0));
+    println!("ok: descriptors");
 }
 
 async fn nothing_is_left(node: &Processes) {

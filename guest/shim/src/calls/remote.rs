@@ -209,6 +209,8 @@ impl Call {
 /// Rings until the home has answered. The daemon gives a call in flight a ticket and takes it away
 /// with the answer, so that the object's own `EAGAIN` is not mistaken for 'not yet'.
 fn ask_home(thread: &Thread, mask: SigSet, mut call: RemoteCall) -> Outcome {
+    // The move signal may have ended the part of a call that came before this one.
+    park::if_asked(thread);
     let fd = call.fd;
     let call = &raw mut call;
     let at = [call as u64, 0, 0, 0];
