@@ -12,10 +12,13 @@ use dunix_wire::processes::image::{DESCRIPTORS_MAX, DescriptorKind, EpollMember,
 use dunix_wire::processes::relay::Direction;
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Gid, Uid};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+/// Size of a pipe whose other end is elsewhere: so much flows for each time that somebody waits.
+const PIPE_BYTES: usize = 256 << 10;
 
 /// What an arriving process is given.
 #[derive(Default)]
@@ -271,6 +274,8 @@ impl Rebuilt {
 
 fn pipe_of(owner: Owner) -> Result<(OwnedFd, OwnedFd), Errno> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    // A gain, no need: users may have used up their share of pages.
+    let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     rustix::fs::fchown(&read, Some(uid), Some(gid))?;
     Ok((read, write))
