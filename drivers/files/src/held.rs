@@ -6,7 +6,7 @@
 
 use crate::opens::Opens;
 use dunix_ids::Ino;
-use dunix_wire::files::{FileReply, FileRequest, Lease, Name, OpenMode, RenameMode};
+use dunix_wire::files::{Attr, FileReply, FileRequest, Lease, Name, OpenMode, RenameMode};
 use std::{
     collections::{HashMap, HashSet},
     time::Instant,
@@ -23,6 +23,8 @@ pub(crate) struct Held {
     pub(crate) names_count: usize,
     /// Directories whose names this node is changing: its kernel has them locked.
     pub(crate) changing: HashMap<Ino, u32>,
+    /// How often this node began or ended a change of anything, of which nobody recalls what it knows.
+    pub(crate) changes: u64,
 }
 
 pub(crate) struct Names {
@@ -36,6 +38,20 @@ pub(crate) struct Lent {
     pub(crate) at: Instant,
     /// It has no extended attributes, and those need not be asked for.
     pub(crate) bare: bool,
+    /// Its attributes, and after how many changes of this node's own they were asked for.
+    pub(crate) attr: Option<(Attr, u64)>,
+}
+
+/// A request, as far as it decides what is noted of its answer.
+pub(crate) struct Noted {
+    /// What is opened by it, if it opens; of a create, the inode comes with the answer.
+    pub(crate) opening: Option<(Option<Ino>, OpenMode)>,
+    /// The name that it looks up or makes.
+    pub(crate) naming: Option<(Ino, Name)>,
+    /// [`Held::changes`] when it was asked, or if it changes something, when it was answered.
+    pub(crate) changes: u64,
+    /// Something was recalled while the answer was on its way.
+    pub(crate) recalled: bool,
 }
 
 /// Of no more inodes than these anything is cached.
@@ -55,15 +71,15 @@ impl Held {
         }
     }
 
-    /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken. `recalled`:
-    /// something was recalled while the answer was on its way.
-    pub(crate) fn note(
-        &mut self,
-        reply: &mut FileReply,
-        opening: Option<(Option<Ino>, OpenMode)>,
-        naming: Option<(Ino, Name)>,
-        recalled: bool,
-    ) {
+    /// The attributes of an inode, if they are lent and this node has changed nothing since.
+    pub(crate) fn attr(&self, ino: Ino) -> Option<Attr> {
+        let (attr, changes) = self.leased.get(&ino)?.attr?;
+        (changes == self.changes).then_some(attr)
+    }
+
+    /// Notes what the kernel is about to get; of what cannot be noted, the lease is taken.
+    pub(crate) fn note(&mut self, reply: &mut FileReply, request: Noted) {
+        let Noted { opening, naming, changes, recalled } = request;
         let at = Instant::now();
         self.note_name(reply, naming, at);
         let full = self.leased.len() >= LEASED_MAX;
@@ -72,15 +88,16 @@ impl Held {
                 take_leases(reply);
             }
             (FileReply::Entry(attr, lease) | FileReply::Attr(attr, lease), _) if lease.attr => {
-                self.leased.insert(attr.ino, Lent { at, bare: !attr.xattrs });
+                let lent = Lent { at, bare: !attr.xattrs, attr: Some((*attr, changes)) };
+                self.leased.insert(attr.ino, lent);
             }
             (&FileReply::Opened { handle, cached }, Some((Some(ino), open))) => {
-                self.leased.entry(ino).or_insert(Lent { at, bare: false });
+                self.leased.entry(ino).or_insert(Lent { at, bare: false, attr: None });
                 self.opens.add(handle, ino, open, cached && !recalled);
             }
             (&FileReply::Created { ref attr, handle, lease, cached }, Some((_, open))) => {
                 let bare = lease.attr && !attr.xattrs;
-                self.leased.insert(attr.ino, Lent { at, bare });
+                self.leased.insert(attr.ino, Lent { at, bare, attr: None });
                 self.opens.add(handle, attr.ino, open, cached && !recalled);
             }
             _ => {}
@@ -108,6 +125,24 @@ impl Held {
             self.names_count += usize::from(names.names.insert(name.0));
         }
     }
+}
+
+/// Whether a request may change any inode's attributes.
+pub(crate) fn changes(request: &FileRequest) -> bool {
+    !matches!(
+        request,
+        FileRequest::Lookup { .. }
+            | FileRequest::Getattr { .. }
+            | FileRequest::Readlink { .. }
+            | FileRequest::Open { open: OpenMode { truncate: false, .. }, .. }
+            | FileRequest::Read { .. }
+            | FileRequest::Fsync { .. }
+            | FileRequest::Lseek { .. }
+            | FileRequest::Readdir { .. }
+            | FileRequest::Statfs
+            | FileRequest::Getxattr { .. }
+            | FileRequest::Listxattr { .. }
+    )
 }
 
 /// Returns the name that the kernel may keep after a request.

@@ -13,14 +13,14 @@ use crate::{
     Files, REQUEST_DEADLINE,
     authority::Effort,
     errno_of,
-    held::{Held, Lent, leaving_name_of, name_of, take_leases},
+    held::{Held, Lent, Noted, changes, leaving_name_of, name_of, take_leases},
     opens,
 };
 use bytes::Bytes;
 use dunix_fuse::{Caches, Reply, Volume};
 use dunix_ids::Ino;
 use dunix_wire::files::{
-    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Name, OpenMode, Recall,
+    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, Name, OpenMode, Recall,
     Reclaim, pack, unpack,
 };
 use std::{
@@ -62,14 +62,18 @@ struct Errand {
     mount: Arc<Mount>,
     reply: Reply,
     recalls_before: u64,
-    /// What is opened by it, if it opens; of a create, the inode comes with the answer.
+    /// See [`Noted`].
     opening: Option<(Option<Ino>, OpenMode)>,
     /// Whose extended attributes it changes.
     dressing: Option<Ino>,
-    /// The name that it looks up or makes.
+    /// See [`Noted`].
     naming: Option<(Ino, Name)>,
     /// The name that it takes away.
     leaving: Option<(Ino, Name)>,
+    /// Whether it may change attributes.
+    changes: bool,
+    /// This node's own changes when it was asked.
+    changes_before: u64,
     /// Given up with the errand.
     _changing: Option<Changing>,
 }
@@ -242,6 +246,13 @@ impl Mount {
         }
     }
 
+    /// Counts a change of this node's own, if it is one. Returns how many there were.
+    fn count_change(&self, is_change: bool) -> u64 {
+        let mut held = self.held();
+        held.changes += u64::from(is_change);
+        held.changes
+    }
+
     fn recall_count(&self) -> u64 {
         *self.recalls.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,7 +267,18 @@ impl Volume for Mount {
         if let Some(opened) = self.open_here(&request) {
             return reply.send(Ok(opened), &[]);
         }
+        if let FileRequest::Getattr { ino } = request {
+            // Until it is given no recall is begun.
+            let _order = self.recalls.read().unwrap_or_else(PoisonError::into_inner);
+            let known = self.held().attr(ino);
+            if let Some(attr) = known {
+                let lease = Lease { attr: true, entry: false };
+                return reply.send(Ok(FileReply::Attr(attr, lease)), &[]);
+            }
+        }
         let recalls_before = self.recall_count();
+        let changes = changes(&request);
+        let changes_before = self.count_change(changes);
         let opening = match &request {
             FileRequest::Open { ino, open } => Some((Some(*ino), *open)),
             FileRequest::Create { open, .. } => Some((None, *open)),
@@ -274,8 +296,18 @@ impl Volume for Mount {
         };
         let (naming, leaving) = (name_of(&request), leaving_name_of(&request));
         let _changing = Changing::of(&mount, &request);
-        let errand =
-            Errand { mount, reply, recalls_before, opening, dressing, naming, leaving, _changing };
+        let errand = Errand {
+            mount,
+            reply,
+            recalls_before,
+            opening,
+            dressing,
+            naming,
+            leaving,
+            changes,
+            changes_before,
+            _changing,
+        };
         if self.files.0.authority.is_some() {
             errand.run_here(request, payload);
         } else {
@@ -326,11 +358,11 @@ impl Errand {
             match files.0.link.call(to, body, REQUEST_DEADLINE).await {
                 Ok(body) => match unpack::<FileAnswer>(&body) {
                     Ok((answer, at)) => self.finish(answer, &body[at..]),
-                    Err(_) => self.reply.send(Err(Errno::EIO), &[]),
+                    Err(_) => self.give(Err(Errno::EIO), &[]),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "the authority's node gives no answer");
-                    self.reply.send(Err(errno_of(&error)), &[]);
+                    self.give(Err(errno_of(&error)), &[]);
                 }
             }
         });
@@ -352,6 +384,9 @@ impl Errand {
             self.mount.forget_bare(ino);
         }
         let recalls = self.mount.recalls.read().unwrap_or_else(PoisonError::into_inner);
+        // Also of one that failed: it may have changed something all the same.
+        let changes =
+            if self.changes { self.mount.count_change(true) } else { self.changes_before };
         if let Ok(reply) = &mut result {
             let recalled = *recalls != self.recalls_before;
             if recalled {
@@ -361,7 +396,8 @@ impl Errand {
             if let (FileReply::Done, Some((dir, name))) = (&*reply, &self.leaving) {
                 held.name_gone(*dir, name);
             }
-            held.note(reply, self.opening, self.naming, recalled);
+            let (opening, naming) = (self.opening, self.naming);
+            held.note(reply, Noted { opening, naming, changes, recalled });
             if held.is_full() && !self.mount.emptying.swap(true, Ordering::Relaxed) {
                 let mount = Arc::clone(&self.mount);
                 self.mount.files.0.runtime.spawn_blocking(move || {

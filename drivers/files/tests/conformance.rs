@@ -197,6 +197,33 @@ fn what_was_read_before_is_opened_as_it_is_now() {
     });
 }
 
+/// A node answers for attributes that it was told, but not after it has changed something itself.
+#[test]
+fn attributes_are_those_after_a_node_s_own_changes() {
+    with_two("attributes_are_those_after_a_node_s_own_changes", |fabric| {
+        for path in [fabric.at(0, "d/x"), fabric.at(1, "d/x")] {
+            let dir = path.parent().expect("d").to_owned();
+            let stat = |path: &Path| {
+                // Reading makes the kernel ask for the time of the last access.
+                text(&fabric.at(1, "d/sub/deep"));
+                fs::read_dir(&dir).expect("readdir").for_each(drop);
+                fs::metadata(path).expect("stat")
+            };
+            let (links, subdirs) = (stat(&path).nlink(), stat(&dir).nlink());
+            fs::hard_link(&path, dir.join("second")).expect("link");
+            assert_eq!(stat(&path).nlink(), links + 1);
+            fs::create_dir(dir.join("more")).expect("mkdir");
+            assert_eq!(stat(&dir).nlink(), subdirs + 1);
+            fs::remove_file(dir.join("second")).expect("unlink");
+            assert_eq!(stat(&path).nlink(), links);
+            fs::remove_dir(dir.join("more")).expect("rmdir");
+            assert_eq!(stat(&dir).nlink(), subdirs);
+            fs::write(&path, "longer than before").expect("write");
+            assert_eq!((text(&path).len(), stat(&path).len()), (18, 18));
+        }
+    });
+}
+
 /// unlink(2): nobody has the file open, so that its data go, though nodes keep it ready.
 #[test]
 fn the_data_of_what_was_read_go_with_the_name() {
