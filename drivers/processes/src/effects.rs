@@ -18,6 +18,7 @@ impl Node {
                 self.signal(pid, target, signal, &payload(info, sender_pid, sender_uid));
             }
             Effect::Wake { pid } => self.wake(pid),
+            Effect::Arrived { .. } => self.arrived.notify_waiters(),
             Effect::Reply { token, result } => self.reply(token, result),
             Effect::RootExited { pid, status, rusage } => {
                 let root = self.with(|state, _| state.roots.remove(&pid));

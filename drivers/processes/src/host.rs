@@ -1,7 +1,7 @@
 //! What the host knows of a guest: `/proc` and descriptors, read as root of the node.
 
 use dunix_linux::{Errno, Result};
-use dunix_wire::processes::Credentials;
+use dunix_wire::processes::{Credentials, Rusage};
 use rustix::process::{Pid as HostPid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -105,6 +105,29 @@ impl Times {
     }
 }
 
+/// What a live process has used: CPU time, faults, and the greatest resident set.
+pub(crate) fn usage_of(host_pid: u32) -> Rusage {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{host_pid}/{name}"));
+    usage(&read("stat").unwrap_or_default(), &read("status").unwrap_or_default())
+}
+
+fn usage(stat: &str, status: &str) -> Rusage {
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let field = |at: usize| fields.get(at).and_then(|word| word.parse().ok()).unwrap_or(0);
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    let mut used = [0_u64; 18];
+    for (at, ticks) in [(0, field(11)), (2, field(12))] {
+        used[at] = ticks / TICKS;
+        used[at + 1] = ticks % TICKS * (1_000_000 / TICKS);
+    }
+    used[4] = peak;
+    // ru_minflt and ru_majflt come after three that Linux does not keep.
+    (used[8], used[9]) = (field(7), field(9));
+    Rusage(used)
+}
+
 fn boot_seconds() -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     stat.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()
@@ -167,6 +190,15 @@ mod tests {
         assert!(maps_device(maps, rustix::fs::makedev(0, 0x2b)));
         assert!(!maps_device(maps, rustix::fs::makedev(0, 0x2c)));
         assert!(!maps_device("", 0));
+    }
+
+    #[test]
+    fn usage_is_read_as_rusage_has_it() {
+        let stat = "7 (a) R 1 2 3 4 5 6 70 8 9 10 150 50 0 0 20 5 1 0 4242 0 0 0";
+        let used = usage(stat, "VmPeak:\t 99 kB\nVmHWM:\t  12 kB\n").0;
+        assert_eq!(used[..5], [1, 500_000, 0, 500_000, 12]);
+        assert_eq!((used[8], used[9]), (70, 9));
+        assert_eq!(usage("", "").0, [0; 18]);
     }
 
     #[test]

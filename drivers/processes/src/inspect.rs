@@ -6,7 +6,7 @@ use crate::Processes;
 use crate::call::errno_of;
 use crate::host::{Status, Times, arguments, link};
 use crate::node::{Node, Pending};
-use dunix_ids::{ObjectId, Pid};
+use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_proc_table::KillTarget;
 use dunix_wire::processes::{ExitStatus, ProcessSummary};
@@ -22,6 +22,10 @@ pub enum ProcessEvent {
     Started { pid: Pid, parent: Pid },
     /// It runs a new program here.
     Executed { pid: Pid, arguments: Vec<String> },
+    /// It came here while it ran, and stood still for so long.
+    Moved { pid: Pid, from: NodeId, frozen_micros: u64 },
+    /// It was to move to a node and did not, for this reason.
+    MoveRefused { pid: Pid, to: NodeId, message: String },
     /// It ended.
     Exited { pid: Pid, status: ExitStatus },
 }

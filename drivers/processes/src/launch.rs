@@ -14,6 +14,7 @@ use crate::remote::RemoteTable;
 use dunix_ids::{NodeId, Pid};
 use dunix_keeper::protocol::{self, Resolved, SetUpFailure, SpawnFds, SpawnSpec};
 use dunix_linux::{Errno, scm};
+use dunix_migration::Input;
 use dunix_proc_table::HostTarget;
 use dunix_wire::processes::{ExitStatus, ProcessRecord, Rusage};
 use std::collections::BTreeSet;
@@ -188,6 +189,7 @@ impl Node {
         if self.hall_ended(host_pid) {
             return;
         }
+        let mut is_moving = None;
         let draining = self.with(|state, now| {
             let starting = state.launches.values_mut().find(|l| l.host_pid == Some(host_pid));
             if let Some(launching) = starting {
@@ -205,6 +207,7 @@ impl Node {
                 return None;
             };
             local.is_ending = true;
+            is_moving = state.moves.leaving_by(pid);
             let written = local.remote.written();
             if written.is_empty() {
                 state.table.exited(now, pid, status, rusage);
@@ -212,6 +215,9 @@ impl Node {
             }
             Some((pid, written))
         });
+        if let Some(id) = is_moving {
+            self.advance_move(Input::HostEnded { id });
+        }
         if let Some((pid, written)) = draining {
             let node = self.clone();
             self.runtime.spawn(async move {

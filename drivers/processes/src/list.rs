@@ -75,6 +75,12 @@ impl State {
                     lines.push(format!("descriptor {number}: {:?}, calls run on {home}", fd.what));
                 }
             }
+            if let Some(id) = self.moves.arriving_by(pid) {
+                let from = id.source;
+                lines.push(format!(
+                    "pages of it are on their way from {from}, whose death would kill it"
+                ));
+            }
             let relays = local.remote.written().relays.len();
             if relays > 0 {
                 lines.push(format!("{relays} of its pipes or sockets lead to other nodes"));

@@ -10,7 +10,7 @@ use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
 use crate::moving::pager::{Offers, Paging};
-use crate::moving::{Halls, Spawning};
+use crate::moving::{Halls, Moves, Spawning};
 use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
@@ -24,7 +24,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 /// Ends of host processes that nobody has claimed yet; beyond it the oldest are forgotten.
 const EARLY_ENDS_MAX: usize = 1024;
@@ -52,6 +52,8 @@ pub(crate) struct Node {
     pub(crate) events: broadcast::Sender<ProcessEvent>,
     /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
     pub(crate) bell: OwnedFd,
+    /// A process that moved here may move on.
+    pub(crate) arrived: Notify,
     /// Held while one spawn is being asked of the keeper.
     pub(crate) asking: Mutex<()>,
     /// Processes that are frozen, arrive, or have given themselves away.
@@ -72,6 +74,7 @@ pub(crate) struct Node {
 /// What is decided upon.
 pub(crate) struct State {
     pub(crate) table: ProcTable,
+    pub(crate) moves: Moves,
     pub(crate) locals: BTreeMap<Pid, Local>,
     /// The controlling terminals whose home is this node.
     pub(crate) terminals: BTreeMap<ObjectId, TerminalState>,
@@ -170,13 +173,14 @@ impl Node {
             runtime,
             events: broadcast::Sender::new(EVENTS_KEPT),
             bell,
+            arrived: Notify::new(),
             asking: Mutex::default(),
             halls: Halls::default(),
             spawning: Mutex::default(),
             shim_name: OnceLock::new(),
             arrivals: Mutex::default(),
             started: Instant::now(),
-            state: Mutex::new(State::new(table)),
+            state: Mutex::new(State::new(table, Moves::new(config.node))),
             effects: Mutex::default(),
             carrying_out: Mutex::default(),
         }
@@ -231,9 +235,10 @@ impl Node {
 }
 
 impl State {
-    fn new(table: ProcTable) -> State {
+    fn new(table: ProcTable, moves: Moves) -> State {
         State {
             table,
+            moves,
             locals: BTreeMap::new(),
             terminals: BTreeMap::new(),
             slots: SlotPool::new(),

@@ -327,7 +327,10 @@ impl Server {
     fn until_next_deadline(&self) -> Timespec {
         /// Longest sleep, so that a missed wake is a delay and not a hang.
         const IDLE: Duration = Duration::from_secs(5);
-        let table = self.node.look(|state| state.table.next_deadline());
+        let table = self.node.look(|state| {
+            let moves = state.moves.deadline();
+            state.table.next_deadline().into_iter().chain(moves).min()
+        });
         let table = table.map_or(IDLE, |at| at.saturating_sub(self.node.now()));
         let unbound =
             self.unbound.iter().map(|(at, _)| at.saturating_duration_since(Instant::now()));
@@ -344,6 +347,7 @@ impl Server {
                 state.table.handle_timeout(now);
             }
         });
+        self.node.advance_moves_in_time();
         let now = Instant::now();
         if self.unbound.iter().any(|(deadline, _)| *deadline <= now) {
             for (deadline, call) in std::mem::take(&mut self.unbound) {

@@ -224,7 +224,7 @@ async fn parents_and_children_find_each_other(places: &[Place]) {
 /// Another process queues signals as fast as it can while their target moves on and on.
 async fn signals_arrive_once_and_in_order(places: &[Place]) {
     const MOVES: usize = 100;
-    const SIGNALS: usize = 3000;
+    const SIGNALS: usize = 4000;
     let program = compiled("crossing.c");
     let mut guest = Guest::start(&places[0], &[&program, "receiver"]).await;
     let (pid, count) = (guest.pid.to_string(), SIGNALS.to_string());

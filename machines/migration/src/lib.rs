@@ -219,6 +219,13 @@ impl Migration {
         moves.find(|(_, outgoing)| outgoing.pid == pid && outgoing.has_it()).map(|(id, _)| *id)
     }
 
+    /// The move that a process of this node has come by, while pages of it are on their way.
+    #[must_use]
+    pub fn arriving_by(&self, pid: Pid) -> Option<MoveId> {
+        let mut moves = self.incoming.iter();
+        moves.find(|(_, incoming)| incoming.pid == pid && incoming.is_live()).map(|(id, _)| *id)
+    }
+
     /// Moves that are not over: (leaving, coming).
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

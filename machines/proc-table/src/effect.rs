@@ -34,6 +34,8 @@ pub enum Effect {
     },
     /// What wait(2) would say to this process may have changed: raise its slot's event number.
     Wake { pid: Pid },
+    /// A process that moved here has all that its last node held for it: it may move on.
+    Arrived { pid: Pid },
     /// The outcome of an operation that was given this token.
     Reply { token: Token, result: Result<Answer, Errno> },
     /// A root that was launched here has ended, wherever it ran last.

@@ -26,6 +26,18 @@ use dunix_wire::processes::{
 };
 
 impl ProcTable {
+    /// Whether a node is up, this one included.
+    #[must_use]
+    pub fn is_node_live(&self, node: NodeId) -> bool {
+        self.is_live(node)
+    }
+
+    /// Whether a node was declared dead, by whomever: the table has acted upon it.
+    #[must_use]
+    pub fn is_declared_dead(&self, node: NodeId) -> bool {
+        self.peers.is_dead(node)
+    }
+
     /// Says whether a process of this node could begin to move now.
     ///
     /// # Errors
@@ -195,6 +207,7 @@ impl ProcTable {
             self.deliver_held(pid);
         }
         self.effects.push_back(Effect::Wake { pid });
+        self.effects.push_back(Effect::Arrived { pid });
     }
 
     /// What a dead node held is lost with it.

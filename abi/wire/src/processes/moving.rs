@@ -77,6 +77,8 @@ pub struct Package {
     pub id: MoveId,
     /// Counts the source's packages in the order in which they are sent.
     pub order: u64,
+    /// How long it stands still already, in microseconds.
+    pub frozen_micros: u64,
     pub record: ProcessRecord,
     /// The driver's description of the process, encoded; at most [`IMAGE_BYTES_MAX`].
     pub image: Vec<u8>,

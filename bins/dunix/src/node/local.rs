@@ -155,6 +155,12 @@ async fn translate(
             Ok(ProcessEvent::Exited { pid, status }) => {
                 EventKind::Exited { pid, status: exit_status(status) }
             }
+            Ok(ProcessEvent::Moved { pid, from, frozen_micros }) => {
+                EventKind::Moved { pid, from, frozen_us: frozen_micros }
+            }
+            Ok(ProcessEvent::MoveRefused { pid, to, message }) => {
+                EventKind::MoveRefused { pid, to, message }
+            }
             Err(RecvError::Lagged(events)) => EventKind::Lost { events },
             Err(RecvError::Closed) => return,
         };

@@ -3,18 +3,24 @@
 use dunix_admin_api::{AdminError, ErrorKind, MoveOutcome, MoveRefused, MoveRequest, Moved};
 use dunix_ids::NodeId;
 use dunix_processes::Processes;
-use dunix_wire::processes::moving::{MoveReport, Refusal};
+use dunix_wire::processes::moving::{MoveReport, MoveWish, Refusal};
 use std::time::{Duration, Instant};
 
 /// Moves a process to a node that is known to exist.
 pub(super) async fn move_process(
-    _processes: &Processes,
+    processes: &Processes,
     request: &MoveRequest,
     to: NodeId,
 ) -> Result<MoveOutcome, AdminError> {
-    let _ = (Instant::now(), outcome);
-    let message = format!("process {} cannot move to {to}: not available yet", request.pid);
-    Err(AdminError::new(ErrorKind::Unsupported, message))
+    let asked = Instant::now();
+    let wish = MoveWish { safe: request.safe, no_wait: !request.wait };
+    match processes.move_to(request.pid, to, wish).await {
+        Err(Refusal::NoSuchProcess) => {
+            let message = format!("no process {}; see `dunix ps`", request.pid);
+            Err(AdminError::new(ErrorKind::NoSuchProcess, message))
+        }
+        result => Ok(outcome(result, asked.elapsed())),
+    }
 }
 
 /// The admin protocol's word for what came of a move.

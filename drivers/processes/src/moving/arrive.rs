@@ -81,6 +81,11 @@ impl Arrival {
         self.bytes
     }
 
+    /// Whether its host process has ended: then it cannot live here.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shell.hall.has_ended()
+    }
+
     /// Gives the process and its threads their host numbers in the table, which must have adopted the
     /// record just before, and makes it a process of this node. On an error drop the arrival.
     pub(crate) fn bind(&mut self, state: &mut State, now: Duration) -> Result<(), Errno> {

@@ -155,12 +155,13 @@ impl Frozen {
     /// end is nobody's.
     pub(crate) fn donate(mut self) -> Donor {
         self.is_settled = true;
-        self.hall.own(true);
-        let pid = self.pid;
-        self.node.with(|state, _| {
-            if let Some(local) = state.locals.get_mut(&pid) {
-                local.slot_is_lent = true;
-            }
+        let (pid, slot) = (self.pid, self.hall.slot);
+        let is_lent = self.hall.try_own();
+        self.node.with(|state, _| match state.locals.get_mut(&pid) {
+            Some(local) if local.slot == slot => local.slot_is_lent = is_lent,
+            // The table has let go of the process, and its slot was lent then.
+            _ if !is_lent => state.slots.give_back(slot),
+            _ => {}
         });
         if let Some(offer) = self.offer.take() {
             offer.was_taken();

@@ -81,6 +81,13 @@ impl Hall {
         lock(&self.inside).is_its_own = is_its_own;
     }
 
+    /// Takes over the host process and its slot; false if that has ended already.
+    pub(crate) fn try_own(&self) -> bool {
+        let mut inside = lock(&self.inside);
+        inside.is_its_own = !inside.has_ended;
+        inside.is_its_own
+    }
+
     /// Kills the host process, if it is still there.
     pub(crate) fn kill(&self) {
         let inside = lock(&self.inside);

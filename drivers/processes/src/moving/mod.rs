@@ -15,15 +15,19 @@
 
 mod arrive;
 mod calls;
+mod come;
 mod freeze;
 mod hall;
+mod handover;
 mod image;
 mod late;
+mod leave;
 mod mappings;
 pub(crate) mod pager;
 mod pages;
 mod pending;
 mod rehearse;
+mod request;
 mod restore;
 mod script;
 mod shell;
@@ -32,4 +36,5 @@ mod smaps;
 pub(crate) use arrive::{Arrival, Arriving};
 pub(crate) use freeze::{Donor, Frozen};
 pub(crate) use hall::Halls;
+pub(crate) use handover::Moves;
 pub(crate) use shell::Spawning;

@@ -4,6 +4,7 @@ use crate::launch::LaunchError;
 use crate::node::Node;
 use bytes::Bytes;
 use dunix_ids::NodeId;
+use dunix_migration::Input;
 use dunix_transport::{Handler, MeshStream, PeerEvent, Responder};
 use dunix_wire::processes::{
     Errno, ProcessesAnswer, ProcessesCall, ProcessesMessage, StreamOpening,
@@ -17,6 +18,7 @@ pub(crate) struct MeshFace(pub(crate) Arc<Node>);
 impl Handler for MeshFace {
     fn handle_message(&self, from: NodeId, body: Bytes) {
         match decode::<ProcessesMessage>(&body) {
+            Ok(ProcessesMessage::Move(message)) => self.0.hear_of_move(from, message),
             Ok(message) => self.0.hear(from, message),
             Err(error) => tracing::warn!(%from, %error, "a message is dropped"),
         }
@@ -66,7 +68,13 @@ impl Handler for MeshFace {
             Ok(ProcessesCall::Explain(pid)) => {
                 reply.send(encode(&ProcessesAnswer::Lines(node.explain(pid))));
             }
-            Ok(ProcessesCall::Move(_)) => reply.send(encode(&ProcessesAnswer::Moved(None))),
+            Ok(ProcessesCall::Move(request)) => {
+                let node = node.clone();
+                node.runtime.clone().spawn(async move {
+                    let moved = node.move_away(request).await;
+                    reply.send(encode(&ProcessesAnswer::Moved(moved)));
+                });
+            }
         }
     }
 
@@ -88,6 +96,7 @@ impl Handler for MeshFace {
             }
             PeerEvent::Down(node) => {
                 self.0.with(|state, now| state.table.handle_node_down(now, *node));
+                self.0.advance_move(Input::NodeDown { node: *node });
                 self.0.homes.release_all(*node);
                 self.0.mirrors.lose(*node);
             }
@@ -122,6 +131,7 @@ impl Node {
             ProcessesMessage::RemoteUnshared { object, with } => {
                 self.homes.release(object, with, 1);
             }
+            // A node has nothing to say to itself about its moves.
             ProcessesMessage::Move(_) => {}
         }
     }

@@ -29,6 +29,8 @@ static void note(int signal, siginfo_t *info, void *context) {
 static int send_all(int pid, int number) {
     for (int i = 0; i < number; i++) {
         union sigval value = {.sival_int = i};
+        /* More than 500 at once would keep it from moving. */
+        usleep(300);
         while (sigqueue(pid, SIGRTMIN, value)) {
             if (errno != EAGAIN) {
                 printf("sigqueue %d: %s\n", i, strerror(errno));

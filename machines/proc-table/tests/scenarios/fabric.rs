@@ -362,6 +362,7 @@ impl Fabric {
                 format!("signal {signal} for {} ({host}) {about}", self.name(*pid))
             }
             Effect::Wake { pid } => format!("wake {}", self.name(*pid)),
+            Effect::Arrived { pid } => format!("{} may move on", self.name(*pid)),
             Effect::Reply { token, result } => {
                 let result = match result {
                     Ok(Answer::Done) => "done".to_owned(),
