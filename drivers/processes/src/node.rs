@@ -52,7 +52,7 @@ pub(crate) struct Node {
     pub(crate) events: broadcast::Sender<ProcessEvent>,
     /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
     pub(crate) bell: OwnedFd,
-    /// A process that moved here may move on.
+    /// A process that moved here, or was just made, may move on.
     pub(crate) arrived: Notify,
     /// Held while one spawn is being asked of the keeper.
     pub(crate) asking: Mutex<()>,
@@ -145,6 +145,13 @@ pub(crate) enum Pending {
     Location(DoorbellCall),
     /// The daemon itself.
     Daemon(tokio::sync::oneshot::Sender<Result<Answer, Errno>>),
+}
+
+impl Local {
+    /// Whether it has been made and runs no image yet.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.forked_by.is_some() || self.ticket.is_some()
+    }
 }
 
 impl Node {

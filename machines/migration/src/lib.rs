@@ -81,8 +81,8 @@ pub enum Input {
     /// Target: the other answer.
     CannotAdopt { id: MoveId, refusal: Refusal },
     /// Target: so many bytes came after the adoption, and they were the last (or the process has
-    /// ended and needs none).
-    Whole { id: MoveId, bytes: u64 },
+    /// ended and needs none). `is_lost`: the others will not come, and it was killed.
+    Whole { id: MoveId, bytes: u64, is_lost: bool },
     /// A peer speaks ([`MoveMessage::Prepare`] comes as [`Input::Offered`]).
     Message { from: NodeId, message: MoveMessage },
     /// A node was declared dead.
@@ -105,8 +105,9 @@ pub enum Effect {
     Stay { id: MoveId, pid: Pid, refusal: Refusal },
     /// Source: it runs at the target. What is left here gives its pages, if any are wanted.
     Left { id: MoveId, pid: Pid, bytes: u64 },
-    /// Source: its last page has arrived: what is left here may go.
-    Finish { id: MoveId, pid: Pid, bytes: u64 },
+    /// Source: no page is wanted any more: what is left here may go. `is_lost`: pages did not come,
+    /// and it was killed.
+    Finish { id: MoveId, pid: Pid, bytes: u64, is_lost: bool },
     /// Source: the target has died, and the process with it or nobody knows: what is left here must
     /// go and never run.
     Lose { id: MoveId, pid: Pid },
@@ -193,7 +194,7 @@ impl Migration {
             Input::Failed { id, refusal } => self.handle_failed(id, refusal),
             Input::Adopted { id, bytes, is_whole } => self.handle_adopted(id, bytes, is_whole),
             Input::CannotAdopt { id, refusal } => self.handle_cannot_adopt(id, refusal),
-            Input::Whole { id, bytes } => self.handle_whole(id, bytes),
+            Input::Whole { id, bytes, is_lost } => self.handle_whole(id, bytes, is_lost),
             Input::Message { from, message } => self.handle_message(from, message),
             Input::NodeDown { node } => self.handle_node_down(node),
             Input::Tick => {}
@@ -243,7 +244,7 @@ impl Migration {
             M::Prepared { id } => self.handle_prepared(from, id),
             M::Refused { id, refusal } => self.handle_refused(from, id, refusal),
             M::Committed { id, bytes } => self.handle_committed(from, id, bytes),
-            M::Complete { id, bytes } => self.handle_complete(from, id, bytes),
+            M::Complete { id, bytes, is_lost } => self.handle_complete(from, id, bytes, is_lost),
             M::Commit { id } if id.source == from => self.handle_commit(id),
             M::Closed { id } if id.source == from => self.handle_closed(id),
             M::DonorLost { id } if id.source == from => self.handle_donor_lost(id),

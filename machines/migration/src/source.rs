@@ -120,7 +120,7 @@ impl Migration {
         }
     }
 
-    pub(crate) fn handle_complete(&mut self, from: NodeId, id: MoveId, bytes: u64) {
+    pub(crate) fn handle_complete(&mut self, from: NodeId, id: MoveId, bytes: u64, is_lost: bool) {
         // It says that the move was committed, too.
         self.handle_committed(from, id, 0);
         let Some(outgoing) = self.of(from, id) else { return };
@@ -129,7 +129,7 @@ impl Migration {
         }
         let pid = outgoing.pid;
         self.outgoing.remove(&id);
-        self.effects.push(Effect::Finish { id, pid, bytes });
+        self.effects.push(Effect::Finish { id, pid, bytes, is_lost });
         self.close(from, id);
     }
 

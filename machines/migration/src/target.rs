@@ -128,7 +128,7 @@ impl Migration {
         incoming.phase = Phase::Running { bytes };
         self.send(id.source, MoveMessage::Committed { id, bytes });
         if is_whole {
-            self.handle_whole(id, 0);
+            self.handle_whole(id, 0, false);
         } else if is_cut_off {
             self.kill(id);
         }
@@ -144,9 +144,9 @@ impl Migration {
         }
     }
 
-    pub(crate) fn handle_whole(&mut self, id: MoveId, bytes: u64) {
+    pub(crate) fn handle_whole(&mut self, id: MoveId, bytes: u64, is_lost: bool) {
         if let Some(Phase::Running { .. }) = self.incoming.get(&id).map(|i| &i.phase) {
-            self.end(id, MoveMessage::Complete { id, bytes });
+            self.end(id, MoveMessage::Complete { id, bytes, is_lost });
         }
     }
 
@@ -165,7 +165,7 @@ impl Migration {
     fn kill(&mut self, id: MoveId) {
         let Some(incoming) = self.incoming.get(&id) else { return };
         self.effects.push(Effect::Kill { id, pid: incoming.pid });
-        self.end(id, MoveMessage::Complete { id, bytes: 0 });
+        self.end(id, MoveMessage::Complete { id, bytes: 0, is_lost: true });
     }
 
     pub(crate) fn handle_closed(&mut self, id: MoveId) {

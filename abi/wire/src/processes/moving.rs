@@ -46,8 +46,9 @@ pub enum MoveMessage {
     Commit { id: MoveId },
     /// Target to source: it lives here; so many bytes of pages have arrived.
     Committed { id: MoveId, bytes: u64 },
-    /// Target to source: its last page has arrived; so many bytes since [`MoveMessage::Committed`].
-    Complete { id: MoveId, bytes: u64 },
+    /// Target to source: no page is wanted any more; so many bytes came since
+    /// [`MoveMessage::Committed`]. `is_lost`: pages did not come, and it was killed.
+    Complete { id: MoveId, bytes: u64, is_lost: bool },
     /// Source to target: there is no such move any more; what was prepared is void.
     Closed { id: MoveId },
     /// Source to target: pages that have not arrived will never come.
@@ -405,7 +406,7 @@ mod tests {
         #[test]
         fn a_cut_message_is_refused(epoch in any::<u64>(), source in any::<u32>(), bytes in any::<u64>()) {
             let id = MoveId { source: NodeId(source), epoch };
-            let whole = encode(&MoveMessage::Complete { id, bytes });
+            let whole = encode(&MoveMessage::Complete { id, bytes, is_lost: false });
             for length in 0..whole.len() {
                 prop_assert!(decode::<MoveMessage>(&whole[..length]).is_err());
             }

@@ -39,8 +39,9 @@ impl Node {
             let frozen_micros = frozen_micros.saturating_add(micros(came.elapsed()));
             self.announce(|| ProcessEvent::Moved { pid, from, frozen_micros });
             // Pages that never come are the end of the process, which needs none then.
-            let bytes = arriving.complete().await.unwrap_or(0);
-            self.advance_move(Input::Whole { id, bytes });
+            let whole = arriving.complete().await;
+            let (bytes, is_lost) = whole.map_or((0, true), |bytes| (bytes, false));
+            self.advance_move(Input::Whole { id, bytes, is_lost });
             self.arrived.notify_waiters();
         }
     }

@@ -65,7 +65,7 @@ impl Node {
                 return Err(Refusal::Ended);
             }
             let host_pid = state.host_pid(pid).ok_or(Refusal::Starting)?;
-            if local.forked_by.is_some() || local.ticket.is_some() {
+            if local.is_starting() {
                 return Err(Refusal::Starting);
             }
             Ok((host_pid, local.slot))
@@ -311,16 +311,16 @@ pub(crate) struct Donor {
 }
 
 impl Donor {
-    /// Waits until the target has the last page, then ends the host process; bytes that went since the
-    /// commit.
+    /// Waits until the target wants no more pages, then ends the host process; bytes that went since
+    /// the commit, or 0 if it has left before the last: it knows why.
     ///
     /// # Errors
-    /// [`Refusal::LostPages`]: the target left before.
+    /// [`Refusal::LostPages`]: there are no more to be had from here.
     pub(crate) async fn finish(mut self) -> Result<u64, Refusal> {
         let Some(serving) = &mut self.serving else { return Ok(0) };
         match serving.finish().await {
             Ok(sent) => Ok(sent.after),
-            Err(ServeError::TargetLeft) => Err(Refusal::LostPages),
+            Err(ServeError::TargetLeft) => Ok(0),
             Err(error) => {
                 tracing::error!(%error, "pages could not be sent");
                 Err(Refusal::LostPages)

@@ -30,8 +30,9 @@ pub(super) enum Order {
     Thaw(Refusal),
     /// Source: it runs at the target; so many bytes of pages were there by then.
     Donate { bytes: u64 },
-    /// Source: the target has all its pages; so many bytes came since.
-    Finish { bytes: u64 },
+    /// Source: the target wants no more pages; so many bytes came since, or they were lost and it was
+    /// killed.
+    Finish { bytes: u64, is_lost: bool },
     /// Source: nothing of it may go on here.
     Lose,
     /// Target: take it into the table and let it run.
@@ -193,7 +194,9 @@ impl State {
                 self.moves.order(id, Order::Thaw(refusal));
             }
             Effect::Left { id, bytes, .. } => self.moves.order(id, Order::Donate { bytes }),
-            Effect::Finish { id, bytes, .. } => self.moves.order(id, Order::Finish { bytes }),
+            Effect::Finish { id, bytes, is_lost, .. } => {
+                self.moves.order(id, Order::Finish { bytes, is_lost });
+            }
             Effect::Lose { id, .. } => self.moves.order(id, Order::Lose),
             Effect::Prepare { id, from, .. } => {
                 let orders = self.moves.enlist(id);

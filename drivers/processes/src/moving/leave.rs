@@ -100,19 +100,17 @@ impl Leaving {
             self.node.advance_move(Input::HostEnded { id: self.id });
         }
         let order = self.orders.recv().await;
-        if given.is_ok() {
-            return self.end(order, report);
-        }
-        self.answer(Err(Refusal::LostPages));
+        self.end(order, report);
     }
 
     fn end(&mut self, order: Option<Order>, report: MoveReport) {
-        match order {
-            Some(Order::Finish { bytes }) => {
-                self.answer(Ok(MoveReport { bytes_after: Some(bytes), ..report }));
+        self.answer(match order {
+            Some(Order::Finish { is_lost: true, .. }) => Err(Refusal::LostPages),
+            Some(Order::Finish { bytes, .. }) => {
+                Ok(MoveReport { bytes_after: Some(bytes), ..report })
             }
-            _ => self.answer(Err(Refusal::LostWithTarget)),
-        }
+            _ => Err(Refusal::LostWithTarget),
+        });
     }
 
     /// The process is the target's: the table lets go of it, the host process keeps its slot.

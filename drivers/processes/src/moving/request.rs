@@ -3,7 +3,7 @@
 use super::handover::Order;
 use super::leave::Leaving;
 use crate::Processes;
-use crate::node::{Node, Pending};
+use crate::node::{Local, Node, Pending};
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::Topic;
 use dunix_wire::processes::{
@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How often a process is looked for that has gone on when it is asked for.
 const LOOKS_MAX: usize = 8;
-/// How long a move waits for what the process's last node has of it: messages and pages.
+/// How long a move waits for what the process's last node has of it, messages and pages, and for an
+/// image to begin.
 const ARRIVAL_WAIT: Duration = Duration::from_secs(5);
 /// Longest wait for a move at another node: all its phases, and the pages of a large process.
 const MOVE_WAIT: Duration = Duration::from_secs(600);
@@ -95,6 +96,9 @@ impl Node {
                 return Err(Refusal::ShuttingDown);
             }
             state.table.check_move(pid)?;
+            if state.locals.get(&pid).is_some_and(Local::is_starting) {
+                return Err(Refusal::Starting);
+            }
             if to != self.id && !state.table.is_node_live(to) {
                 return Err(Refusal::NodeNotLive);
             }
@@ -107,7 +111,7 @@ impl Node {
         loop {
             let arrived = self.arrived.notified();
             match self.start_move(request) {
-                Err(Refusal::StillArriving) => arrived.await,
+                Err(Refusal::StillArriving | Refusal::Starting) => arrived.await,
                 started => return started,
             }
         }
@@ -120,10 +124,10 @@ impl Node {
     ) -> Option<Result<MoveReport, Refusal>> {
         let MoveRequest { pid, to, wish } = request;
         let started = match self.start_move(request) {
-            // What its last node has of it is on its way.
-            Err(Refusal::StillArriving) => {
+            // What its last node has of it is on its way, or it is just being made.
+            Err(refusal @ (Refusal::StillArriving | Refusal::Starting)) => {
                 let started = tokio::time::timeout(ARRIVAL_WAIT, self.start_when_arrived(request));
-                started.await.unwrap_or(Err(Refusal::StillArriving))
+                started.await.unwrap_or(Err(refusal))
             }
             started => started,
         };

@@ -90,6 +90,7 @@ impl Node {
             Some(Ok(info)) => {
                 let written = call.memory().write_plain(call.arg(2), &info);
                 call.conclude(written.map(|()| 0));
+                self.arrived.notify_waiters();
             }
         }
         Ok(())

@@ -20,6 +20,7 @@ impl Node {
             tracing::warn!(node = %self.id, caller = ?call.caller(), %errno, "an image cannot start");
         }
         call.conclude(result);
+        self.arrived.notify_waiters();
     }
 
     fn start(self: &Arc<Node>, call: &DoorbellCall) -> Result<i64> {

@@ -49,7 +49,9 @@ impl Nodes {
             ["cannot-adopt", node, id] => {
                 self.at(node, id, out, |id| Input::CannotAdopt { id, refusal });
             }
-            ["whole", node, id] => self.at(node, id, out, |id| Input::Whole { id, bytes: 9 }),
+            ["whole", node, id] => {
+                self.at(node, id, out, |id| Input::Whole { id, bytes: 9, is_lost: false });
+            }
             ["down", at, dead] => {
                 self.step(node_of(at), Input::NodeDown { node: node_of(dead) }, out);
             }
@@ -142,6 +144,7 @@ fn words(effect: &Effect) -> String {
                 MoveMessage::Refused { refusal, .. } => &format!("refused, {}", refusal.name()),
                 MoveMessage::Commit { .. } => "commit",
                 MoveMessage::Committed { .. } => "committed",
+                MoveMessage::Complete { is_lost: true, .. } => "complete, but killed",
                 MoveMessage::Complete { .. } => "complete",
                 MoveMessage::Closed { .. } => "closed",
                 MoveMessage::DonorLost { .. } => "donor lost",
@@ -152,6 +155,7 @@ fn words(effect: &Effect) -> String {
         Effect::Decide { pid, .. } => format!("{pid} runs there or nowhere"),
         Effect::Stay { pid, refusal, .. } => format!("{pid} stays: {refusal}"),
         Effect::Left { pid, bytes, .. } => format!("{pid} has left with {bytes} bytes"),
+        Effect::Finish { pid, is_lost: true, .. } => format!("{pid} was killed there"),
         Effect::Finish { pid, bytes, .. } => format!("{pid} has its last page, {bytes} bytes"),
         Effect::Lose { pid, .. } => format!("{pid} is lost with the target"),
         Effect::Prepare { pid, .. } => format!("prepares {pid}"),

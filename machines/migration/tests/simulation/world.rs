@@ -159,7 +159,7 @@ impl World {
                 let arriving = self.arriving.iter().find(|(_, of)| **of == (node, pid));
                 if let Some(id) = arriving.map(|(id, _)| *id) {
                     self.arriving.remove(&id);
-                    self.step(node, Input::Whole { id, bytes: 0 });
+                    self.step(node, Input::Whole { id, bytes: 0, is_lost: false });
                 }
             }
             Host::Frozen(id) => {
@@ -283,7 +283,7 @@ impl World {
         // Without its donor it waits for the machine's word.
         if self.hosts.contains(&(id.source, pid, Host::Frozen(id))) {
             self.arriving.remove(&id);
-            self.step(at, Input::Whole { id, bytes: 1 });
+            self.step(at, Input::Whole { id, bytes: 1, is_lost: false });
         }
     }
 
