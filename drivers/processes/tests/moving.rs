@@ -11,11 +11,12 @@ use dunix_ids::Pid;
 use dunix_processes::{Processes, StayHere};
 use dunix_transport::{Mesh, keys};
 use dunix_wire::processes::ExitStatus;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// A node in a network namespace of its own.
@@ -63,11 +64,12 @@ fn main() {
 
 async fn everything(nodes: [&Processes; 2]) {
     let wanted = std::env::args().nth(1).unwrap_or_default();
+    let times = std::env::args().nth(2).map_or(10, |times| times.parse().unwrap());
     if "counter".contains(&wanted) {
-        a_counter_goes_on(nodes, 6).await;
+        a_counter_goes_on(nodes, times).await;
     }
     if "python".contains(&wanted) {
-        python_goes_on(nodes, 10).await;
+        python_goes_on(nodes, times).await;
     }
     if "descriptors".contains(&wanted) {
         descriptors_go_on(nodes, 12).await;
@@ -103,13 +105,20 @@ impl Guest {
         Guest { pid: handle.pid, end: handle.end, say, hear: BufReader::new(hear) }
     }
 
-    /// Asks and waits for a line.
-    fn ask(&mut self, line: &str) -> String {
+    /// Asks and waits for a line, which must be this.
+    async fn expect(&mut self, line: &str, wanted: &str) {
         // One that has ended shows by its silence.
         let _ = self.say.write_all(format!("{line}\n").as_bytes());
         let mut answer = String::new();
         self.hear.read_line(&mut answer).unwrap();
-        answer.trim_end().to_owned()
+        if answer.trim_end() == wanted {
+            return;
+        }
+        let end = tokio::time::timeout(Duration::from_secs(5), &mut self.end).await;
+        if end.is_ok() {
+            self.hear.read_to_string(&mut answer).unwrap();
+        }
+        panic!("{wanted:?} is wanted, it said {answer:?} and its end is {end:?}");
     }
 }
 
@@ -131,15 +140,11 @@ async fn moves(pid: Pid, nodes: [&Processes; 2], times: usize) {
 async fn a_counter_goes_on(nodes: [&Processes; 2], times: usize) {
     let program = compiled("counter.c");
     let mut guest = Guest::start(nodes[0], &[&program]).await;
-    assert_eq!(guest.ask("a"), "1 a");
+    guest.expect("a", "1 a").await;
     for number in 0..times {
         let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
         moves(guest.pid, [from, to], 1).await;
-        let answer = guest.ask("b");
-        if answer.is_empty() {
-            panic!("it ended: {:?}", guest.end.await);
-        }
-        assert_eq!(answer, format!("{} b", number + 2));
+        guest.expect("b", &format!("{} b", number + 2)).await;
     }
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(7));
@@ -150,7 +155,7 @@ async fn a_counter_goes_on(nodes: [&Processes; 2], times: usize) {
 async fn python_goes_on(nodes: [&Processes; 2], times: usize) {
     let program = "
 import hashlib, os, queue, sys, threading, time
-ticks, sums, jobs = [0], [0], queue.Queue()
+ticks, sums, jobs, lock = [0], [0], queue.Queue(), threading.Lock()
 def tick():
     while True:
         before = time.monotonic()
@@ -160,7 +165,7 @@ def tick():
 def work():
     while True:
         n = jobs.get()
-        sums[0] += sum(range(n))
+        with lock: sums[0] += sum(range(n))
         jobs.task_done()
 for f in (tick, work, work): threading.Thread(target=f, daemon=True).start()
 heap = [bytes([i % 256]) * 1000 for i in range(10000)]
@@ -176,11 +181,11 @@ for line in sys.stdin:
     print(same, sums[0] // 499500, line.strip(), flush=True)
 ";
     let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", "-c", program]).await;
-    assert_eq!(guest.ask("a"), "True 100 a");
+    guest.expect("a", "True 100 a").await;
     for number in 0..times {
         let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
         moves(guest.pid, [from, to], 1).await;
-        assert_eq!(guest.ask("b"), format!("True {} b", (number + 2) * 100));
+        guest.expect("b", &format!("True {} b", (number + 2) * 100)).await;
     }
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
