@@ -76,6 +76,7 @@ pub(crate) fn handle(thread: &Thread, context: &mut Context) {
     }
     // The move signal may have come where it ended nothing.
     park::if_asked(thread);
+    passed::leave_if_remote(thread, context);
     deliver::finish(thread, context);
     if let Some(original) = thread.saved_mask.take() {
         context.mask = original;

@@ -55,10 +55,7 @@ pub(crate) fn before(thread: &Thread, context: &mut Context) {
     }
     park::if_asked(thread);
     let number = context.regs.rax;
-    if remote::takes(thread, number, &context.call().1) {
-        // By the move: its object has stayed behind. The guest makes the call anew.
-        context.regs.rip = thread.pass_return.get();
-        context.rewind_call();
+    if leave_if_remote(thread, context) {
         return;
     }
     let is_read = matches!(number, nr::READ | nr::READV);
@@ -68,6 +65,17 @@ pub(crate) fn before(thread: &Thread, context: &mut Context) {
     {
         go_on(thread, context, ANEW);
     }
+}
+
+/// Makes the guest issue a call in the stub anew if a move has left its object behind; tells whether.
+pub(crate) fn leave_if_remote(thread: &Thread, context: &mut Context) -> bool {
+    let is_remote = context.regs.rip == gadget::pass_stub()
+        && remote::takes(thread, context.regs.rax, &context.call().1);
+    if is_remote {
+        context.regs.rip = thread.pass_return.get();
+        context.rewind_call();
+    }
+    is_remote
 }
 
 /// A move signal found the stub after its call.
