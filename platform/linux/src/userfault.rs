@@ -30,7 +30,10 @@ const EVENTS_PER_READ: usize = 32;
 
 /// The faults and events of one process's memory.
 #[derive(Debug)]
-pub struct Userfault(OwnedFd);
+pub struct Userfault {
+    descriptor: OwnedFd,
+    hears_forks: bool,
+}
 
 /// What happened in that memory. Except for a fault, its thread waits until the event is read;
 /// until it then runs on, [`Userfault::copy`] and [`Userfault::zero`] report [`Errno::AGAIN`].
@@ -116,7 +119,9 @@ const MODE_MISSING: u64 = 1;
 /// `UFFD_API`.
 const API_VERSION: u64 = 0xaa;
 /// `UFFD_FEATURE_EVENT_FORK`, `_REMAP`, `_REMOVE` and `_UNMAP`.
-const FEATURES: u64 = (1 << 1) | (1 << 2) | (1 << 3) | (1 << 6);
+const FEATURES: u64 = EVENT_FORK | (1 << 2) | (1 << 3) | (1 << 6);
+/// `UFFD_FEATURE_EVENT_FORK`: only with `CAP_SYS_PTRACE` in the host's own user namespace.
+const EVENT_FORK: u64 = 1 << 1;
 /// `UFFD_PAGEFAULT_FLAG_WRITE`.
 const FAULT_IS_WRITE: u64 = 1;
 
@@ -124,7 +129,8 @@ const FAULT_IS_WRITE: u64 = 1;
 type Message = [u64; 4];
 
 impl Userfault {
-    /// Takes a descriptor that another process has just made, and asks for all events.
+    /// Takes a descriptor that another process has just made, and asks for all events that the caller
+    /// may hear of: see [`Userfault::hears_forks`].
     ///
     /// # Errors
     /// [`Errno::INVAL`] for this process, a descriptor of another kind, or one used before;
@@ -135,16 +141,34 @@ impl Userfault {
         }
         let pid = Pid::from_raw(process.cast_signed()).ok_or(Errno::SRCH)?;
         let process = pidfd_open(pid, PidfdFlags::empty())?;
-        let fault = Userfault(pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?);
-        let mut api = Api { api: API_VERSION, features: FEATURES, ioctls: 0 };
-        // SAFETY: `api` has the layout and size that API encodes.
-        let done = check(unsafe { libc::ioctl(fault.raw(), API, &raw mut api) }.into());
-        match done {
-            Ok(_) => Ok(fault),
+        let descriptor = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
+        let mut fault = Userfault { descriptor, hears_forks: true };
+        let asked = fault.ask(FEATURES).or_else(|error| match error {
+            Errno::PERM => {
+                fault.hears_forks = false;
+                fault.ask(FEATURES & !EVENT_FORK)
+            }
+            error => Err(error),
+        });
+        match asked {
+            Ok(()) => Ok(fault),
             // Not a userfaultfd at all.
             Err(Errno::NOTTY) => Err(Errno::INVAL),
             Err(error) => Err(error),
         }
+    }
+
+    fn ask(&self, features: u64) -> Result<()> {
+        let mut api = Api { api: API_VERSION, features, ioctls: 0 };
+        // SAFETY: `api` has the layout and size that API encodes.
+        check(unsafe { libc::ioctl(self.raw(), API, &raw mut api) }.into()).map(drop)
+    }
+
+    /// Whether a fork of the process is an event. If it is not, the process must not fork while it
+    /// lacks pages: its child would find zeros in their place.
+    #[must_use]
+    pub fn hears_forks(&self) -> bool {
+        self.hears_forks
     }
 
     /// Asks for the faults of a range of private anonymous memory; pages that are there stay.
@@ -212,13 +236,13 @@ impl Userfault {
     }
 
     fn raw(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.descriptor.as_raw_fd()
     }
 }
 
 impl AsFd for Userfault {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.descriptor.as_fd()
     }
 }
 
@@ -241,7 +265,8 @@ fn event_of(message: &Message) -> Option<Event> {
             let number = RawFd::from_ne_bytes(a.to_ne_bytes()[..4].try_into().ok()?);
             // SAFETY: the kernel has put a new descriptor into this process's table for this
             // message, which is read once; nobody else knows the number.
-            Some(Event::Fork(Userfault(unsafe { OwnedFd::from_raw_fd(number) })))
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            Some(Event::Fork(Userfault { descriptor, hears_forks: true }))
         }
         0x14 => Some(Event::Remap { from: a, to: b, bytes: c }),
         0x15 => Some(Event::Remove { start: a, end: b }),

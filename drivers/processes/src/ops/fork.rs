@@ -17,7 +17,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Node {
-    pub(crate) fn handle_fork_prepare(&self, call: DoorbellCall) {
+    pub(crate) fn handle_fork_prepare(self: &Arc<Node>, call: DoorbellCall) {
+        let caller = call.caller().ok();
+        let paging = caller.and_then(|caller| self.look(|state| state.paging_of(caller.pid)));
+        let Some(paging) = paging.filter(|paging| !paging.allows_forks()) else {
+            return self.prepare_fork(call);
+        };
+        // The child would find zeros where pages are missing.
+        let node = self.clone();
+        self.runtime.spawn(async move {
+            paging.ended().await;
+            node.prepare_fork(call);
+        });
+    }
+
+    fn prepare_fork(&self, call: DoorbellCall) {
         // The exit signal is the low byte of clone's flags.
         let exit_signal = u8::try_from(call.arg(1) & 0xff).unwrap_or(0);
         let result = call

@@ -150,7 +150,7 @@ impl Incoming {
         for range in joined(ranges) {
             fault.register(range.start, range.end - range.start)?;
         }
-        let shared = Arc::new(Shared::new()?);
+        let shared = Arc::new(Shared::new(fault.hears_forks())?);
         let pager = Pager::new(shared.clone(), self.source, fault, pending);
         std::thread::Builder::new()
             .name("pager".into())

@@ -80,6 +80,11 @@ impl Paging {
         self.0.lock().figures
     }
 
+    /// Whether the process may fork before its last page is here.
+    pub(crate) fn allows_forks(&self) -> bool {
+        self.0.hears_forks
+    }
+
     /// Whether both are of the same move.
     pub(crate) fn is_same(&self, other: &Paging) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -89,6 +94,7 @@ impl Paging {
 /// Between threads.
 #[derive(Debug)]
 pub(super) struct Shared {
+    hears_forks: bool,
     inner: Mutex<Inner>,
     /// Wakes the pager's thread.
     bell: OwnedFd,
@@ -114,8 +120,9 @@ pub(super) struct Inner {
 }
 
 impl Shared {
-    pub(super) fn new() -> Result<Shared> {
+    pub(super) fn new(hears_forks: bool) -> Result<Shared> {
         Ok(Shared {
+            hears_forks,
             inner: Mutex::default(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             to_source: Notify::new(),
