@@ -4,7 +4,7 @@
 //! layers   who may depend on whom, where unsafe may be          (no build)
 //! ci       format, lints, layers, then test                     (what .ci/run runs)
 //! test     builds, then every test; ends with a line of figures
-//! demo     a parallel build and a pipeline over a lab of three nodes, compared with native ones
+//! demo     a parallel build, a pipeline and a moved computation, compared with native ones
 //! bench    figures as ratios to their peers in the same run
 //! unpack   the C code base that demo and tests build
 //! ```

@@ -12,6 +12,7 @@ pub(crate) struct Tool {
 
 pub(crate) const MAKE: Tool = Tool { program: "make", package: "make" };
 pub(crate) const CC: Tool = Tool { program: "cc", package: "gcc" };
+pub(crate) const PYTHON: Tool = Tool { program: "/usr/bin/python3", package: "python3" };
 pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2" };
 pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
 pub(crate) const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap" };

@@ -3,17 +3,19 @@
 //! ```text
 //! native build of zstd  ->  make -j6 in a lab of three nodes  ->  same objects? every node busy?
 //! native pipeline       ->  the same pipeline in the lab      ->  same output?  several nodes?
+//! native computation    ->  the same, moved while it runs     ->  same answer?
 //! ```
 //!
 //! Exits with 0 only if every comparison holds, and leaves nothing behind in any case.
 
+mod moved;
 mod report;
 mod watch;
 
 use crate::{
     fabric::Fabric,
     interrupt,
-    packages::{self, CC, IP, MAKE},
+    packages::{self, CC, IP, MAKE, PYTHON},
     source::{self, Scratch},
     workspace,
 };
@@ -38,7 +40,7 @@ const NUMBER_OF_STAGES: usize = 6;
 
 /// Builds, compares, reports.
 pub(crate) fn run() -> Result<()> {
-    packages::ensure(&[MAKE, CC, IP])?;
+    packages::ensure(&[MAKE, CC, IP, PYTHON])?;
     let binaries = workspace::build(&["dunix"])?;
     let scratch = Scratch::new("demo")?;
     let (native, inside) = (scratch.path().join("native"), scratch.path().join("fabric"));
@@ -66,6 +68,7 @@ pub(crate) fn run() -> Result<()> {
     compare_pipeline(&fabric, &native, &inside, &mut report)?;
     let stages = watch.take()?;
     judge_pipeline(&stages, &mut report);
+    moved::compare(&fabric, &scratch, &mut report)?;
     let all: Vec<Program> = programs.into_iter().chain(stages).collect();
     report.print(&fabric, &all)?;
     drop((watch, fabric, scratch));
