@@ -1,6 +1,6 @@
 // Watches from inside whether a process can tell that it is being moved.
 //
-//     witness MILLISECONDS [--inject CHECK]
+//     witness MILLISECONDS [--inject CHECK | --only CHECK]
 //
 // Prints a line for each check, the same in each run where all hold, and exits with 0 only then.
 // Figures of the run go to standard error.
@@ -9,9 +9,10 @@
 
 extern struct check clocks, cpu_time, identity, state, files, descriptors, memory, registers, signals,
     timers, waits, lateness, streams, sockets, children, objects;
-static struct check *const checks[] = {&clocks, &cpu_time, &identity, &state, &files, &memory, &registers,
+static struct check *checks[] = {&clocks, &cpu_time, &identity, &state, &files, &memory, &registers,
     &timers, &signals, &waits, &lateness, &streams, &sockets, &children, &objects, &descriptors};
-enum { CHECKS = sizeof checks / sizeof *checks, INJECT_AT = 60 };
+enum { INJECT_AT = 60 };
+static int count = sizeof checks / sizeof *checks;
 
 volatile bool stopping;
 unsigned ticks;
@@ -61,31 +62,33 @@ uint64_t next_random(uint64_t *state) { // splitmix64
 }
 
 static struct check *find(const char *name) {
-    for (int i = 0; i < CHECKS; i++)
+    for (int i = 0; i < count; i++)
         if (!strcmp(checks[i]->name, name)) return checks[i];
     fprintf(stderr, "witness: no check %s\n", name);
     exit(2);
 }
 
 static void list(void) {
-    for (int i = 0; i < CHECKS; i++) puts(checks[i]->name);
+    for (int i = 0; i < count; i++) puts(checks[i]->name);
     exit(0);
 }
 
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--list")) list();
     int64_t length = argc > 1 ? atoll(argv[1]) * 1000000 : 0;
-    need(length > 0 && (argc == 2 || argc == 4), "usage: witness MILLISECONDS [--inject CHECK] | --list");
-    struct check *injected = argc == 4 ? find(argv[3]) : 0;
+    need(length > 0 && (argc == 2 || argc == 4), "usage: witness MILLISECONDS [--inject|--only CHECK] | --list");
+    struct check *named = argc == 4 ? find(argv[3]) : 0, *injected = 0;
+    if (named && !strcmp(argv[2], "--only")) checks[0] = named, count = 1;
+    else injected = named;
     // Signals are for the thread that counts them.
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, 0);
-    for (int i = 0; i < CHECKS; i++) checks[i]->start();
+    for (int i = 0; i < count; i++) checks[i]->start();
     int64_t begun = now_ns(CLOCK_MONOTONIC), last = begun, gap = 0;
     while (now_ns(CLOCK_MONOTONIC) - begun < length) {
         if (injected && ticks == INJECT_AT) injected->inject();
-        for (int i = 0; i < CHECKS; i++)
+        for (int i = 0; i < count; i++)
             if (checks[i]->tick) checks[i]->tick();
         ticks++;
         sleep_ms(1);
@@ -96,9 +99,9 @@ int main(int argc, char **argv) {
     need(!injected || ticks > INJECT_AT, "too short a run for a fault");
     stopping = true;
     int failed = 0;
-    for (int i = 0; i < CHECKS; i++)
+    for (int i = 0; i < count; i++)
         if (checks[i]->finish) checks[i]->finish();
-    for (int i = 0; i < CHECKS; i++) {
+    for (int i = 0; i < count; i++) {
         failed += *checks[i]->failure != 0;
         printf("%-12s %s%s\n", checks[i]->name, *checks[i]->failure ? "FAILED: " : "ok", checks[i]->failure);
     }

@@ -20,6 +20,9 @@ const BOUND: [(&[u8], &str); 6] = [
     (b"anon_inode:bpf", "a BPF object of this node"),
 ];
 
+/// How often a timer is looked at that expires again and again meanwhile.
+const TIMER_LOOKS_MAX: usize = 8;
+
 impl Capture {
     /// Describes a descriptor that has no twin and whose object is on this node.
     pub(super) fn describe_for_move(
@@ -84,10 +87,33 @@ impl Capture {
             b"anon_inode:[eventpoll]" => Err(unmovable("an epoll set that other processes share")),
             b"anon_inode:[eventfd]" if is_alone => event(flags, &info)
                 .map_or_else(|| self.leave_for_calls(fd, stat, RemoteKind::Queue), Ok),
-            b"anon_inode:[timerfd]" if is_alone => timer(flags, &info)
-                .map_or_else(|| self.leave_for_calls(fd, stat, RemoteKind::Queue), Ok),
+            b"anon_inode:[timerfd]" if is_alone => match self.timer(number, fd, flags)? {
+                Some(kind) => Ok(kind),
+                None => self.leave_for_calls(fd, stat, RemoteKind::Queue),
+            },
             _ => self.leave_for_calls(fd, stat, RemoteKind::Queue),
         }
+    }
+
+    /// A timerfd's state. One that has expired shows nothing of its period until it is asked what is
+    /// left.
+    fn timer(
+        &self,
+        number: i32,
+        fd: &OwnedFd,
+        flags: u32,
+    ) -> Result<Option<DescriptorKind>, Errno> {
+        for _ in 0..TIMER_LOOKS_MAX {
+            let left = rustix::time::timerfd_gettime(fd)?.it_value;
+            let info = fdinfo::of(self.host_pid, number)?;
+            // It may expire between the two.
+            if (left.tv_sec, left.tv_nsec) == (0, 0)
+                || fdinfo::time_ns(&info, "it_value:") != Some(0)
+            {
+                return Ok(timer(flags, &info));
+            }
+        }
+        Ok(None)
     }
 
     fn describe_epoll(

@@ -44,18 +44,28 @@ pub(super) fn timer(flags: u32, timer: &TimerState) -> Result<OwnedFd, Errno> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     let way_ns = now_ns.saturating_sub(timer.taken_ns).min(WAY_NS_MAX);
+    let mut ticks = timer.ticks;
     if timer.left_ns != 0 {
-        let setting = Itimerspec {
-            it_interval: timespec(timer.interval_ns),
-            // What is due is due at once.
-            it_value: timespec(timer.left_ns.saturating_sub(way_ns).max(1)),
-        };
+        let (left_ns, missed) = after(timer.left_ns, timer.interval_ns, way_ns);
+        ticks = ticks.saturating_add(missed);
+        let setting =
+            Itimerspec { it_interval: timespec(timer.interval_ns), it_value: timespec(left_ns) };
         rustix::time::timerfd_settime(&fd, TimerfdTimerFlags::empty(), &setting)?;
     }
-    if timer.ticks != 0 {
-        timers::set_ticks(&fd, timer.ticks)?;
+    if ticks != 0 {
+        timers::set_ticks(&fd, ticks)?;
     }
     Ok(fd)
+}
+
+/// What is left of a timer after a time, and how often it expired in it. One that expires once and
+/// was due is due at once.
+fn after(left_ns: u64, interval_ns: u64, way_ns: u64) -> (u64, u64) {
+    match way_ns.checked_sub(left_ns) {
+        None => (left_ns - way_ns, 0),
+        Some(_) if interval_ns == 0 => (1, 0),
+        Some(over_ns) => (interval_ns - over_ns % interval_ns, 1 + over_ns / interval_ns),
+    }
 }
 
 fn timespec(ns: u64) -> Timespec {
@@ -112,6 +122,14 @@ mod tests {
         let mut ticks = [0; 8];
         rustix::io::read(&fd, &mut ticks).unwrap();
         assert_eq!(u64::from_ne_bytes(ticks), 3);
+    }
+
+    #[test]
+    fn a_period_goes_on_with_all_that_it_missed() {
+        assert_eq!(after(7, 10, 5), (2, 0));
+        assert_eq!(after(7, 10, 7), (10, 1));
+        assert_eq!(after(7, 10, 30), (7, 3));
+        assert_eq!(after(7, 0, 30), (1, 0));
     }
 
     #[test]

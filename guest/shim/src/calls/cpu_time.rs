@@ -180,19 +180,17 @@ fn with(mut usage: [u64; 18], spent: &Spent) -> [u64; 18] {
     usage
 }
 
-/// times(2): the kernel's own answer and what was used elsewhere, then the fabric's children.
+/// times(2): of the process as getrusage(2) says, then of the fabric's children.
 fn times(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
-    let mut own = [0u64; 4];
-    // SAFETY: writes the structure.
-    let result = unsafe { host::call(nr::TIMES, [own.as_mut_ptr() as u64, 0, 0, 0, 0, 0]) };
-    let [_, user, system] = thread.process().spent.before();
-    own[0] += user / USEC_PER_TICK;
-    own[1] += system / USEC_PER_TICK;
+    // SAFETY: writes nothing without a structure.
+    let result = unsafe { host::call(nr::TIMES, [0; 6]) };
+    // Rounded as a sum: two rounded parts may be less than before.
+    let used = with(usage(RUSAGE_SELF)?, &thread.process().spent);
     let children = wait::children_usage(thread);
-    let ticks = |at: usize| {
-        children[at].wrapping_mul(USEC_PER_SEC).wrapping_add(children[at + 1]) / USEC_PER_TICK
+    let ticks = |usage: &[u64; 18], at: usize| {
+        usage[at].wrapping_mul(USEC_PER_SEC).wrapping_add(usage[at + 1]) / USEC_PER_TICK
     };
-    (own[2], own[3]) = (ticks(0), ticks(2));
+    let own = [ticks(&used, 0), ticks(&used, 2), ticks(&children, 0), ticks(&children, 2)];
     if args[0] != 0 {
         guest::write(GuestAddr(args[0]), &own)?;
     }

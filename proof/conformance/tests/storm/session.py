@@ -58,8 +58,8 @@ def timer():
     signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     while len(ticks) < 25: time.sleep(0.01)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    took = time.monotonic() - begun
-    return took >= 0.02 * 25 - 0.002, ticks == sorted(ticks)
+    # One handler may interrupt another: only the last is sure to be the latest.
+    return max(ticks) - begun >= 0.02 * 25 - 0.002
 
 def sleeps():
     short = 0
