@@ -13,7 +13,7 @@ use crate::process::has_daemon;
 use crate::report;
 use crate::script::{self, Role};
 use crate::thread::Thread;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use dunix_guest_abi::arena::SLOT_PARK;
 use dunix_guest_abi::doorbell::{OP_PARKED, OP_SCRIPT_DONE};
 use dunix_guest_abi::moving::{PARK_SHARES_MEMORY, ParkRecord};
@@ -39,7 +39,16 @@ pub(crate) fn if_asked(thread: &Thread) {
         // SAFETY: the thread's own record; `parked` returns when the thread goes on.
         unsafe { switch::park(record, parked) };
         cpu_time::settle(thread);
+        PARKS.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// How often a thread of the process has parked.
+static PARKS: AtomicU64 = AtomicU64::new(0);
+
+/// Differs from an earlier answer if the process may have moved in between.
+pub(crate) fn count() -> u64 {
+    PARKS.load(Ordering::Relaxed)
 }
 
 /// Whether the thread's process is asked to park.

@@ -63,6 +63,7 @@ impl From<Result<u64, Errno>> for Answer {
 /// Handles the call that trapped in `context`.
 pub(crate) fn handle(thread: &Thread, context: &mut Context) {
     let (number, args) = context.call();
+    let parks = park::count();
     match dispatch(thread, context, number, args) {
         Answer::PassOn => passed::pass_on(thread, context),
         Answer::Return(gadget::NOT_BEGUN) => context.rewind_call(),
@@ -76,7 +77,7 @@ pub(crate) fn handle(thread: &Thread, context: &mut Context) {
     }
     // The move signal may have come where it ended nothing.
     park::if_asked(thread);
-    passed::leave_if_remote(thread, context);
+    passed::leave_if_remote(thread, context, parks);
     deliver::finish(thread, context);
     if let Some(original) = thread.saved_mask.take() {
         context.mask = original;

@@ -6,7 +6,6 @@
 //!                       EINTR, or a count cut short:          the gadget does the rest (`rest`)
 //! ```
 
-use super::remote;
 use super::rest::{Transfer, is_timed_by_terminal};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN};
@@ -53,9 +52,10 @@ pub(crate) fn before(thread: &Thread, context: &mut Context) {
         go_on(thread, context, deliver::INTERRUPTED);
         return;
     }
+    let parks = park::count();
     park::if_asked(thread);
     let number = context.regs.rax;
-    if leave_if_remote(thread, context) {
+    if leave_if_remote(thread, context, parks) {
         return;
     }
     let is_read = matches!(number, nr::READ | nr::READV);
@@ -67,15 +67,20 @@ pub(crate) fn before(thread: &Thread, context: &mut Context) {
     }
 }
 
-/// Makes the guest issue a call in the stub anew if a move has left its object behind; tells whether.
-pub(crate) fn leave_if_remote(thread: &Thread, context: &mut Context) -> bool {
-    let is_remote = context.regs.rip == gadget::pass_stub()
-        && remote::takes(thread, context.regs.rax, &context.call().1);
-    if is_remote {
+/// Takes a call out of the stub whose object has stayed behind in a move since `parks` was
+/// [counted](park::count): it is no call for this node's kernel any more. The guest makes it anew.
+pub(crate) fn leave_if_remote(thread: &Thread, context: &mut Context, parks: u64) -> bool {
+    let remote = &thread.process().remote;
+    let [first, second, third, ..] = context.call().1;
+    // sendfile(2) and kin have two descriptors. Who only looks like one is made anew in vain.
+    let is_left = park::count() != parks
+        && context.regs.rip == gadget::pass_stub()
+        && [first, second, third].iter().any(|arg| remote.has(host::int_arg(*arg)));
+    if is_left {
         context.regs.rip = thread.pass_return.get();
         context.rewind_call();
     }
-    is_remote
+    is_left
 }
 
 /// A move signal found the stub after its call.
