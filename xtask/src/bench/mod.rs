@@ -52,7 +52,15 @@ fn print_conditions() {
     println!("kernel {}", read("/proc/sys/kernel/osrelease"));
     println!("CPUs   {cores} x {}", field("/proc/cpuinfo", "model name"));
     println!("memory {}", field("/proc/meminfo", "MemTotal"));
-    println!("load   {}", read("/proc/loadavg"));
+    let load = read("/proc/loadavg");
+    println!("load   {load}");
+    let busy = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
+    if busy > cores as f64 {
+        println!(
+            "\nThis machine is busy. Labs are control groups with a share of the CPUs of their own, so \
+             that times beside native ones flatter them; figures of CPU time hold."
+        );
+    }
 }
 
 fn read(path: &str) -> String {
