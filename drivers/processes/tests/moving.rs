@@ -10,7 +10,8 @@ mod link;
 use dunix_ids::Pid;
 use dunix_processes::{Processes, StayHere};
 use dunix_transport::{Mesh, keys};
-use dunix_wire::processes::ExitStatus;
+use dunix_wire::processes::{ExitStatus, Refusal};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -74,17 +75,31 @@ async fn everything(nodes: [&Processes; 2]) {
     if "descriptors".contains(&wanted) {
         descriptors_go_on(nodes, 12).await;
     }
+    if "moved".contains(&wanted) {
+        let program = compiled("../../../../guest/programs/moved.c", &[]);
+        a_program_goes_on(nodes, &[&program]).await;
+    }
+    if "witness".contains(&wanted) {
+        let program = compiled("../../../../guest/programs/witness/main.c", &WITNESS);
+        let millis = (times * 200).to_string();
+        a_program_goes_on(nodes, &[&program, &millis]).await;
+    }
     for node in nodes {
         nothing_is_left(node).await;
     }
 }
 
-/// Compiles one of the programs beside this test.
-fn compiled(name: &str) -> String {
+/// The other files of the program that watches whether it is being moved.
+const WITNESS: [&str; 7] =
+    ["files.c", "memory.c", "self.c", "signals.c", "streams.c", "time.c", "waits.c"];
+
+/// Compiles one of the programs beside this test; `more` files lie beside it.
+fn compiled(name: &str, more: &[&str]) -> String {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name);
-    let program = harness::scratch().join(name).with_extension("");
+    let program = harness::scratch().join(source.file_stem().unwrap());
     let mut compiler = Command::new("cc");
-    compiler.args(["-O1", "-Wall", "-Werror", "-pthread", "-o"]).arg(&program).arg(source);
+    compiler.args(["-O1", "-w", "-pthread", "-o"]).arg(&program).arg(&source);
+    compiler.args(more.iter().map(|file| source.with_file_name(file))).arg("-lm");
     assert!(compiler.status().expect("cc runs").success());
     program.to_string_lossy().into_owned()
 }
@@ -138,7 +153,7 @@ async fn moves(pid: Pid, nodes: [&Processes; 2], times: usize) {
 
 /// A program that counts what it is told keeps its count.
 async fn a_counter_goes_on(nodes: [&Processes; 2], times: usize) {
-    let program = compiled("counter.c");
+    let program = compiled("counter.c", &[]);
     let mut guest = Guest::start(nodes[0], &[&program]).await;
     guest.expect("a", "1 a").await;
     for number in 0..times {
@@ -197,17 +212,46 @@ for line in sys.stdin:
 async fn descriptors_go_on(nodes: [&Processes; 2], times: usize) {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/descriptors.py");
     let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", program]).await;
-    assert_eq!(guest.ask("go"), "fine 0");
+    guest.expect("go", "fine 0").await;
     for number in 0..times {
         let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
         moves(guest.pid, [from, to], 1).await;
-        assert_eq!(guest.ask("go"), format!("fine {}", number + 1));
+        guest.expect("go", &format!("fine {}", number + 1)).await;
     }
-    assert_eq!(guest.ask("end"), format!("fine {}", times + 1));
+    guest.expect("end", &format!("fine {}", times + 1)).await;
     drop(guest.say);
     let end = guest.end.await.unwrap();
     assert_eq!(end.status, ExitStatus::Exited(0));
     println!("ok: descriptors");
+}
+
+/// A program that checks itself is moved as fast as it goes until it ends.
+async fn a_program_goes_on(nodes: [&Processes; 2], words: &[&str]) {
+    let mut guest = Guest::start(nodes[0], words).await;
+    let (mut at, mut done) = (0, 0);
+    let mut refused: BTreeMap<&str, (usize, String)> = BTreeMap::new();
+    let status = loop {
+        if let Ok(end) = guest.end.try_recv() {
+            break end.status;
+        }
+        match nodes[at].rehearse_move(guest.pid, nodes[1 - at]).await {
+            Ok(_) => (at, done) = (1 - at, done + 1),
+            Err(Refusal::NoSuchProcess | Refusal::Ended) => {
+                break guest.end.await.unwrap().status;
+            }
+            Err(refusal) => {
+                let entry = refused.entry(refusal.name()).or_default();
+                *entry = (entry.0 + 1, refusal.to_string());
+            }
+        }
+        // It is to come to something in between.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    let mut output = String::new();
+    guest.hear.read_to_string(&mut output).unwrap();
+    println!("  {done} moves, refused: {refused:?}\n{output}");
+    assert_eq!(status, ExitStatus::Exited(0), "{words:?}");
+    assert!(done > 0, "{words:?} was never moved");
 }
 
 async fn nothing_is_left(node: &Processes) {
