@@ -140,6 +140,8 @@ pub struct ThreadImage {
     /// Signals that wait for this thread alone, in their order.
     pub signals: Vec<SignalImage>,
     pub nice: i8,
+    /// `PR_SET_TIMERSLACK`, nanoseconds; 0 if the host does not tell.
+    pub timer_slack: u64,
 }
 
 /// A `siginfo_t` of x86-64.

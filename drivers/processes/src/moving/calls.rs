@@ -51,6 +51,7 @@ pub(crate) const PR_SET_DUMPABLE: u64 = 4;
 pub(crate) const PR_GET_KEEPCAPS: u64 = 7;
 pub(crate) const PR_SET_KEEPCAPS: u64 = 8;
 pub(crate) const PR_SET_NAME: u64 = 15;
+pub(crate) const PR_SET_TIMERSLACK: u64 = 29;
 pub(crate) const PR_SET_MM: u64 = 35;
 pub(crate) const PR_SET_MM_MAP: u64 = 14;
 pub(crate) const PR_SET_NO_NEW_PRIVS: u64 = 38;

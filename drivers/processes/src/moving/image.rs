@@ -191,12 +191,14 @@ fn threads_of(subject: &Subject) -> Result<Vec<ThreadImage>, Refusal> {
         let name = std::fs::read(format!("{directory}/comm")).map_err(|_| Refusal::Ended)?;
         let times = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
         let nice = stat_field(&times, 19).unwrap_or(0);
+        let slack = std::fs::read_to_string(format!("/proc/{}/timerslack_ns", member.host_tid));
         threads.push(ThreadImage {
             tid: member.tid,
             record,
             name: name.strip_suffix(b"\n").unwrap_or(&name).to_vec(),
             signals: subject.of_threads.get(&member.tid.get()).cloned().unwrap_or_default(),
             nice: i8::try_from(nice).unwrap_or(0),
+            timer_slack: slack.ok().and_then(|slack| slack.trim().parse().ok()).unwrap_or(0),
         });
     }
     Ok(threads)

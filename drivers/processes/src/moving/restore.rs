@@ -357,6 +357,9 @@ pub(crate) fn thread(
     if thread.nice != 0 || image.identity.nice != 0 {
         script.may(SETPRIORITY, [0, 0, int(i32::from(thread.nice)), 0, 0, 0]);
     }
+    if thread.timer_slack != 0 {
+        script.may(PRCTL, [PR_SET_TIMERSLACK, thread.timer_slack, 0, 0, 0, 0]);
+    }
     pending::queue(script, host.0, Some(host.1), &thread.signals);
 }
 
