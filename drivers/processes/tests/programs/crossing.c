@@ -101,5 +101,6 @@ int main(int argc, char **argv) {
         else
             printf("?\n");
     }
-    return 99;
+    /* The end of its input comes only after an exit: 100 and up is an errno. */
+    return ferror(stdin) ? 100 + errno : 99;
 }
