@@ -220,6 +220,12 @@ impl Migration {
         moves.find(|(_, outgoing)| outgoing.pid == pid && outgoing.has_it()).map(|(id, _)| *id)
     }
 
+    /// The process that leaves by a move.
+    #[must_use]
+    pub fn who_leaves_by(&self, id: MoveId) -> Option<Pid> {
+        self.outgoing.get(&id).map(|outgoing| outgoing.pid)
+    }
+
     /// The move that a process of this node has come by, while pages of it are on their way.
     #[must_use]
     pub fn arriving_by(&self, pid: Pid) -> Option<MoveId> {

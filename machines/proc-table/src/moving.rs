@@ -94,6 +94,13 @@ impl ProcTable {
         Ok(record)
     }
 
+    /// Whether the frozen process here was killed, which the host has not reported yet.
+    #[must_use]
+    pub fn is_struck(&self, pid: Pid) -> bool {
+        let held = self.processes.get(&pid).map(|process| process.held.as_slice());
+        held.unwrap_or_default().iter().any(|held| matches!(held, Held::Struck(_)))
+    }
+
     /// From now on the process may run at its target, and is lost with it. Returns false if it is not
     /// about to move: the target was declared dead, and it stays.
     pub fn commit_move(&mut self, pid: Pid) -> bool {

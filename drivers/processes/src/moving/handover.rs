@@ -162,6 +162,13 @@ impl State {
             let node = *from;
             self.step_move(now, Input::NodeDown { node }, &mut todos);
         }
+        // One that was killed while it was frozen does not run elsewhere first.
+        if let Input::Message { message: MoveMessage::Prepared { id }, .. } = input
+            && let Some(pid) = self.moves.machine.who_leaves_by(id)
+            && self.table.is_struck(pid)
+        {
+            self.step_move(now, Input::HostEnded { id }, &mut todos);
+        }
         self.step_move(now, input, &mut todos);
         todos
     }

@@ -6,7 +6,7 @@ use crate::inspect::ProcessEvent;
 use crate::node::Node;
 use dunix_ids::{NodeId, Pid};
 use dunix_migration::Input;
-use dunix_wire::processes::{MoveId, MoveReport, MoveWish, Package, Refusal};
+use dunix_wire::processes::{Errno, MoveId, MoveReport, MoveWish, Package, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -26,7 +26,7 @@ pub(super) struct Leaving {
 impl Leaving {
     /// Runs the move to its end.
     pub(super) async fn run(mut self) {
-        let frozen = match self.node.freeze(self.pid).await {
+        let frozen = match self.node.freeze(self.pid).await.map_err(gone_is_ended) {
             Ok(frozen) => frozen,
             Err(refusal) => {
                 self.node.advance_move(Input::NotPacked { id: self.id, refusal: refusal.clone() });
@@ -34,7 +34,7 @@ impl Leaving {
             }
         };
         let mut frozen = frozen;
-        let input = match self.pack(&mut frozen).await {
+        let input = match self.pack(&mut frozen).await.map_err(gone_is_ended) {
             Ok(()) => Input::Packed { id: self.id },
             Err(refusal) => Input::NotPacked { id: self.id, refusal },
         };
@@ -140,6 +140,14 @@ impl Leaving {
         if let Some(asker) = self.asker.take() {
             let _ = asker.send(result);
         }
+    }
+}
+
+/// What the host does not find any more has ended, whatever was tried with it.
+fn gone_is_ended(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Host { errno: Errno::SRCH, .. } | Refusal::NoSuchProcess => Refusal::Ended,
+        refusal => refusal,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 use dunix_ids::{NodeId, Pid};
 use dunix_migration::{Effect, Input};
 use dunix_proc_table::SIGKILL;
-use dunix_wire::processes::{ExitStatus, MoveId, Refusal, Rusage};
+use dunix_wire::processes::{ExitStatus, MoveId, MoveMessage, Refusal, Rusage};
 
 impl World {
     pub(crate) fn start_move(&mut self, pid: Pid, to: NodeId) {
@@ -35,6 +35,12 @@ impl World {
     }
 
     pub(crate) fn step(&mut self, node: NodeId, input: Input) {
+        if let Input::Message { message: MoveMessage::Prepared { id }, .. } = input
+            && let Some(pid) = self.machines[&node].who_leaves_by(id)
+            && self.tables[&node].is_struck(pid)
+        {
+            self.step(node, Input::HostEnded { id });
+        }
         let now = self.now;
         let machine = self.machines.get_mut(&node).expect("the node lives");
         let effects = machine.step(now, input);
