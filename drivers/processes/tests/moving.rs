@@ -8,7 +8,7 @@ mod harness;
 mod link;
 
 use dunix_ids::Pid;
-use dunix_processes::{Processes, StayHere};
+use dunix_processes::{KillTarget, Processes, StayHere};
 use dunix_transport::{Mesh, keys};
 use dunix_wire::processes::{ExitStatus, Refusal};
 use std::collections::BTreeMap;
@@ -83,6 +83,9 @@ async fn everything(nodes: [&Processes; 2]) {
         let program = compiled("../../../../guest/programs/witness/main.c", &WITNESS);
         let millis = (times * 200).to_string();
         a_program_goes_on(nodes, &[&program, &millis]).await;
+    }
+    if "killed".contains(&wanted) {
+        killed_at_any_instant(nodes).await;
     }
     for node in nodes {
         nothing_is_left(node).await;
@@ -254,9 +257,30 @@ async fn a_program_goes_on(nodes: [&Processes; 2], words: &[&str]) {
     assert!(done > 0, "{words:?} was never moved");
 }
 
+/// Processes that are killed at growing distances from the start of their move are killed, wherever
+/// they are then.
+async fn killed_at_any_instant(nodes: [&Processes; 2]) {
+    let program = compiled("counter.c", &[]);
+    let mut moved = 0;
+    for number in 0..40 {
+        let guest = Guest::start(nodes[0], &[&program]).await;
+        let (one, two) = (nodes[0].clone(), nodes[1].clone());
+        let pid = guest.pid;
+        let moving = tokio::spawn(async move { one.rehearse_move(pid, &two).await });
+        tokio::time::sleep(Duration::from_micros(number * 500)).await;
+        nodes[0].signal(KillTarget::Process(pid), 9).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(10), guest.end).await;
+        let end = end.unwrap_or_else(|_| panic!("kill {number} of {pid} is without effect"));
+        let killed = ExitStatus::Killed { signal: 9, dumped: false };
+        assert_eq!(end.unwrap().status, killed);
+        moved += usize::from(moving.await.unwrap().is_ok());
+    }
+    println!("ok: killed, {moved} of them after they had moved");
+}
+
 async fn nothing_is_left(node: &Processes) {
     for _ in 0..500 {
-        if node.counts() == (0, 0, 0) {
+        if node.counts() == (0, 0, 0) && node.is_nothing_moving() {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

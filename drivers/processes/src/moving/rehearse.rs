@@ -65,6 +65,13 @@ impl Processes {
         })
     }
 
+    /// Whether no host process is frozen, arrives, or gives its pages away.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_nothing_moving(&self) -> bool {
+        self.0.halls.count() == 0 && crate::node::lock(&self.0.spawning).is_empty()
+    }
+
     async fn stay(&self, pid: Pid, frozen: Frozen, refusal: Refusal) -> Refusal {
         self.0.with(|state, now| state.table.stayed(now, pid));
         frozen.thaw().await;
