@@ -10,7 +10,7 @@ use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
 use crate::moving::pager::{Offers, Paging};
-use crate::moving::{Halls, Moves, Spawning};
+use crate::moving::{Halls, Moves, Shell, Spawning};
 use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
@@ -60,6 +60,8 @@ pub(crate) struct Node {
     pub(crate) halls: Halls,
     /// Host processes that are being made for arrivals, by token.
     pub(crate) spawning: Mutex<BTreeMap<u64, Spawning>>,
+    /// Those that wait for the next arrival.
+    pub(crate) shells: Mutex<Vec<Shell>>,
     /// Names this node's build of the shim.
     pub(crate) shim_name: OnceLock<u64>,
     /// Boot sockets that the doorbell's thread has not seen yet.
@@ -184,6 +186,7 @@ impl Node {
             asking: Mutex::default(),
             halls: Halls::default(),
             spawning: Mutex::default(),
+            shells: Mutex::default(),
             shim_name: OnceLock::new(),
             arrivals: Mutex::default(),
             started: Instant::now(),

@@ -126,6 +126,7 @@ impl Arrival {
         node.refresh_flags(pid);
         node.halls.close(&hall);
         node.arena.end_park(hall.slot);
+        node.ready_a_shell();
         for relay in relays {
             node.start_relay(pid, relay);
         }
@@ -176,7 +177,7 @@ impl Maker {
     async fn make(mut self, from: NodeId, id: MoveId) -> Result<Arrival, Refusal> {
         let (image, node) = (self.image.clone(), self.node.clone());
         let started = Instant::now();
-        let (shell, pages) = tokio::join!(node.make_shell(), self.open_pages(from, id));
+        let (shell, pages) = tokio::join!(node.take_shell(), self.open_pages(from, id));
         let (shell, mut pages) = (shell?, pages?);
         let hall = shell.hall.clone();
         let spawned = Instant::now();

@@ -37,4 +37,4 @@ pub(crate) use arrive::{Arrival, Arriving};
 pub(crate) use freeze::{Donor, Frozen};
 pub(crate) use hall::Halls;
 pub(crate) use handover::Moves;
-pub(crate) use shell::Spawning;
+pub(crate) use shell::{Shell, Spawning};

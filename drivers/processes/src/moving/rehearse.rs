@@ -69,7 +69,8 @@ impl Processes {
     #[doc(hidden)]
     #[must_use]
     pub fn is_nothing_moving(&self) -> bool {
-        self.0.halls.count() == 0 && crate::node::lock(&self.0.spawning).is_empty()
+        let ready = crate::node::lock(&self.0.shells).len();
+        self.0.halls.count() == ready && crate::node::lock(&self.0.spawning).is_empty()
     }
 
     async fn stay(&self, pid: Pid, frozen: Frozen, refusal: Refusal) -> Refusal {

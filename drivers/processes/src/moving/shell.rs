@@ -9,7 +9,15 @@ use dunix_linux::{Errno, scm};
 use dunix_wire::processes::Refusal;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// Shells that wait for an arrival; beyond it none is made ready.
+const READY_MAX: usize = 2;
+/// How long making one ready may take.
+const READY_WAIT: Duration = Duration::from_secs(10);
+/// How long one waits before it is given up.
+const READY_LIFETIME: Duration = Duration::from_secs(30);
 
 /// A spawn that the keeper has not answered yet.
 pub(crate) struct Spawning {
@@ -39,8 +47,36 @@ impl Drop for Shell {
 }
 
 impl Node {
+    /// A shell that serves scripts: one that is ready, or a new one.
+    pub(crate) async fn take_shell(self: &Arc<Node>) -> Result<Shell, Refusal> {
+        loop {
+            let Some(shell) = lock(&self.shells).pop() else { break };
+            if !shell.hall.has_ended() {
+                return Ok(shell);
+            }
+        }
+        self.make_shell().await
+    }
+
+    /// Has a shell ready for the next arrival, for a while: where one process has moved to, others
+    /// follow, and making a shell is a good part of a freeze.
+    pub(crate) fn ready_a_shell(self: &Arc<Node>) {
+        if lock(&self.shells).len() >= READY_MAX {
+            return;
+        }
+        let node = self.clone();
+        self.runtime.spawn(async move {
+            let made = tokio::time::timeout(READY_WAIT, node.make_shell()).await;
+            let Ok(Ok(shell)) = made else { return };
+            let host_pid = shell.hall.host_pid;
+            lock(&node.shells).push(shell);
+            tokio::time::sleep(READY_LIFETIME).await;
+            lock(&node.shells).retain(|shell| shell.hall.host_pid != host_pid);
+        });
+    }
+
     /// Makes a shell and waits until it serves scripts.
-    pub(crate) async fn make_shell(self: &Arc<Node>) -> Result<Shell, Refusal> {
+    async fn make_shell(self: &Arc<Node>) -> Result<Shell, Refusal> {
         let hall = self.spawn_shell().await?;
         let shell = Shell { hall, is_settled: false };
         loop {
