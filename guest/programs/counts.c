@@ -157,8 +157,9 @@ static void receives(void) {
     memset(m, 0, sizeof m);
     for (int i = 0; i < 4; i++) { parts[i] = (struct iovec){copy + i, 1}; m[i].msg_hdr.msg_iov = parts + i; m[i].msg_hdr.msg_iovlen = 1; }
     void put(void *arg) { (void)!write(*(int *)arg, "x", 1); }
+    begin();
     for (int i = 1; i <= 4; i++) later(20 * i, put, &d[0]);
-    begin(); ended("recvmmsg", recvmmsg(d[1], m, 4, 0, 0), 4, 70);
+    ended("recvmmsg", recvmmsg(d[1], m, 4, 0, 0), 4, 70);
     failed("recv after recvmmsg", recv(d[1], copy, 1, MSG_DONTWAIT), EAGAIN);
     close(d[0]); close(d[1]);
 }
@@ -240,12 +241,12 @@ static void connections(void) {
     bind(listener, (void *)&unix_name, sizeof(sa_family_t));
     getsockname(listener, (void *)&unix_name, &unix_bytes);
     listen(listener, 0);
-    later(40, call_in, 0);
-    begin(); good = accept(listener, 0, 0); say("accept", good >= 0 && now_ms() - started > 30);
+    begin(); later(40, call_in, 0);
+    good = accept(listener, 0, 0); say("accept", good >= 0 && now_ms() - started > 30);
     call_in(0);
-    later(40, accept_one, 0);
+    begin(); later(40, accept_one, 0);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    begin(); ended("connect by name", connect(fd, (void *)&unix_name, unix_bytes), 0, 30);
+    ended("connect by name", connect(fd, (void *)&unix_name, unix_bytes), 0, 30);
     close(listener);
 }
 
@@ -257,30 +258,32 @@ static void locks_and_files(void) {
     int a = mkstemp(path), b = open(path, O_RDWR), c = open(path, O_RDWR);
     unlink(path);
     flock(a, LOCK_EX);
-    later(40, release, &a);
-    begin(); ended("flock", flock(b, LOCK_EX), 0, 30);
+    begin(); later(40, release, &a);
+    ended("flock", flock(b, LOCK_EX), 0, 30);
     struct flock l = {F_WRLCK, SEEK_SET, 0, 1, 0};
     fcntl(b, F_OFD_SETLK, &l);
-    later(40, release, &b);
-    begin(); ended("F_OFD_SETLKW", fcntl(c, F_OFD_SETLKW, &l), 0, 30);
+    begin(); later(40, release, &b);
+    ended("F_OFD_SETLKW", fcntl(c, F_OFD_SETLKW, &l), 0, 30);
     int go[2];
     (void)!pipe(go);
     struct flock p = {F_WRLCK, SEEK_SET, 5, 1, 0};
+    begin();
     pid_t child = fork();
     if (!child) { fcntl(c, F_SETLK, &p); (void)!write(go[1], "x", 1); usleep(40000); _exit(3); }
     take(go[0]);
-    begin(); ended("F_SETLKW", fcntl(c, F_SETLKW, &p), 0, 20);
+    ended("F_SETLKW", fcntl(c, F_SETLKW, &p), 0, 20);
     int status;
     ended("waitpid", waitpid(child, &status, 0), child, 0);
     say("its status", WIFEXITED(status) && WEXITSTATUS(status) == 3);
+    begin();
     child = fork();
     if (!child) { usleep(50000); _exit(4); }
     siginfo_t info;
-    begin(); ended("waitid", waitid(P_PID, child, &info, WEXITED), 0, 30);
+    ended("waitid", waitid(P_PID, child, &info, WEXITED), 0, 30);
     snprintf(fifo, sizeof fifo, "%s.fifo", path);
     mkfifo(fifo, 0600);
-    later(40, open_writer, fifo);
-    begin();
+    begin(); later(40, open_writer, fifo);
+   
     int fd = open(fifo, O_RDONLY);
     say("open of a FIFO", fd >= 0 && now_ms() - started > 30);
     unlink(fifo);
@@ -293,8 +296,8 @@ static void make_file(void *arg) { close(open(arg, O_CREAT | O_WRONLY, 0600)); }
 static void notifications(void) {
     uint64_t value;
     int fd = eventfd(0, 0);
-    later(40, put8, &fd);
-    begin(); ended("read of an eventfd", read(fd, &value, 8), 8, 30);
+    begin(); later(40, put8, &fd);
+    ended("read of an eventfd", read(fd, &value, 8), 8, 30);
     int timer = timerfd_create(CLOCK_MONOTONIC, 0);
     struct itimerspec in = {{0, 0}, {0, 60000000}};
     begin(); timerfd_settime(timer, 0, &in, 0);
@@ -305,15 +308,15 @@ static void notifications(void) {
     pthread_sigmask(SIG_BLOCK, &set, 0);
     int signals = signalfd(-1, &set, 0);
     struct signalfd_siginfo info;
-    later(40, raise_usr2, 0);
-    begin(); ended("read of a signalfd", read(signals, &info, sizeof info), sizeof info, 30);
+    begin(); later(40, raise_usr2, 0);
+    ended("read of a signalfd", read(signals, &info, sizeof info), sizeof info, 30);
     char folder[] = "/tmp/waits-XXXXXX", file[64], event[4096];
     (void)!mkdtemp(folder);
     snprintf(file, sizeof file, "%s/f", folder);
     int notify = inotify_init();
     inotify_add_watch(notify, folder, IN_CREATE);
-    later(40, make_file, file);
-    begin(); say("read of an inotify", read(notify, event, sizeof event) > 0 && now_ms() - started > 30);
+    begin(); later(40, make_file, file);
+    say("read of an inotify", read(notify, event, sizeof event) > 0 && now_ms() - started > 30);
     unlink(file);
     rmdir(folder);
 }
