@@ -7,6 +7,7 @@ use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{OP_KILL, OP_TGKILL, SigInfo};
+use dunix_guest_abi::signal::encode;
 use dunix_shim_core::signal::SIGNAL_MAX;
 use dunix_shim_core::{Errno, nr};
 
@@ -58,9 +59,11 @@ fn send_own(thread: &Thread, signal: u32, code: i32) -> Result<u64, Errno> {
     let uid = unsafe { host::call(nr::GETUID, [0; 6]) }.unwrap_or(0);
     let mut fields = [0u64; 14];
     fields[0] = u64::from(thread.process().pid()) | uid << 32;
-    let info = KernelInfo { signal: signal.cast_signed(), errno: 0, code, pad: 0, fields };
-    let at = &raw const info as u64;
     let (pid, tid) = (u64::from(host::getpid()), u64::from(host::gettid()));
+    // Only the first thread may queue to the process under a code of the kernel's.
+    let shown = if code == SI_USER && pid != tid { encode(code) } else { code };
+    let info = KernelInfo { signal: signal.cast_signed(), errno: 0, code: shown, pad: 0, fields };
+    let at = &raw const info as u64;
     // SAFETY: reads the structure.
     unsafe {
         if code == SI_USER {
