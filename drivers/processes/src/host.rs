@@ -17,6 +17,9 @@ pub(crate) fn has_thread(host_pid: u32, host_tid: u32) -> bool {
     std::fs::exists(format!("/proc/{host_pid}/task/{host_tid}")).unwrap_or(false)
 }
 
+/// [`MOVE_SIGNAL`](dunix_guest_abi::signal::MOVE_SIGNAL) in a set.
+const MOVE_BIT: u64 = 1 << (dunix_guest_abi::signal::MOVE_SIGNAL - 1);
+
 /// The lines of `/proc/<pid>/status` that matter here, as the host says them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Status {
@@ -24,6 +27,7 @@ pub(crate) struct Status {
     pub(crate) gids: [u32; 3],
     pub(crate) groups: Vec<u32>,
     pub(crate) umask: u32,
+    /// Without the daemon's own move signal, which means the process where it is.
     pub(crate) signals_pending: u64,
     pub(crate) resident_bytes: u64,
 }
@@ -47,7 +51,8 @@ impl Status {
                 "Groups" => status.groups = ids().collect(),
                 "Umask" => status.umask = u32::from_str_radix(value.trim(), 8).unwrap_or(0o22),
                 "SigPnd" | "ShdPnd" => {
-                    status.signals_pending |= u64::from_str_radix(value.trim(), 16).unwrap_or(0);
+                    let pending = u64::from_str_radix(value.trim(), 16).unwrap_or(0);
+                    status.signals_pending |= pending & !MOVE_BIT;
                 }
                 "VmRSS" => {
                     let kib = value.split_whitespace().next().and_then(|w| w.parse().ok());
@@ -174,7 +179,7 @@ mod tests {
     fn status_is_read_in_guest_numbers() {
         let text = "Name:\tx\nUmask:\t0027\nUid:\t65536\t66536\t65537\t65536\n\
                     Gid:\t65536\t65536\t5\t65536\nGroups:\t65536 65540 \nVmRSS:\t   12 kB\n\
-                    SigPnd:\t0000000000000001\nShdPnd:\t0000000000000200\n";
+                    SigPnd:\t0000000000008001\nShdPnd:\t0000000000000200\n";
         let status = Status::parse(text, 65536);
         assert_eq!(status.uids, [0, 1000, 1]);
         assert_eq!(status.gids, [0, 0, 65534]);

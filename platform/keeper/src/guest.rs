@@ -10,6 +10,7 @@ use crate::protocol::{
     EXE_FD, OpenSpec, RESOLVED, Resolved, SET_UP_FAILED, SetUpFailure, SetUpStep, SpawnSpec,
 };
 use dunix_guest_abi::doorbell::BOOT_FD;
+use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_linux::{Errno, child, identity, signal};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::fcntl_dupfd_cloexec;
@@ -17,6 +18,9 @@ use rustix::process::{self, Gid, Uid};
 use rustix::thread;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The move signal in a set.
+const MOVE_BIT: u64 = 1 << (MOVE_SIGNAL - 1);
 
 /// The descriptors of a spawn, in their places.
 pub(crate) struct GuestFds {
@@ -68,7 +72,8 @@ fn set_up_and_exec(spec: &SpawnSpec, fds: GuestFds, group: Option<u32>) -> Step<
     let envp = c_strings(&spec.envp).map_err(at(SetUpStep::Exec))?;
     set_limits(spec).map_err(at(SetUpStep::Limits))?;
     signal::reset_dispositions(spec.signals_ignored);
-    signal::set_mask(spec.signals_blocked).map_err(at(SetUpStep::Exec))?;
+    // The move signal waits until the shim has its handlers, which takes it out of the mask again.
+    signal::set_mask(spec.signals_blocked | MOVE_BIT).map_err(at(SetUpStep::Exec))?;
     signal::raise(spec.signals_pending);
     Err((SetUpStep::Exec, child::exec_fd(own.shim.as_fd(), &argv, &envp)))
 }
