@@ -30,6 +30,10 @@ pub struct NodeConfig {
     pub spread: bool,
     /// Processors that the node's guests may use.
     pub cpus: f64,
+    /// When the guests' clocks of elapsed time began, in seconds since 1970: the same on all nodes,
+    /// whose kernels count from their own starts. `None`: the nodes share a kernel.
+    #[serde(default)]
+    pub clock_zero_s: Option<u64>,
 }
 
 /// Where the tree comes from.

@@ -122,6 +122,7 @@ fn keys(fabric: &str) -> PathBuf {
 #[test]
 fn two_machines_are_one_fabric() {
     let link = Link::new();
+    let begun = Instant::now();
     let directory = keys("machines");
     let mut machines = [0, 1].map(|at| {
         let file = directory.join(format!("n{}.json", at + 1));
@@ -135,6 +136,12 @@ fn two_machines_are_one_fabric() {
     let host = one.dunix(&["run", "--node", "n2", "--", "sh", "-c", script]);
     assert_eq!(host, "machines\n");
     assert_eq!(one.dunix(&["run", "--", "cat", "/tmp/note"]), "written on n2\n");
+    // Elapsed time counts from the fabric's beginning on both, whatever their kernels count.
+    for node in ["n1", "n2"] {
+        let uptime = one.dunix(&["run", "--node", node, "--", "cut", "-d.", "-f1", "/proc/uptime"]);
+        let seconds: u64 = uptime.trim().parse().expect("a number");
+        assert!(seconds <= begun.elapsed().as_secs() + 2, "{node}: {uptime}");
+    }
     one.end();
     two.end();
     std::fs::remove_dir_all(directory).expect("removed");

@@ -25,6 +25,8 @@ impl Namespaces {
     pub const IPC: Namespaces = Namespaces(libc::CLONE_NEWIPC as u64);
     /// Host name.
     pub const UTS: Namespaces = Namespaces(libc::CLONE_NEWUTS as u64);
+    /// Clocks of elapsed time; only for [`unshare`], which changes the children to come.
+    pub const TIME: Namespaces = Namespaces(0x80);
     /// The root of the visible cgroups.
     pub const CGROUP: Namespaces = Namespaces(libc::CLONE_NEWCGROUP as u64);
 

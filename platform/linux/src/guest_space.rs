@@ -6,6 +6,8 @@
 //!   opens /dev/fuse, makes the mount,
 //!   attached nowhere yet
 //!   forks into user + mount namespaces ->
+//!                                      <-  `clocks`, in a time namespace of its own (if asked for)
+//!   sets the clocks
 //!   writes the id maps, then `m`       ->  becomes root, attaches the mount at the tree
 //!                                      <-  `a`
 //!   ... a server answers on /dev/fuse ...
@@ -19,9 +21,9 @@
 //! attributes of a file, and the creator looks at files that guests have open. So the server sees
 //! ids as the creator's namespace numbers them: the guests' root is [`GuestSpaceConfig::id_first`].
 
-use crate::clone::{Forked, Namespaces, Parent, become_root, fork_into};
+use crate::clone::{Forked, Namespaces, Parent, become_root, fork_into, unshare};
 use crate::mounts::restrict_recursively;
-use crate::{child, scm};
+use crate::{child, clock, scm};
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
 use rustix::io::{self, Errno};
 use rustix::mount::{
@@ -51,11 +53,19 @@ pub struct GuestSpaceConfig {
     pub ids: u32,
     /// Greatest bytes that the guests' `/dev/shm` holds.
     pub shm_bytes_max: u64,
+    /// When the guests' clocks of elapsed time began, in seconds since 1970; `None`: the kernel's.
+    pub clock_zero_s: Option<u64>,
 }
 
 impl Default for GuestSpaceConfig {
     fn default() -> Self {
-        Self { tree: "/tree".into(), id_first: 65536, ids: 65536, shm_bytes_max: 4 << 30 }
+        Self {
+            tree: "/tree".into(),
+            id_first: 65536,
+            ids: 65536,
+            shm_bytes_max: 4 << 30,
+            clock_zero_s: None,
+        }
     }
 }
 
@@ -77,6 +87,8 @@ pub struct GuestNamespaces {
     pub user: OwnedFd,
     /// The mount namespace.
     pub mount: OwnedFd,
+    /// The time namespace, if the guests' clocks are not the kernel's.
+    pub time: Option<OwnedFd>,
 }
 
 /// Guest namespaces whose tree is mounted but not served yet.
@@ -111,6 +123,7 @@ impl UnservedGuestNamespaces {
         let namespaces = GuestNamespaces {
             user: open_namespace(pid, "user").map_err(host("open user namespace"))?,
             mount: open_namespace(pid, "mnt").map_err(host("open mount namespace"))?,
+            time: config.clock_zero_s.map(|zero| child.set_clocks(zero)).transpose()?,
         };
         child.write_maps(config).map_err(host("write id maps"))?;
         child.say(b"m")?;
@@ -136,6 +149,9 @@ impl GuestNamespaces {
     /// What setns(2) reports.
     pub fn enter(&self) -> io::Result<()> {
         move_into_link_name_space(self.user.as_fd(), Some(LinkNameSpaceType::User))?;
+        if let Some(time) = &self.time {
+            move_into_link_name_space(time.as_fd(), None)?;
+        }
         move_into_link_name_space(self.mount.as_fd(), Some(LinkNameSpaceType::Mount))?;
         become_root()?;
         chdir("/")
@@ -157,6 +173,16 @@ impl SetupChild {
             std::fs::write(path, &map).map_err(crate::clone::as_errno)?;
         }
         Ok(())
+    }
+
+    /// Sets the clocks of the child's time namespace, in which nobody is yet.
+    fn set_clocks(&self, zero_s: u64) -> Result<OwnedFd, GuestSpaceError> {
+        self.expect(b"clocks")?;
+        let path = format!("/proc/{}/timens_offsets", self.pid.as_raw_nonzero());
+        let offsets = clock::offsets(zero_s).map_err(host("read the clocks"))?;
+        let written = std::fs::write(path, offsets).map_err(crate::clone::as_errno);
+        written.map_err(host("set the clocks"))?;
+        open_namespace(self.pid, "time_for_children").map_err(host("open time namespace"))
     }
 
     fn say(&self, word: &[u8]) -> Result<(), GuestSpaceError> {
@@ -237,6 +263,10 @@ fn step<T>(name: impl Into<String>, result: io::Result<T>) -> Step<T> {
 
 fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd, tree: OwnedFd) -> Step<()> {
     step("death signal", set_parent_process_death_signal(Some(Signal::KILL)))?;
+    if config.clock_zero_s.is_some() {
+        step("time namespace", unshare(Namespaces::TIME))?;
+        step("say so", send(socket, b"clocks", SendFlags::NOSIGNAL))?;
+    }
     await_word(socket, b'm')?;
     step("become root", become_root())?;
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;

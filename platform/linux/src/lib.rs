@@ -7,6 +7,7 @@
 pub mod arena;
 pub mod cgroup;
 pub mod child;
+pub mod clock;
 pub mod clone;
 pub mod descriptors;
 pub mod guest_memory;

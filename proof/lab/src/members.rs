@@ -47,6 +47,7 @@ pub fn make_members(fabric: &str, nodes: u32) -> Result<Vec<NodeConfig>, LabErro
             root: Root::Cow,
             spread: false,
             cpus: all_cpus(),
+            clock_zero_s: None,
         })
     };
     (1..=nodes).map(member).collect()

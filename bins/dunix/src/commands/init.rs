@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// Writes one file for each node; overwrites none.
 pub fn run(args: &InitArgs) -> ExitCode {
@@ -22,6 +23,8 @@ pub fn run(args: &InitArgs) -> ExitCode {
 
 fn write_all(args: &InitArgs) -> Result<(), LabError> {
     let members = make_members(&args.name, args.nodes)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let clock_zero_s = now.ok().map(|now| now.as_secs());
     let failed = |path: &Path, source| LabError::State { path: path.to_owned(), source };
     DirBuilder::new()
         .recursive(true)
@@ -30,7 +33,7 @@ fn write_all(args: &InitArgs) -> Result<(), LabError> {
         .map_err(|error| failed(&args.dir, error))?;
     for member in members {
         let path = args.dir.join(format!("{}.json", member.name));
-        let member = NodeConfig { spread: args.spread, ..member };
+        let member = NodeConfig { spread: args.spread, clock_zero_s, ..member };
         write(&path, &member).map_err(|error| failed(&path, error))?;
         println!("{}", path.display());
     }

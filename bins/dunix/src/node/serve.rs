@@ -65,7 +65,8 @@ fn start() -> Result<()> {
     let keeper = given(KEEPER_FD, "the socket to the keeper")?;
     // The keeper ends the node when its socket closes: not before this process has said why.
     std::mem::forget(keeper.try_clone()?);
-    let space = GuestSpaceConfig::default();
+    let space =
+        GuestSpaceConfig { clock_zero_s: config.clock_zero_s, ..GuestSpaceConfig::default() };
     let (unserved, fuse) = UnservedGuestNamespaces::create(&space)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
@@ -153,7 +154,10 @@ fn start_processes(
         mesh: Some(mesh.clone()),
         keeper,
         shim: install_shim(Path::new(SHIM))?,
-        namespaces: vec![namespaces.user, namespaces.mount],
+        namespaces: [Some(namespaces.user), namespaces.time, Some(namespaces.mount)]
+            .into_iter()
+            .flatten()
+            .collect(),
         root: Vec::new(),
         ids_base: space.id_first,
         policy: Arc::new(ByLoad::new(config.node, load.clone(), config.spread)),
