@@ -29,6 +29,8 @@ pub struct ResidentImage {
     pub root: Vec<u8>,
     pub identity: Identity,
     pub memory: MemoryLayout,
+    /// What its monotonic clock showed while it was frozen, in nanoseconds.
+    pub monotonic_ns: u64,
     /// By address, none overlapping.
     pub mappings: Vec<Mapping>,
     /// The first one is the process's.

@@ -14,7 +14,7 @@ use super::pending::Member;
 use super::restore::{self, Batch};
 use super::script::{Outcome, Particulars, Script, host};
 use super::shell::{FIRST, Shell};
-use super::{image, mappings};
+use super::{clocks, image, mappings};
 use crate::node::{Local, Node, State};
 use crate::ops::bits;
 use crate::remote::{Owner, PendingRelay, Rebuilt, RemoteTable};
@@ -221,6 +221,7 @@ impl Maker {
             }
         };
         self.run(&hall, FIRST, &restore::late_protections(&image)).await?;
+        self.await_clock(&hall).await?;
         let members = self.resume_threads(&hall).await?;
         tracing::info!(
             pid = %members[0].tid, %from, bytes, shell = ?(spawned - started),
@@ -285,6 +286,16 @@ impl Maker {
         let owner = Owner { uid: id(identity.uids[1])?, gid: id(identity.gids[1])? };
         let rebuilt = node.rebuild(owner, &self.image.descriptors);
         rebuilt.map_err(|errno| host(errno, "rebuilding descriptors"))
+    }
+
+    /// No clock of the process may go back.
+    async fn await_clock(&self, hall: &Hall) -> Result<(), Refusal> {
+        let mut script = Script::new();
+        let clock = clocks::read(&mut script);
+        let Some(outcome) = self.run(hall, FIRST, &script).await? else { return Ok(()) };
+        let now_ns = clocks::nanos(outcome.words(clock));
+        tokio::time::sleep(clocks::wait_until(self.image.monotonic_ns, now_ns)?).await;
+        Ok(())
     }
 
     /// A process that has given rights up must not get them back.

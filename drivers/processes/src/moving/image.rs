@@ -5,7 +5,7 @@ use super::mappings::{self, Mapped};
 use super::pager::PageSource;
 use super::pending::Member;
 use super::script::{Particulars, Script, host};
-use super::{Frozen, calls};
+use super::{Frozen, calls, clocks};
 use crate::node::Node;
 use crate::remote::{Capture, Offer, Unmovable, inside};
 use dunix_guest_abi::moving::ParkRecord;
@@ -62,6 +62,7 @@ pub(crate) async fn describe(
 /// What only the process itself can ask its kernel.
 struct Said {
     heap_end: u64,
+    monotonic_ns: u64,
     dumpable: u8,
     death_signal: u8,
     keep_capabilities: bool,
@@ -81,6 +82,7 @@ async fn ask_kernel(node: &Node, subject: &Subject) -> Result<Said, Refusal> {
     let keep = prctl(&mut script, calls::PR_GET_KEEPCAPS, 0);
     prctl(&mut script, calls::PR_GET_PDEATHSIG, signal);
     let personality = script.must("personality", calls::PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0]);
+    let clock = clocks::read(&mut script);
     let wide = script.may(calls::WIDE_PROBE, [0; 6]);
     let none = Particulars::default();
     let done = node.run_script(&subject.hall, subject.pid.get(), &script, &none).await?;
@@ -88,6 +90,7 @@ async fn ask_kernel(node: &Node, subject: &Subject) -> Result<Said, Refusal> {
     let small = |value: u64| u8::try_from(value).unwrap_or(0);
     Ok(Said {
         heap_end: value(heap),
+        monotonic_ns: clocks::nanos(done.words(clock)),
         dumpable: small(value(dumpable)),
         death_signal: done.bytes(signal, 1).first().copied().unwrap_or(0),
         keep_capabilities: value(keep) != 0,
@@ -130,6 +133,7 @@ fn put_together(
         cwd,
         root,
         identity: identity_of(node, host_pid, &facts, &said).map_err(reading)?,
+        monotonic_ns: said.monotonic_ns,
         memory: layout_of(host_pid, said.heap_end).ok_or(reading(Errno::SRCH))?,
         mappings,
         threads: threads_of(&subject)?,

@@ -15,6 +15,7 @@
 
 mod arrive;
 mod calls;
+mod clocks;
 mod come;
 mod freeze;
 mod hall;
