@@ -84,6 +84,9 @@ async fn everything(nodes: [&Processes; 2]) {
         let millis = (times * 200).to_string();
         a_program_goes_on(nodes, &[&program, &millis]).await;
     }
+    if wanted == "large" {
+        a_large_heap_goes_on(nodes, times).await;
+    }
     if "killed".contains(&wanted) {
         killed_at_any_instant(nodes).await;
     }
@@ -255,6 +258,26 @@ async fn a_program_goes_on(nodes: [&Processes; 2], words: &[&str]) {
     println!("  {done} moves, refused: {refused:?}\n{output}");
     assert_eq!(status, ExitStatus::Exited(0), "{words:?}");
     assert!(done > 0, "{words:?} was never moved");
+}
+
+/// A heap of 256 MiB goes along; only when it is asked for by name.
+async fn a_large_heap_goes_on(nodes: [&Processes; 2], times: usize) {
+    let program = "
+import sys
+heap = [bytes([i % 251 + 1]) * 65536 for i in range(4096)]
+for line in sys.stdin:
+    print(all(part[i % 65536] == i % 251 + 1 for i, part in enumerate(heap)), flush=True)
+";
+    let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", "-c", program]).await;
+    guest.expect("a", "True").await;
+    for number in 0..times {
+        let (from, to) = (nodes[number % 2], nodes[(number + 1) % 2]);
+        moves(guest.pid, [from, to], 1).await;
+        guest.expect("b", "True").await;
+    }
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
+    println!("ok: large");
 }
 
 /// Processes that are killed at growing distances from the start of their move are killed, wherever

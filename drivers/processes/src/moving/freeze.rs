@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// How long the threads of a process may take to park.
 pub(crate) const FREEZE_WAIT: Duration = Duration::from_millis(200);
+/// How long, if one of them only waits for a processor.
+const RUNNABLE_WAIT: Duration = Duration::from_millis(500);
 /// What `T` of a state means here, where only the host is asked.
 const SIGSTOP: u8 = 19;
 /// How often it is looked whether a thread has ended instead: that rings no bell.
@@ -229,11 +231,14 @@ impl Frozen {
             if self.hall.has_ended() {
                 return Err(Refusal::Ended);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let waits_for_processor = || {
+                self.since.elapsed() < RUNNABLE_WAIT
+                    && thread_state(host_pid, missing).starts_with('R')
+            };
+            if Instant::now() >= deadline && !waits_for_processor() {
                 return Err(self.not_parked(missing));
             }
-            let _ = tokio::time::timeout(left.min(LOOK_AGAIN), self.hall.changed.notified()).await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, self.hall.changed.notified()).await;
         }
     }
 
