@@ -79,6 +79,9 @@ pub enum ProcessesCall {
     Explain(Pid),
     /// Move a process that runs here. Answered `Moved`; takes as long as the move.
     Move(MoveRequest),
+    /// Open the controlling terminal of the sender's process, which is the callee's. Answered
+    /// `Remote`.
+    OpenTerminal { pid: Pid, job: CallerJob, flags: u32 },
     /// Wait until relays have carried on all that was written so far to an object of the callee.
     Drain { object: u64 },
 }

@@ -1,10 +1,12 @@
 //! What the wiring gives this driver, and the two questions the driver asks back.
 
 use crate::call::DoorbellCall;
-use crate::terminal::TerminalCall;
+use crate::terminal::{Job, TerminalCall};
 use dunix_guest_abi::doorbell::{EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD};
 use dunix_ids::{NodeId, ObjectId, Pid};
+use dunix_linux::Errno;
 use dunix_transport::Mesh;
+use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -114,7 +116,14 @@ pub trait Extension: Send + Sync + 'static {
     fn handle_root(&self, _pid: Pid, _terminal: ObjectId) {}
     /// A process at another node asks something of a terminal that has its home here.
     fn handle_terminal_call(&self, call: TerminalCall) {
-        call.conclude(Err(dunix_linux::Errno::NOTTY));
+        call.conclude(Err(Errno::NOTTY));
+    }
+    /// Opens the controlling terminal, whose home is here, of a process at another node.
+    ///
+    /// # Errors
+    /// `ENXIO` if it has none here.
+    fn open_terminal(&self, _pid: Pid, _job: Job, _flags: OFlags) -> Result<OwnedFd, Errno> {
+        Err(Errno::NXIO)
     }
     /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
@@ -130,7 +139,7 @@ pub struct NoExtension;
 
 impl Extension for NoExtension {
     fn handle_call(&self, call: DoorbellCall) {
-        call.refuse(dunix_linux::Errno::NOSYS);
+        call.refuse(Errno::NOSYS);
     }
     fn handle_hang_up(&self, _session: Pid, _terminal: ObjectId) {}
     fn handle_terminal_lost(&self, _pid: Pid) {}

@@ -232,6 +232,8 @@ pub enum CallExtra {
     Message { address: Vec<u8>, control: Vec<u8>, flags: i32 },
     /// A connection that was accepted, now an object of the home.
     Accepted { object: u64, address: Vec<u8>, ready: u16 },
+    /// A terminal that was opened, now an object of the home.
+    Opened { object: u64, pts: u32, ready: u16 },
 }
 
 /// What is ready at an object.

@@ -4,7 +4,9 @@ use super::{ports, terminals::NodeTerminals};
 use dunix_ids::{ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_names::Names;
-use dunix_processes::{DoorbellCall, Extension, TerminalCall};
+use dunix_processes::{DoorbellCall, Extension, Job, TerminalCall};
+use rustix::fs::OFlags;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 
@@ -51,6 +53,10 @@ impl Extension for GuestCalls {
             Some(terminals) => terminals.handle_from_elsewhere(call),
             None => call.conclude(Err(Errno::NOTTY)),
         }
+    }
+
+    fn open_terminal(&self, pid: Pid, job: Job, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.terminals.get().ok_or(Errno::NXIO)?.open_for(pid, job, flags)
     }
 
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId) {

@@ -126,6 +126,17 @@ impl NodeTerminals {
         self.terminals.open_controlling(caller, flags)
     }
 
+    /// Opens the controlling terminal of a process that runs at another node.
+    pub(super) fn open_for(
+        &self,
+        pid: Pid,
+        job: elsewhere::Job,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let caller = Caller { pid, group: job.group, session: job.session };
+        self.terminals.open_controlling(caller, flags)
+    }
+
     fn caller(&self, call: &DoorbellCall) -> Result<(Caller, bool), Errno> {
         let pid = call.caller()?.pid;
         let job = self.jobs.processes.job(pid).ok_or(Errno::SRCH)?;

@@ -48,6 +48,7 @@ impl Node {
             OP_REMOTE_FD => self.handle_remote_fd(call),
             OP_BACKGROUND => self.handle_background(call),
             OP_TERMINAL => self.handle_terminal(call),
+            OP_OPEN_TERMINAL => self.handle_open_terminal(call),
             _ => self.extension.handle_call(call),
         }
     }

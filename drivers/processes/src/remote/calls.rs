@@ -14,7 +14,7 @@ use super::arguments::{
 use crate::call::DoorbellCall;
 use crate::node::{Node, State};
 use crate::terminal::Deaf;
-use dunix_guest_abi::doorbell::{REMOTE_FD_WORDS, REMOTE_NOT, RemoteCall};
+use dunix_guest_abi::doorbell::{OPENED_REMOTE, REMOTE_FD_WORDS, REMOTE_NOT, RemoteCall};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, Result};
@@ -34,6 +34,8 @@ const IN_FLIGHT_MAX: usize = 65536;
 /// First number that no remote descriptor may have.
 const REMOTE_FDS: i32 = 1024;
 const _: () = assert!(REMOTE_FD_WORDS == 1024 / 64);
+/// How long the home of a terminal may take to open it; then it answers `ENXIO`.
+const HOME_WAIT: Duration = Duration::from_secs(5);
 /// A call on a terminal may wait for its user for ever.
 const FOREVER: Duration = Duration::from_secs(365 * 86400);
 
@@ -167,16 +169,23 @@ impl Node {
         arguments::write(&memory, asked, &outcome.data, &outcome.extra)?;
         match outcome.extra {
             CallExtra::Accepted { object, ready, .. } => {
-                self.give_connection(call, ObjectId { home, serial: object }, ready)
+                let object = ObjectId { home, serial: object };
+                self.give_object(call, object, RemoteKind::Socket, ready)
             }
             _ => Ok(outcome.value),
         }
     }
 
-    /// An accepted connection becomes a descriptor of the caller, `O_CLOEXEC`.
-    fn give_connection(&self, call: &DoorbellCall, object: ObjectId, ready: u16) -> Result<i64> {
+    /// An object that a home has made for the caller becomes its descriptor, `O_CLOEXEC`.
+    fn give_object(
+        &self,
+        call: &DoorbellCall,
+        object: ObjectId,
+        what: RemoteKind,
+        ready: u16,
+    ) -> Result<i64> {
         let pid = call.caller()?.pid;
-        let given = self.mirrors.of(object, RemoteKind::Socket, OFlags::RDWR.bits(), ready);
+        let given = self.mirrors.of(object, what, OFlags::RDWR.bits(), ready);
         let placed = given.and_then(|mirror| {
             let mirror = mirror.ok_or(Errno::PROTO)?;
             Ok((call.add_fd(mirror.duplicate()?.as_fd())?, mirror))
@@ -191,7 +200,7 @@ impl Node {
             }
         };
         self.watch(object, &mirror);
-        let fd = RemoteFd { object, what: RemoteKind::Socket, is_open_here: false, drains: false };
+        let fd = RemoteFd { object, what, is_open_here: false, drains: false };
         self.with(|state, _| {
             *state.arrivals.entry(object).or_default() += 1;
             if let Some(local) = state.locals.get_mut(&pid) {
@@ -200,6 +209,32 @@ impl Node {
             }
         });
         Ok(i64::from(number))
+    }
+
+    /// Handles `OP_OPEN_TERMINAL`: here, or at the terminal's home.
+    pub(crate) fn handle_open_terminal(self: &Arc<Node>, call: DoorbellCall) {
+        let elsewhere = call.caller().ok().and_then(|caller| {
+            let job = self.look(|state| state.job_of(caller.pid))?;
+            let home = job.terminal?.home;
+            (home != self.id).then_some((caller.pid, job, home))
+        });
+        let (Some((pid, job, home)), Some(mesh)) = (elsewhere, &self.mesh) else {
+            return self.extension.handle_call(call);
+        };
+        let flags = call.int_arg(1).cast_unsigned();
+        let body = dunix_wire::encode(&ProcessesCall::OpenTerminal { pid, job, flags });
+        let answer = mesh.call(home, Topic::Processes, body, HOME_WAIT);
+        let node = self.clone();
+        self.runtime.spawn(async move {
+            let outcome = outcome_of(answer.await.ok().as_deref());
+            let CallExtra::Opened { object, pts, ready } = outcome.extra else {
+                // As it is for who has no controlling terminal (tty(4)).
+                return call.refuse(Errno::NXIO);
+            };
+            let (object, what) = (ObjectId { home, serial: object }, RemoteKind::Terminal { pts });
+            let given = node.give_object(&call, object, what, ready);
+            call.conclude(given.map(|number| number | OPENED_REMOTE.cast_signed()));
+        });
     }
 
     pub(crate) fn handle_remote_fd(self: &Arc<Node>, call: DoorbellCall) {

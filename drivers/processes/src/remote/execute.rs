@@ -10,8 +10,8 @@ use dunix_guest_abi::doorbell::REMOTE_BACKGROUND;
 use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, plain_calls, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
-use dunix_wire::processes::{CallArguments, CallOutcome, RemoteCallRequest};
-use rustix::fs::SeekFrom;
+use dunix_wire::processes::{CallArguments, CallExtra, CallOutcome, CallerJob, RemoteCallRequest};
+use rustix::fs::{OFlags, SeekFrom, major, minor};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -130,6 +130,31 @@ impl Node {
         Ok(CallOutcome { value, data, ..CallOutcome::default() })
     }
 }
+
+impl Node {
+    /// Opens the controlling terminal of a process elsewhere: an object of this node, for its node.
+    pub(crate) fn open_terminal(
+        &self,
+        from: NodeId,
+        pid: dunix_ids::Pid,
+        job: CallerJob,
+        flags: u32,
+    ) -> CallOutcome {
+        let flags = OFlags::from_bits_retain(flags);
+        let opened = self.extension.open_terminal(pid, Job::from(job), flags).and_then(|fd| {
+            let device = rustix::fs::fstat(&fd)?.st_rdev;
+            let pts = major(device).saturating_sub(FIRST_MAJOR) * 256 + minor(device);
+            let (ready, purpose) = (ready_now(&fd), Purpose::Calls(RemoteKind::Terminal { pts }));
+            let object = self.homes.keep(Object::new(fd, purpose, Vec::new()), from)?;
+            let extra = CallExtra::Opened { object, pts, ready };
+            Ok(CallOutcome { extra, ..CallOutcome::default() })
+        });
+        opened.unwrap_or_else(failed)
+    }
+}
+
+/// First major number of the terminals of devpts.
+const FIRST_MAJOR: u32 = 136;
 
 fn failed(errno: Errno) -> CallOutcome {
     CallOutcome { value: -i64::from(errno.raw_os_error()), ..CallOutcome::default() }

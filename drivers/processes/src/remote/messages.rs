@@ -57,6 +57,13 @@ impl Handler for MeshFace {
                     reply.send(encode(&ProcessesAnswer::Processes { node: node.id, processes }));
                 });
             }
+            Ok(ProcessesCall::OpenTerminal { pid, job, flags }) => {
+                let node = node.clone();
+                node.runtime.clone().spawn_blocking(move || {
+                    let outcome = node.open_terminal(from, pid, job, flags);
+                    reply.send(encode(&ProcessesAnswer::Remote(outcome)));
+                });
+            }
             Ok(ProcessesCall::Drain { object }) => {
                 let node = node.clone();
                 node.runtime.clone().spawn(async move {

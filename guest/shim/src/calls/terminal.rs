@@ -96,6 +96,8 @@ pub(crate) fn open_controlling(thread: &Thread, flags: u64) -> Result<u64, Errno
     let fd = host::int_arg(answer);
     if answer & OPENED_REMOTE != 0 {
         thread.process().remote.insert(fd);
+        // Without it, calls that are native otherwise meet the placeholder.
+        let _ = crate::filter::widen();
     }
     if flags & host::O_CLOEXEC == 0 {
         // SAFETY: clears the flag that the daemon's way of giving descriptors sets.
