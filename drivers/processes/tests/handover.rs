@@ -176,7 +176,12 @@ async fn a_process_stays_itself(places: &[Place]) {
     let mut guest = Guest::start(&places[0], &[&program, "receiver"]).await;
     let who = guest.ask("who").await;
     for number in 1..10 {
-        go(&places[(number * 2) % 3], guest.pid, &places[number % 3]).await;
+        let (asked, to) = (&places[(number * 2) % 3], &places[number % 3]);
+        let wish = MoveWish { safe: number % 2 == 0, no_wait: number % 3 == 0 };
+        let report = asked.processes.move_to(guest.pid, to.id, wish).await.unwrap();
+        assert_eq!(report.target, to.id);
+        assert_eq!(report.bytes_after.is_none(), wish.no_wait);
+        assert!(!wish.safe || report.bytes_after.unwrap_or(0) == 0, "{report:?}");
         assert_eq!(guest.ask("who").await, who, "after move {number}");
     }
     guest.tell("exit 7");
