@@ -23,6 +23,7 @@ use tokio::runtime::Runtime;
 /// A node in a network namespace of its own.
 struct Place {
     processes: Processes,
+    mesh: Mesh,
     runtime: Runtime,
 }
 
@@ -31,9 +32,10 @@ impl Place {
         let config = link::config(ca, number);
         let processes = runtime.spawn(async move {
             let mesh = Mesh::start(config).await.unwrap();
-            harness::start(number, keeper, Some(mesh), Arc::new(StayHere)).await
+            (harness::start(number, keeper, Some(mesh.clone()), Arc::new(StayHere)).await, mesh)
         });
-        Place { processes: processes.await.unwrap(), runtime }
+        let (processes, mesh) = processes.await.unwrap();
+        Place { processes, mesh, runtime }
     }
 }
 
@@ -43,19 +45,22 @@ fn main() {
         return;
     }
     harness::trace();
-    let keepers = [harness::fork_keeper(), harness::fork_keeper()];
-    let segment = link::Segment::new(2);
+    let keepers = [harness::fork_keeper(), harness::fork_keeper(), harness::fork_keeper()];
+    let segment = link::Segment::new(3);
     let ca = keys::make_ca(link::FABRIC).unwrap();
     let runtime = Runtime::new().unwrap();
     runtime.block_on(async {
-        let [first, second] = keepers;
+        let [first, second, third] = keepers;
         let places = &segment.places;
-        let (one, two) = tokio::join!(
+        // The third one is there for a majority when the first dies.
+        let (one, two, three) = tokio::join!(
             Place::start(places[0].runtime(), &ca, 1, first),
             Place::start(places[1].runtime(), &ca, 2, second),
+            Place::start(places[2].runtime(), &ca, 3, third),
         );
         everything([&one.processes, &two.processes]).await;
-        for place in [one, two] {
+        lost_pages_kill(&one, &two).await;
+        for place in [one, two, three] {
             place.processes.shut_down();
             place.runtime.shutdown_background();
         }
@@ -89,6 +94,9 @@ async fn everything(nodes: [&Processes; 2]) {
     }
     if "killed".contains(&wanted) {
         killed_at_any_instant(nodes).await;
+    }
+    if "heap".contains(&wanted) {
+        a_heap_follows(nodes, 24).await;
     }
     for node in nodes {
         nothing_is_left(node).await;
@@ -301,12 +309,72 @@ async fn killed_at_any_instant(nodes: [&Processes; 2]) {
     println!("ok: killed, {moved} of them after they had moved");
 }
 
+/// A process is busy with its heap, and forks, while pages of it are on their way.
+async fn a_heap_follows(nodes: [&Processes; 2], times: usize) {
+    let program = compiled("heap.c", &[]);
+    let mut guest = Guest::start(nodes[0], &[&program, "16"]).await;
+    guest.expect("check", "good").await;
+    let (pid, [one, two]) = (guest.pid, nodes.map(Processes::clone));
+    let moving = tokio::spawn(async move { moves_if_it_parks(pid, [&one, &two], times).await });
+    let mut asked = 0;
+    while !moving.is_finished() {
+        let question = ["check", "fork", "move", "fork"][asked % 4];
+        guest.expect(question, "good").await;
+        asked += 1;
+    }
+    let done = moving.await.unwrap();
+    assert!(done >= times / 2, "{done} of {times} moves were done");
+    guest.expect("check", "good").await;
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
+    println!("ok: heap, {asked} questions in {done} of {times} moves");
+}
+
+/// Moves it to and fro so often, but for the times that it does not come to park; tells how often.
+async fn moves_if_it_parks(pid: Pid, nodes: [&Processes; 2], times: usize) -> usize {
+    let mut done = 0;
+    for _ in 0..times {
+        match nodes[done % 2].rehearse_move(pid, nodes[(done + 1) % 2]).await {
+            Ok(_) => done += 1,
+            // The machine is busy.
+            Err(refusal @ Refusal::NotParked { .. }) => println!("  {refusal}"),
+            Err(refusal) => panic!("after {done} moves: {refusal}"),
+        }
+    }
+    done
+}
+
+/// A process whose pages are lost with its old node is killed, and its children too; it says why.
+async fn lost_pages_kill(one: &Place, two: &Place) {
+    let program = compiled("heap.c", &[]);
+    let mut guest = Guest::start(&one.processes, &[&program, "256"]).await;
+    guest.expect("check", "good").await;
+    let (pid, from, to) = (guest.pid, one.processes.clone(), two.processes.clone());
+    let moving = tokio::spawn(async move { from.rehearse_move(pid, &to).await });
+    while !two.processes.list().iter().any(|process| process.pid == pid) {
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    one.mesh.stop().await;
+    assert_eq!(moving.await.unwrap(), Err(Refusal::LostPages));
+    for _ in 0..500 {
+        if two.processes.list().iter().all(|process| process.pid != pid) {
+            let why = "its pages were on node n1, which died";
+            let story = two.processes.explain(pid);
+            assert!(story.iter().any(|line| line.contains(why)), "{story:?}");
+            println!("ok: lost pages");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it lives: {:?}", two.processes.list());
+}
+
 async fn nothing_is_left(node: &Processes) {
     for _ in 0..500 {
         if node.counts() == (0, 0, 0) && node.is_nothing_moving() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("left behind: {:?}", node.counts());
 }

@@ -39,10 +39,10 @@ pub(crate) const SPACES_MAX: usize = 1024;
 /// Why pages will not come. Who waits for them has been killed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum Lost {
-    /// The stream ended before the last page.
+    /// The connection ended before the last page.
     #[error("its pages were on node {0}, which died")]
     SourceDied(dunix_ids::NodeId),
-    /// The source does not keep to the protocol.
+    /// The source broke off: the frozen process is gone, or it does not keep to the protocol.
     #[error("node {0} did not send all of its pages")]
     SourceFailed(dunix_ids::NodeId),
     /// More than [`SPACES_MAX`].

@@ -304,8 +304,8 @@ impl Pager {
         match inner.source_end {
             _ if !inner.inbox.is_empty() => Ok(()),
             None => Ok(()),
-            Some(StreamEnd::Finished) => Err(Lost::SourceFailed(self.source)),
-            Some(StreamEnd::Aborted | StreamEnd::Broken) => Err(Lost::SourceDied(self.source)),
+            Some(StreamEnd::Broken) => Err(Lost::SourceDied(self.source)),
+            Some(StreamEnd::Finished | StreamEnd::Aborted) => Err(Lost::SourceFailed(self.source)),
         }
     }
 
