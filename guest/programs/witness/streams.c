@@ -267,17 +267,16 @@ static void look_at_clock(bool last) {
 }
 
 static void objects_tick(void) {
-    uint64_t value;
-    struct signalfd_siginfo info;
+    struct signalfd_siginfo info = {0};
     look_at_counter();
     look_at_clock(ticks % 50 == 49);
     if (pwrite(file, &ticks, sizeof ticks, 8 * ticks) != sizeof ticks) fail(&objects, "memfd: %s", strerror(errno));
     unsigned half = ticks / 2, found = 0;
     if (pread(file, &found, sizeof found, 8 * half) != sizeof found || found != half) fail(&objects, "memfd: %u is %u", half, found);
-    value = ticks;
     sigqueue(getpid(), SIGRTMIN + 5, (union sigval){.sival_int = (int)ticks});
-    if (read(taker, &info, sizeof info) != sizeof info || info.ssi_int != (int)ticks || info.ssi_pid != (uint32_t)getpid())
-        fail(&objects, "signalfd at tick %lu", (long)value);
+    ssize_t length = read(taker, &info, sizeof info);
+    if (length != sizeof info || info.ssi_int != (int)ticks || info.ssi_pid != (uint32_t)getpid())
+        fail(&objects, "signalfd: %zd (%s), signal %d of %u, not %u", length, strerror(errno), info.ssi_int, info.ssi_pid, ticks);
 }
 
 static void objects_inject(void) { uint64_t one = 1; (void)!write(counter, &one, 8); }
