@@ -1,6 +1,6 @@
 // Watches from inside whether a process can tell that it is being moved.
 //
-//     witness MILLISECONDS [--inject CHECK | --only CHECK]
+//     witness MILLISECONDS [--inject CHECK | --only CHECK | --without CHECK]
 //
 // Prints a line for each check, the same in each run where all hold, and exits with 0 only then.
 // Figures of the run go to standard error.
@@ -68,6 +68,13 @@ static struct check *find(const char *name) {
     exit(2);
 }
 
+static void leave_out(const struct check *check) {
+    int kept = 0;
+    for (int i = 0; i < count; i++)
+        if (checks[i] != check) checks[kept++] = checks[i];
+    count = kept;
+}
+
 static void list(void) {
     for (int i = 0; i < count; i++) puts(checks[i]->name);
     exit(0);
@@ -76,9 +83,10 @@ static void list(void) {
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--list")) list();
     int64_t length = argc > 1 ? atoll(argv[1]) * 1000000 : 0;
-    need(length > 0 && (argc == 2 || argc == 4), "usage: witness MILLISECONDS [--inject|--only CHECK] | --list");
+    need(length > 0 && (argc == 2 || argc == 4), "usage: witness MILLISECONDS [--inject|--only|--without CHECK] | --list");
     struct check *named = argc == 4 ? find(argv[3]) : 0, *injected = 0;
     if (named && !strcmp(argv[2], "--only")) checks[0] = named, count = 1;
+    else if (named && !strcmp(argv[2], "--without")) leave_out(named);
     else injected = named;
     // Signals are for the thread that counts them.
     sigset_t all;

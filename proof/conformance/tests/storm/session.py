@@ -99,6 +99,7 @@ def heap():
 
 pid = os.getpid()
 for part in (threads, children, sockets, timer, sleeps, files, heap):
+    if part.__name__ in sys.argv[1:]: continue  # left out
     print(part.__name__, part(), flush=True)
 print("asyncio", asyncio.run(together()), flush=True)
 print("same", os.getpid() == pid, len(os.listdir("/proc/self/fd")) <= 8)
