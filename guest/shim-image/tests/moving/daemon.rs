@@ -81,9 +81,12 @@ fn shim() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {
         use std::os::unix::fs::PermissionsExt;
-        let path = format!("{}/moving-shim-{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
-        std::fs::write(&path, dunix_shim_image::SHIM).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}/moving-shim", env!("CARGO_TARGET_TMPDIR"));
+        // Another run of this test may be executing the one that is there.
+        let new = format!("{path}-{}", std::process::id());
+        std::fs::write(&new, dunix_shim_image::SHIM).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(new, &path).unwrap();
         path
     })
 }
