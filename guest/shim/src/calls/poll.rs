@@ -29,6 +29,10 @@ const TURNS_MAX: usize = 1 << 16;
 type Bits = [u64; 16];
 
 /// The members of a call, in the guest's memory.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for one call, and there is no heap"
+)]
 enum Set {
     /// poll(2): address and number of members.
     Poll(u64, u64),
@@ -101,8 +105,8 @@ impl Set {
         let at = [args[1], args[2], args[3]];
         let mut asked = [[0; 16]; 3];
         for (bits, at) in asked.iter_mut().zip(at).filter(|(_, at)| *at != 0) {
-            for index in 0..words(count) {
-                bits[index] = guest::read(GuestAddr(at).plus(index as u64 * 8)).ok()?;
+            for (index, word) in bits.iter_mut().take(words(count)).enumerate() {
+                *word = guest::read(GuestAddr(at).plus(index as u64 * 8)).ok()?;
             }
         }
         Some(Set::Select(count, at, asked))
@@ -168,8 +172,8 @@ fn look_at_bits(
     const EVENTS: [u32; 3] = [POLLIN, POLLOUT, POLLPRI];
     let mut shown: [Bits; 3] = [[0; 16]; 3];
     for (bits, at) in shown.iter_mut().zip(at).filter(|(_, at)| **at != 0) {
-        for index in 0..words(count) {
-            bits[index] = guest::read(GuestAddr(*at).plus(index as u64 * 8))?;
+        for (index, word) in bits.iter_mut().take(words(count)).enumerate() {
+            *word = guest::read(GuestAddr(*at).plus(index as u64 * 8))?;
         }
     }
     for fd in 0..count {
