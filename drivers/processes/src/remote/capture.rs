@@ -107,7 +107,6 @@ impl Capture {
         Capture { reason: Reason::Exec { must }, ..self }
     }
 
-    #[allow(dead_code, reason = "for moves")]
     /// Prepares to describe a frozen process for a move. `remote` is a copy of its table
     /// ([`RemoteTable::for_child`]).
     pub(crate) fn for_move(

@@ -44,7 +44,6 @@ pub(crate) use messages::MeshFace;
 pub(crate) use mirror::{Mirror, Mirrors};
 pub(crate) use pump::Relay;
 pub(crate) use watch::tell_readiness;
-#[allow(unused_imports, reason = "for moves")]
 pub(crate) use {
     capture::Unmovable,
     offer::{Offer, inside},

@@ -44,7 +44,6 @@ pub(crate) enum Late {
     Watch { epoll: i32, member: EpollMember },
 }
 
-#[allow(dead_code, reason = "for moves")]
 impl Late {
     /// The call's number and arguments; [`Late::structure`] goes to the address `data`.
     pub(crate) fn call(&self, data: u64) -> (u64, [u64; 6]) {
