@@ -71,6 +71,8 @@ pub struct Identity {
     /// Effective, permitted, inheritable, bounding, ambient (capabilities(7)).
     pub capabilities: [u64; 5],
     pub personality: u32,
+    /// The commands of membarrier(2) that it has registered for; 0 if its kernel does not tell.
+    pub barriers: u32,
 }
 
 /// `struct prctl_mm_map` (prctl(2), `PR_SET_MM_MAP`).

@@ -29,6 +29,7 @@ pub(crate) const OPENAT: u64 = 257;
 pub(crate) const DUP3: u64 = 292;
 pub(crate) const RT_TGSIGQUEUEINFO: u64 = 297;
 pub(crate) const PRLIMIT64: u64 = 302;
+pub(crate) const MEMBARRIER: u64 = 324;
 pub(crate) const MLOCK2: u64 = 325;
 pub(crate) const CLOSE_RANGE: u64 = 436;
 
@@ -44,6 +45,9 @@ pub(crate) const MAP_ANONYMOUS: u64 = 0x20;
 pub(crate) const MAP_GROWSDOWN: u64 = 0x100;
 pub(crate) const MAP_NORESERVE: u64 = 0x4000;
 pub(crate) const MREMAP_MAYMOVE_FIXED: u64 = 3;
+
+/// Of membarrier(2), since Linux 6.3.
+pub(crate) const GET_REGISTRATIONS: u64 = 1 << 9;
 
 pub(crate) const PR_SET_PDEATHSIG: u64 = 1;
 pub(crate) const PR_GET_PDEATHSIG: u64 = 2;

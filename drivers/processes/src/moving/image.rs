@@ -67,6 +67,7 @@ struct Said {
     death_signal: u8,
     keep_capabilities: bool,
     personality: u32,
+    barriers: u32,
     /// How many filters of the shim it runs under.
     filters: u32,
 }
@@ -84,6 +85,7 @@ async fn ask_kernel(node: &Node, subject: &Subject) -> Result<Said, Refusal> {
     let personality = script.must("personality", calls::PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0]);
     let clock = clocks::read(&mut script);
     let wide = script.may(calls::WIDE_PROBE, [0; 6]);
+    let barriers = script.may(calls::MEMBARRIER, [calls::GET_REGISTRATIONS, 0, 0, 0, 0, 0]);
     let none = Particulars::default();
     let done = node.run_script(&subject.hall, subject.pid.get(), &script, &none).await?;
     let value = |index| done.value(index).unwrap_or(0);
@@ -95,6 +97,7 @@ async fn ask_kernel(node: &Node, subject: &Subject) -> Result<Said, Refusal> {
         death_signal: done.bytes(signal, 1).first().copied().unwrap_or(0),
         keep_capabilities: value(keep) != 0,
         personality: u32::try_from(value(personality)).unwrap_or(0),
+        barriers: u32::try_from(value(barriers)).unwrap_or(0),
         filters: if done.value(wide) == Err(Errno::ALREADY) { 2 } else { 1 },
     })
 }
@@ -179,6 +182,7 @@ fn identity_of(node: &Node, host_pid: u32, facts: &Facts, said: &Said) -> Result
         keep_capabilities: said.keep_capabilities,
         capabilities: facts.capabilities,
         personality: said.personality,
+        barriers: said.barriers,
     })
 }
 

@@ -325,6 +325,10 @@ pub(crate) fn identity(image: &ResidentImage) -> Script {
     script.must("chdir", CHDIR, [cwd, 0, 0, 0, 0, 0]);
     script.may(UMASK, [u64::from(identity.umask), 0, 0, 0, 0, 0]);
     script.may(PERSONALITY, [u64::from(identity.personality), 0, 0, 0, 0, 0]);
+    // Alone it waits for nobody.
+    for command in (0..u32::BITS).map(|bit| identity.barriers & 1 << bit).filter(|c| *c != 0) {
+        script.may(MEMBARRIER, [u64::from(command), 0, 0, 0, 0, 0]);
+    }
     let groups: Vec<u8> = identity.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
     let at = script.put(&groups);
     let count = identity.groups.len() as u64;
