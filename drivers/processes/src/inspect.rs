@@ -9,7 +9,7 @@ use crate::node::{Node, Pending};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_proc_table::KillTarget;
-use dunix_wire::processes::{ExitStatus, ProcessSummary};
+use dunix_wire::processes::{ExitStatus, ProcessSummary, Refusal};
 use tokio::sync::{broadcast, oneshot};
 
 /// Events that wait for a slow subscriber before the oldest are dropped.
@@ -42,6 +42,9 @@ pub struct ProcessDetails {
     pub terminal: Option<ObjectId>,
     /// The kernel function that its first thread waits in, if it waits.
     pub waits_in: Option<String>,
+    /// Why it cannot move now, as far as the table knows; what its memory and its descriptors forbid
+    /// shows when it is tried.
+    pub unmovable: Option<Refusal>,
     /// Open descriptors: number, what the host shows (`pipe:[7]`, a path), the home if remote.
     pub descriptors: Vec<(u32, String, Option<ObjectId>)>,
 }
@@ -71,6 +74,7 @@ impl Processes {
             working_directory: String::from_utf8_lossy(&working_directory).into_owned(),
             terminal: self.0.look(|state| state.table.terminal(pid)),
             waits_in: waits_in(host_pid),
+            unmovable: self.0.look(|state| state.table.check_move(pid)).err(),
             descriptors: self.0.descriptors(pid, host_pid),
             summary,
         })

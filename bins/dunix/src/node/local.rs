@@ -90,7 +90,7 @@ impl ThisNode {
             cwd: details.working_directory,
             placed: details.placed,
             waits_for: details.waits_in,
-            unmovable: Some("running processes do not move yet".to_owned()),
+            unmovable: details.unmovable.map(|refusal| refusal.to_string()),
             pid_leaser: leaser(details.summary.pid),
             group_home: leaser(details.summary.pgid),
             epoch: None,
