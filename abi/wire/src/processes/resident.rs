@@ -6,6 +6,7 @@
 
 use super::DescriptorImage;
 use alloc::vec::Vec;
+use core::ops::Range;
 use dunix_ids::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,15 @@ pub struct MemoryLayout {
     /// `start_code` to `env_end`, in the structure's order.
     pub addresses: [u64; 11],
     pub auxv: Vec<u8>,
+}
+
+impl MemoryLayout {
+    /// Arguments and environment, which the kernel shows in `/proc/PID`.
+    #[must_use]
+    pub fn shown(&self) -> Range<u64> {
+        let [.., arguments, _, _, environment_end] = self.addresses;
+        arguments..environment_end
+    }
 }
 
 /// One mapping.

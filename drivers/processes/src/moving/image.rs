@@ -120,7 +120,8 @@ fn put_together(
     }
     let Mapped { mappings, kernel, looks } = mappings::describe(node, host_pid)?;
     let parked = records_of(&subject).map_err(reading)?;
-    let at_once = super::late::touched_at_once(&parked, &looks);
+    let memory = layout_of(host_pid, said.heap_end).ok_or(reading(Errno::SRCH))?;
+    let at_once = super::late::touched_at_once(&parked, &memory.shown(), &looks);
     let source = super::pages::source_of(host_pid, &looks, at_once, subject.is_safe);
     let source = source.map_err(|e| host(e, "looking for its pages"))?;
     let late = if subject.is_safe { &[][..] } else { &source.rest };
@@ -137,7 +138,7 @@ fn put_together(
         root,
         identity: identity_of(node, host_pid, &facts, &said).map_err(reading)?,
         monotonic_ns: said.monotonic_ns,
-        memory: layout_of(host_pid, said.heap_end).ok_or(reading(Errno::SRCH))?,
+        memory,
         mappings,
         threads: threads_of(&subject)?,
         descriptors: std::mem::take(&mut offer.descriptors),

@@ -23,9 +23,17 @@ use std::time::Duration;
 pub(crate) const ARRIVING_WAIT: Duration = Duration::from_secs(1);
 
 /// Pages that every thread touches as it resumes, or the kernel for it: its thread control block
-/// (thread-local storage lies below), its rseq area, the word that is cleared at its end.
-pub(crate) fn touched_at_once(records: &[ParkRecord], areas: &[Look]) -> Vec<Range<u64>> {
+/// (thread-local storage lies below), its rseq area, the word that is cleared at its end. And what
+/// the kernel shows in `/proc`, `shown`: it waits for no pager there, and shows nothing instead.
+pub(crate) fn touched_at_once(
+    records: &[ParkRecord],
+    shown: &Range<u64>,
+    areas: &[Look],
+) -> Vec<Range<u64>> {
     let mut pages = Vec::new();
+    if !shown.is_empty() {
+        pages.push(shown.start & !(PAGE - 1)..shown.end.saturating_add(PAGE - 1) & !(PAGE - 1));
+    }
     for record in records {
         let around = record.fs_base.saturating_sub(PAGE)..record.fs_base.saturating_add(PAGE);
         for range in [around, word(record.rseq_area), word(record.clear_tid)] {
@@ -176,10 +184,10 @@ mod tests {
             altstack_flags: 0,
         };
         let looks = [look(0x10_000..0x20_000, true), look(0x30_000..0x40_000, false)];
-        assert!(touched_at_once(&[zero], &looks).is_empty());
+        assert!(touched_at_once(&[zero], &(0..0), &looks).is_empty());
         let inside = ParkRecord { fs_base: 0x15_740, rseq_area: 0x15_fe0, ..zero };
         let outside = ParkRecord { fs_base: 0x35_740, clear_tid: 0x10_010, ..zero };
-        let pages = touched_at_once(&[inside, outside], &looks);
-        assert_eq!(pages, [0x10_000..0x11_000, 0x14_000..0x17_000]);
+        let pages = touched_at_once(&[inside, outside], &(0x1f_100..0x21_000), &looks);
+        assert_eq!(pages, [0x10_000..0x11_000, 0x14_000..0x17_000, 0x1f_000..0x20_000]);
     }
 }
