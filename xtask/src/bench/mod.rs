@@ -4,6 +4,7 @@
 //! start   `true` through dunix run, on this node and on another   : fork+exec, ssh
 //! exec    a shell's loop of `true` on one node and over two        : the same natively
 //! stream  a pipe between nodes, GiB/s and CPU seconds a GiB        : TCP, TCP with TLS
+//! move    a running process to the other node and back             : waking a CPU, copying memory
 //! cpu     find, tar, a fork+exec loop in a lab of one node         : the same natively
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod cpu;
 mod exec;
 mod meter;
+mod moves;
 mod ssh;
 mod start;
 mod stats;
@@ -37,6 +39,7 @@ pub(crate) fn run() -> Result<()> {
     ratios.extend(start::measure(&binaries, &scratch)?);
     ratios.extend(exec::measure(&binaries)?);
     ratios.extend(stream::measure(&binaries)?);
+    ratios.extend(moves::measure(&binaries, &scratch)?);
     ratios.extend(cpu::measure(&binaries)?);
     println!("\nload   {}", read("/proc/loadavg"));
     println!("\nratios of medians");

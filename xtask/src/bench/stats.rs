@@ -35,6 +35,13 @@ impl Series {
         }
     }
 
+    /// The value that a share of all values does not exceed; 0 without values.
+    pub(super) fn percentile(&self, share: f64) -> f64 {
+        let values = self.sorted();
+        let Some(last) = values.len().checked_sub(1) else { return 0.0 };
+        values[index((values.len() as f64 * share).ceil() - 1.0, last)]
+    }
+
     /// The order statistics that hold the median with 95% confidence (normal approximation of the
     /// binomial: n/2 -+ 0.98 sqrt(n)); all values if there are few.
     fn interval(&self) -> (f64, f64) {
@@ -92,6 +99,7 @@ mod tests {
         }
         assert_eq!(series.median(), 4.0);
         assert_eq!(series.interval(), (1.0, 9.0));
+        assert_eq!([0.0, 0.5, 0.75, 0.95].map(|p| series.percentile(p)), [1.0, 3.0, 5.0, 9.0]);
         for value in 0..96 {
             series.push(f64::from(value));
         }
