@@ -49,6 +49,7 @@ pub(crate) fn run() -> Result<()> {
     let all = source::concatenate(&native)?;
     source::add(&native, "all.c", &all)?;
     source::add(&inside, "all.c", &all)?;
+    moved::prepare(&scratch)?;
 
     println!("native build of {files} C files, each twice (make {JOBS}) ...");
     let build = Instant::now();

@@ -12,19 +12,24 @@ use std::{
 };
 
 const PROGRAM: &str = include_str!("../../demo/compute.py");
+const FILE: &str = "compute.py";
 /// The system's own: one in a home folder is not for every user, and so not in the fabric.
 const PYTHON: &str = "/usr/bin/python3";
 /// Hashes of each thread: a few seconds of work.
-const ROUNDS: &str = "600000";
+const ROUNDS: &str = "2000000";
 /// Where it goes while it computes; it starts at n1.
 const JOURNEY: [&str; 2] = ["n2", "n3"];
 /// How long it computes between moves.
 const STAY: Duration = Duration::from_millis(400);
 
+/// Puts the program where a fabric that starts later sees it.
+pub(super) fn prepare(scratch: &Scratch) -> Result<()> {
+    Ok(std::fs::write(scratch.path().join(FILE), PROGRAM)?)
+}
+
 /// Runs it natively, then moved from node to node; the answers must be equal.
 pub(super) fn compare(fabric: &Fabric, scratch: &Scratch, report: &mut Report) -> Result<()> {
-    let program = scratch.path().join("compute.py");
-    std::fs::write(&program, PROGRAM)?;
+    let program = scratch.path().join(FILE);
     let start = Instant::now();
     let mut native = Command::new(PYTHON);
     arguments(&mut native, &program, &scratch.path().join("parts"));
