@@ -9,6 +9,7 @@ use dunix_transport::Mesh;
 use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Everything that a node's process driver needs.
 pub struct ProcessesConfig {
@@ -125,12 +126,38 @@ pub trait Extension: Send + Sync + 'static {
     fn open_terminal(&self, _pid: Pid, _job: Job, _flags: OFlags) -> Result<OwnedFd, Errno> {
         Err(Errno::NXIO)
     }
+    /// A process at another node is about to name a port with a socket whose home is here, as
+    /// [`OP_BIND`](dunix_guest_abi::doorbell::OP_BIND) and
+    /// [`OP_CONNECT`](dunix_guest_abi::doorbell::OP_CONNECT) say of a process here.
+    fn handle_port_call(&self, call: PortCall) {
+        call.conclude(Ok(()));
+    }
     /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
     /// The process's controlling terminal was taken away.
     fn handle_terminal_lost(&self, pid: Pid);
     /// A process has gone from this node.
     fn handle_gone(&self, pid: Pid);
+}
+
+/// What a process at another node is about to do with a socket whose home is here.
+#[derive(Debug)]
+pub struct PortCall {
+    /// `OP_BIND` or `OP_CONNECT`.
+    pub operation: u64,
+    /// A duplicate of the socket.
+    pub socket: OwnedFd,
+    /// `struct sockaddr` as the process gave it.
+    pub address: Vec<u8>,
+    pub(crate) answer: oneshot::Sender<Result<(), Errno>>,
+}
+
+impl PortCall {
+    /// Lets the call go on, or gives its errno; one that is dropped goes on.
+    pub fn conclude(self, result: Result<(), Errno>) {
+        // The caller's node may be gone.
+        let _ = self.answer.send(result);
+    }
 }
 
 /// Knows no further operation (`ENOSYS`).

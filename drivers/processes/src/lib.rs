@@ -32,8 +32,8 @@ mod terminal;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{
-    Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy, ProcessesConfig,
-    StayHere,
+    Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy, PortCall,
+    ProcessesConfig, StayHere,
 };
 pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};

@@ -4,7 +4,7 @@ use super::{ports, terminals::NodeTerminals};
 use dunix_ids::{ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_names::Names;
-use dunix_processes::{DoorbellCall, Extension, Job, TerminalCall};
+use dunix_processes::{DoorbellCall, Extension, Job, PortCall, TerminalCall};
 use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -53,6 +53,10 @@ impl Extension for GuestCalls {
             Some(terminals) => terminals.handle_from_elsewhere(call),
             None => call.conclude(Err(Errno::NOTTY)),
         }
+    }
+
+    fn handle_port_call(&self, call: PortCall) {
+        ports::handle_from_elsewhere(&self.names, &self.runtime, call);
     }
 
     fn open_terminal(&self, pid: Pid, job: Job, flags: OFlags) -> Result<OwnedFd, Errno> {

@@ -3,9 +3,10 @@
 use dunix_guest_abi::doorbell::{OP_BIND, OP_BOUND, OP_CONNECT};
 use dunix_linux::{Errno, Result};
 use dunix_names::{Names, NamesError};
-use dunix_processes::DoorbellCall;
+use dunix_processes::{DoorbellCall, PortCall};
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 /// Bytes of the greatest address that matters here (`struct sockaddr_in6`).
 const ADDRESS_BYTES_MAX: usize = 28;
@@ -33,28 +34,70 @@ pub(super) fn handle(
 
 async fn prepare(names: &Names, call: DoorbellCall, address: SocketAddr) {
     if call.op() == OP_CONNECT {
-        if let Err(error) = names.prepare_connect(address).await {
-            tracing::warn!(%address, %error, "cannot find the listener");
-        }
-        // Whatever there is to connect to, connect(2) finds out.
+        connectable(names, address).await;
         return call.answer(0);
     }
-    match names.prepare_bind(address).await {
+    match bindable(names, address).await {
         Ok(()) => call.answer(0),
-        Err(NamesError::InUse(_)) => call.refuse(Errno::ADDRINUSE),
+        Err(errno) => call.refuse(errno),
+    }
+}
+
+/// Whatever there is to connect to, connect(2) finds out.
+async fn connectable(names: &Names, address: SocketAddr) {
+    if let Err(error) = names.prepare_connect(address).await {
+        tracing::warn!(%address, %error, "cannot find the listener");
+    }
+}
+
+async fn bindable(names: &Names, address: SocketAddr) -> Result<()> {
+    match names.prepare_bind(address).await {
+        Ok(()) => Ok(()),
+        Err(NamesError::InUse(_)) => Err(Errno::ADDRINUSE),
         Err(error) => {
             tracing::warn!(%address, %error, "cannot reserve a port");
-            call.refuse(Errno::ADDRNOTAVAIL);
+            Err(Errno::ADDRNOTAVAIL)
         }
     }
 }
 
+/// Answers for a process elsewhere whose socket has its home here.
+pub(super) fn handle_from_elsewhere(
+    names: &Names,
+    runtime: &tokio::runtime::Handle,
+    call: PortCall,
+) {
+    let address = match is_tcp(&call.socket) {
+        Ok(true) => parse(&call.address).filter(|address| is_own(address.ip())),
+        Ok(false) | Err(_) => None,
+    };
+    let Some(address) = address else { return call.conclude(Ok(())) };
+    let names = names.clone();
+    runtime.spawn(async move {
+        let prepared = if call.operation == OP_CONNECT {
+            connectable(&names, address).await;
+            Ok(())
+        } else {
+            bindable(&names, address).await
+        };
+        call.conclude(prepared);
+    });
+}
+
+/// Whether an address is one of the fabric's own: loopback, or any (ip(7)).
+fn is_own(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified()
+}
+
+fn is_tcp(socket: &OwnedFd) -> Result<bool> {
+    let domain = sockopt::socket_domain(socket)?;
+    let is_internet = domain == AddressFamily::INET || domain == AddressFamily::INET6;
+    Ok(is_internet && sockopt::socket_type(socket)? == SocketType::STREAM)
+}
+
 /// The Internet address that the call names, if its socket is TCP.
 fn tcp_address(call: &DoorbellCall) -> Result<Option<SocketAddr>> {
-    let socket = call.take_fd(call.int_arg(1))?;
-    let domain = sockopt::socket_domain(&socket)?;
-    let is_internet = domain == AddressFamily::INET || domain == AddressFamily::INET6;
-    if !is_internet || sockopt::socket_type(&socket)? != SocketType::STREAM {
+    if !is_tcp(&call.take_fd(call.int_arg(1))?)? {
         return Ok(None);
     }
     let length = usize::try_from(call.arg(3)).unwrap_or(usize::MAX).min(ADDRESS_BYTES_MAX);

@@ -4,9 +4,10 @@ use super::homes::{Object, Purpose};
 use super::sockets;
 use super::waiting::Waiting;
 use super::watch::ready_now;
+use crate::config::PortCall;
 use crate::node::Node;
 use crate::terminal::{Gate, Job, TerminalCall};
-use dunix_guest_abi::doorbell::REMOTE_BACKGROUND;
+use dunix_guest_abi::doorbell::{OP_BIND, OP_CONNECT, REMOTE_BACKGROUND};
 use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, plain_calls, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
@@ -15,6 +16,9 @@ use rustix::fs::{OFlags, SeekFrom, major, minor};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::sync::Notify;
+
+/// The number of bind(2).
+const BIND: u32 = 49;
 
 /// A call that succeeded.
 pub(super) type Done = CallOutcome;
@@ -63,6 +67,9 @@ impl Node {
                 ioctl(&object, request, value, argument, answer_bytes)
             }
             CallArguments::Plain { number, arguments, input } => {
+                if number == BIND && what == RemoteKind::Socket {
+                    self.prepare_port(&object, OP_BIND, &input).await?;
+                }
                 self.plain(object, number, arguments, input).await
             }
             CallArguments::Send { data, address, flags } => {
@@ -73,6 +80,7 @@ impl Node {
             }
             CallArguments::Accept { flags } => self.accept(&object, from, flags, cancelled).await,
             CallArguments::Connect { address } => {
+                self.prepare_port(&object, OP_CONNECT, &address).await?;
                 sockets::connect(&object, &address, cancelled).await
             }
             CallArguments::Read { bytes: 0 } if what == RemoteKind::Socket => Ok(value(0)),
@@ -90,6 +98,14 @@ impl Node {
             CallArguments::Write { data } => write(&object, what, &data, cancelled).await,
             CallArguments::Seek { .. } => Err(Errno::SPIPE),
         }
+    }
+
+    /// Lets the driver of ports prepare what the caller's own node could not: the port is used here.
+    async fn prepare_port(&self, object: &Object, operation: u64, address: &[u8]) -> Result<()> {
+        let (answer, outcome) = tokio::sync::oneshot::channel();
+        let (socket, address) = (object.duplicate()?, address.to_vec());
+        self.extension.handle_port_call(PortCall { operation, socket, address, answer });
+        outcome.await.unwrap_or(Ok(()))
     }
 
     async fn on_terminal(
