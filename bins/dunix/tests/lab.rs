@@ -177,15 +177,16 @@ fn nodes_share_nothing_while_guests_run() {
 fn parties(lab: &Running) -> Vec<Party> {
     let mut parties = Vec::new();
     let mut of_nodes = Vec::new();
+    // Before the nodes' own: what a node starts meanwhile must not be taken for the owner's.
+    let mut processes = descendants(lab.owner.id());
     for keeper in lab.keepers() {
         let processes = descendants(keeper);
         assert!(processes.len() >= 3, "keeper, daemon, guest: {processes:?}");
-        of_nodes.extend(processes.clone());
+        of_nodes.extend(processes.iter().copied());
         let is_authority = fs::metadata(format!("/proc/{keeper}/root/upper")).is_ok();
         let given = if is_authority { vec!["/host", "/upper"] } else { Vec::new() };
         parties.push(Party { name: format!("keeper {keeper}"), processes, given });
     }
-    let mut processes = descendants(lab.owner.id());
     processes.retain(|pid| !of_nodes.contains(pid));
     parties.push(Party { name: OWNER.into(), processes, given: Vec::new() });
     parties

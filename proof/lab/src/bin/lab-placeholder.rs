@@ -55,6 +55,7 @@ fn main() -> ExitCode {
 fn lab(name: &str, nodes: u32) -> Result<(), Box<dyn Error>> {
     let mut config = LabConfig::new(name, nodes);
     config.cpus_per_node = Some(0.5);
+    config.node_arguments = vec!["node".into()];
     let lab = Lab::start(&config, &mut |node| hears(node, nodes))?;
     for node in lab.nodes() {
         println!("keeper {} {}", node.number, node.keeper.as_raw_nonzero());
