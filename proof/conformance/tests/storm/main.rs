@@ -52,7 +52,7 @@ impl Programs {
         let scripts = [
             ("bash", "mkdir bash; cd bash; bash ../session.sh 2>/dev/null"),
             ("python", "mkdir python; cd python; python3 ../session.py sockets"),
-            ("witness", "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
+            (WITNESS, "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
             ("make", BUILD),
             (CONNECTIONS, "mkdir sockets; cd sockets; ../witness 2000 --only sockets"),
         ];
@@ -69,6 +69,8 @@ impl Programs {
     }
 }
 
+/// The program that watches from inside.
+const WITNESS: &str = "witness";
 /// The program that makes TCP connections to itself.
 const CONNECTIONS: &str = "sockets";
 /// Part of the library, once; then what was made of it, to the byte.
@@ -149,7 +151,13 @@ fn is_documented(reason: &str) -> bool {
 
 #[test]
 fn a_storm_shows_to_no_program() -> Result<(), String> {
-    storm(1..=1, |program| program.name != CONNECTIONS)
+    storm(1..=1, |program| ![CONNECTIONS, WITNESS].contains(&program.name))
+}
+
+#[test]
+#[ignore = "a timerfd may lose expirations that fall into a freeze"]
+fn a_storm_shows_to_no_witness() -> Result<(), String> {
+    storm(1..=1, |program| program.name == WITNESS)
 }
 
 #[test]
