@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most mappings of a process that moves.
 pub const MAPPINGS_MAX: usize = 8192;
-/// Most signals that wait at a process and its threads together: one script queues them again,
-/// with timers and limits.
-pub const SIGNALS_MAX: usize = 480;
+/// Most signals that wait at a process and its threads together.
+pub const SIGNALS_MAX: usize = 1024;
 /// Most POSIX timers (timer_create(2)), and the greatest id plus one.
 pub const TIMERS_MAX: usize = 256;
 

@@ -317,14 +317,14 @@ impl Maker {
         for group in further.chunks(at_once) {
             for (thread, host_tid) in group.iter().zip(self.clone_threads(hall, group).await?) {
                 let mut script = Script::new();
-                restore::thread(&mut script, &self.image, thread, (hall.host_pid, host_tid))?;
+                restore::thread(&mut script, &self.image, thread, (hall.host_pid, host_tid));
                 self.resume(&mut script, thread, members.len() == 1);
                 self.run(hall, thread.tid.get(), &script).await?;
                 members.push(Member { tid: thread.tid, host_tid });
             }
         }
         let mut script = Script::new();
-        restore::thread(&mut script, &self.image, first, (hall.host_pid, hall.host_pid))?;
+        restore::thread(&mut script, &self.image, first, (hall.host_pid, hall.host_pid));
         let host_tid =
             |tid| members.iter().find(|member| member.tid == tid).map(|member| member.host_tid);
         restore::process(&mut script, &self.image, hall.host_pid, host_tid)?;

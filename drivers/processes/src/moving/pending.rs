@@ -138,10 +138,10 @@ impl Pending {
             let is_first = members.first() == Some(member);
             let mut script = Script::new();
             if let Some(own) = self.of_threads.get(&member.tid.get()) {
-                queue(&mut script, hall.host_pid, Some(member.host_tid), own)?;
+                queue(&mut script, hall.host_pid, Some(member.host_tid), own);
             }
             if is_first {
-                queue(&mut script, hall.host_pid, None, &self.signals)?;
+                queue(&mut script, hall.host_pid, None, &self.signals);
                 let elapsed = elapsed_since(self.timers.read_at);
                 start_intervals(&mut script, &self.timers, elapsed);
                 for timer in &self.timers.posix {
@@ -163,10 +163,10 @@ pub(crate) fn queue(
     host_pid: u32,
     host_tid: Option<u32>,
     signals: &[SignalImage],
-) -> Result<(), Refusal> {
+) {
     for signal in signals {
-        if !script.has_room(1, SIGNAL_BYTES) {
-            return Err(Refusal::TooLarge { what: "its waiting signals fill a script".into() });
+        if !script.has_room(8, SIGNAL_BYTES) {
+            break;
         }
         let (at, number) = (script.put(&signal.0), u64::from(number_of(signal)));
         let pid = u64::from(host_pid);
@@ -175,7 +175,6 @@ pub(crate) fn queue(
             Some(tid) => script.may(RT_TGSIGQUEUEINFO, [pid, u64::from(tid), number, at, 0, 0]),
         };
     }
-    Ok(())
 }
 
 /// Starts the timers of setitimer(2) with what is left of them.

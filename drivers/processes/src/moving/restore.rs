@@ -355,7 +355,7 @@ pub(crate) fn thread(
     image: &ResidentImage,
     thread: &ThreadImage,
     host: (u32, u32),
-) -> Result<(), Refusal> {
+) {
     let name = script.put_path(&thread.name);
     script.may(PRCTL, [PR_SET_NAME, name, 0, 0, 0, 0]);
     if thread.nice != 0 || image.identity.nice != 0 {
@@ -364,7 +364,7 @@ pub(crate) fn thread(
     if thread.timer_slack != 0 {
         script.may(PRCTL, [PR_SET_TIMERSLACK, thread.timer_slack, 0, 0, 0, 0]);
     }
-    pending::queue(script, host.0, Some(host.1), &thread.signals)
+    pending::queue(script, host.0, Some(host.1), &thread.signals);
 }
 
 /// What the process gets when all of its threads are there: timers, signals, limits.
@@ -374,7 +374,7 @@ pub(crate) fn process(
     host_pid: u32,
     host_tid: impl Fn(dunix_ids::Pid) -> Option<u32>,
 ) -> Result<(), Refusal> {
-    pending::queue(script, host_pid, None, &image.signals)?;
+    pending::queue(script, host_pid, None, &image.signals);
     for (resource, &(soft, hard)) in (0_u64..).zip(&image.identity.rlimits) {
         let limit = script.put_words(&[soft, hard]);
         // Beyond what this node may give: its own hard limit stays.
