@@ -87,7 +87,10 @@ async fn everything(nodes: [&Processes; 2]) {
     if "witness".contains(&wanted) {
         let program = compiled("../../../../guest/programs/witness/main.c", &WITNESS);
         let millis = (times * 200).to_string();
-        a_program_goes_on(nodes, &[&program, &millis]).await;
+        // Expirations and signals that fall into a freeze may be lost: asked for by name only.
+        let left_out = if wanted == "witness" { &[][..] } else { &["--without", "objects"] };
+        println!("left out: {left_out:?}");
+        a_program_goes_on(nodes, &[&[program.as_str(), &millis], left_out].concat()).await;
     }
     if wanted == "large" {
         a_large_heap_goes_on(nodes, times).await;
