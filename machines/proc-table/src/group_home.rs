@@ -269,7 +269,7 @@ impl ProcTable {
         request: &SignalRequest,
     ) -> Result<(), Errno> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
-        if process.is_on_its_way() {
+        if process.is_on_its_way() && !process.has_at_once(pid, &request.sender) {
             // Its record is packed already: a serial that it lacks must go after it.
             if !process.serials.contains(&serial) && process.held.len() < limits::HELD_MAX {
                 let held = Held::Group { pgid, serial, request: *request };

@@ -162,7 +162,7 @@ impl ProcTable {
         if request.signal == 0 || process.is_zombie() {
             return Ok(());
         }
-        if process.is_in_between() {
+        if process.is_in_between() && !process.has_at_once(pid, &request.sender) {
             return self.hold_signal(pid, whom, request);
         }
         let Some(host) = process.host else { return Ok(()) };

@@ -9,7 +9,7 @@ use alloc::{
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_wire::processes::{
     Child, Credentials, ExitStatus, MemberState, ParentLink, ProcessBody, ProcessRecord, RunState,
-    Rusage, SignalRequest, SignalSerial, record,
+    Rusage, Sender, SignalRequest, SignalSerial, record,
 };
 
 /// What arrived for a process that has no host process yet or is leaving.
@@ -202,6 +202,15 @@ impl Process {
     /// Whether what comes for it must wait for its next node, or for what its last one holds.
     pub(crate) fn is_on_its_way(&self) -> bool {
         self.leaving.is_some() || self.awaits.is_some()
+    }
+
+    /// Whether a signal by `sender` need not wait for what its last node holds: it runs here, and what
+    /// it sent to itself before it moved it has had, for it was frozen only when the call had ended.
+    pub(crate) fn has_at_once(&self, pid: Pid, sender: &Sender) -> bool {
+        self.awaits.is_some()
+            && self.leaving.is_none()
+            && self.host.is_some()
+            && sender.pid == Some(pid)
     }
 
     /// Whether its threads are the same afterwards.
