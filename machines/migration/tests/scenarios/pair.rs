@@ -2,6 +2,7 @@
 
 use dunix_ids::{NodeId, Pid};
 use dunix_migration::{Effect, Input, Migration};
+use dunix_scenarios::Stage;
 use dunix_wire::processes::{MoveId, MoveMessage, Refusal};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,8 +27,8 @@ pub(crate) struct Nodes {
     pids: BTreeMap<MoveId, Pid>,
 }
 
-impl Nodes {
-    pub(crate) fn command(&mut self, line: &str, out: &mut String) {
+impl Stage for Nodes {
+    fn command(&mut self, line: &str, out: &mut String) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let refusal = Refusal::TargetFull;
         match words.as_slice() {
@@ -80,7 +81,9 @@ impl Nodes {
             _ => panic!("no such command: {line}"),
         }
     }
+}
 
+impl Nodes {
     fn start(&mut self, pid: &str, from: NodeId, to: NodeId, out: &mut String) {
         let pid = Pid::new(pid.parse().expect("a number")).expect("a PID");
         let machine = self.machines.get_mut(&from).expect("it is there");

@@ -2,7 +2,6 @@
 //! processes, failures and deaths of nodes at any moment; an outside checker counts where each process
 //! runs. The same seed gives the same run. `DUNIX_SEED=n` replays one seed, `DUNIX_SEEDS=n` tries as many.
 
-mod rng;
 mod world;
 
 use world::{Plan, World};

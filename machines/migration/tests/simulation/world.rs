@@ -1,8 +1,8 @@
 //! Nodes, hosts, the network and the truth about who runs where.
 
-use crate::rng::Rng;
 use dunix_ids::{NodeId, Pid};
 use dunix_migration::{Effect, Input, Migration};
+use dunix_scenarios::Rng;
 use dunix_wire::processes::{MoveId, MoveMessage, Refusal};
 use std::{
     collections::{BTreeMap, BTreeSet},

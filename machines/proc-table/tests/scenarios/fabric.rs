@@ -5,6 +5,7 @@ use dunix_proc_table::{
     Effect, HostTarget, KillTarget, Kind, ProcTable, RootSpec, SIGCHLD, TableConfig, Token,
     WaitFor, WaitOptions, WaitOutcome,
 };
+use dunix_scenarios::Stage;
 use dunix_wire::processes::{
     Answer, ExitStatus, ProcMessage, ProcessBody, ProcessRecord, Rusage, SignalInfo,
 };
@@ -30,8 +31,8 @@ pub(crate) struct Fabric {
     token_next: u64,
 }
 
-impl Fabric {
-    pub(crate) fn command(&mut self, line: &str, out: &mut String) {
+impl Stage for Fabric {
+    fn command(&mut self, line: &str, out: &mut String) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["nodes", count] => self.start(count.parse().expect("a number"), out),
@@ -101,7 +102,9 @@ impl Fabric {
             _ => panic!("no such command: {line}"),
         }
     }
+}
 
+impl Fabric {
     fn start(&mut self, count: u32, out: &mut String) {
         for node in (1..=count).map(NodeId) {
             let config = TableConfig { node, founder: NodeId(1) };

@@ -83,7 +83,7 @@ fn spawn(world: &mut World, node: NodeId) {
 }
 
 fn token(world: &mut World, node: NodeId, pending: Pending) -> Token {
-    let token = world.rng.next();
+    let token = world.rng.number();
     world.truths.pending.insert(token, (node, pending));
     Token(token)
 }
@@ -160,7 +160,7 @@ fn any_signal(world: &mut World) -> u8 {
 fn kill(world: &mut World, node: NodeId, pid: Pid) {
     let alive = world.truths.alive();
     let Some(target) = world.rng.pick(&alive) else { return };
-    let (value, signal) = (world.rng.next(), any_signal(world));
+    let (value, signal) = (world.rng.number(), any_signal(world));
     let token = token(world, node, Pending::Kill { value, target: Some(target) });
     let info = SignalInfo::Queued { code: -1, value };
     world.with(node, |table, now| {
@@ -172,7 +172,7 @@ fn kill_group(world: &mut World, node: NodeId, pid: Pid) {
     let alive = world.truths.alive();
     let Some(target) = world.rng.pick(&alive) else { return };
     let pgid = world.truths.processes[&target].pgid;
-    let value = world.rng.next();
+    let value = world.rng.number();
     let signals = [SIGUSR1, SIGUSR1, SIGSTOP, SIGCONT];
     let signal = world.rng.pick(&signals).expect("there are signals");
     let members = world.truths.members(pgid);
@@ -231,7 +231,7 @@ fn kill_thread(world: &mut World, node: NodeId, pid: Pid) {
         .flat_map(|(pid, truth)| truth.threads.iter().map(|tid| (*pid, *tid)))
         .collect();
     let Some((target, thread)) = world.rng.pick(&threads) else { return };
-    let value = world.rng.next();
+    let value = world.rng.number();
     let token = token(world, node, Pending::Kill { value, target: Some(target) });
     let info = SignalInfo::Queued { code: -1, value };
     let process = world.rng.pick(&[None, Some(target)]).flatten();

@@ -4,7 +4,6 @@
 
 mod actions;
 mod moving;
-mod rng;
 mod truth;
 mod world;
 

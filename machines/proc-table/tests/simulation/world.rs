@@ -1,13 +1,11 @@
 //! A fabric of tables: links that keep the order of each pair of nodes, hosts that run processes,
 //! nodes that die with part of what they have sent.
 
-use crate::{
-    rng::Rng,
-    truth::{Life, Truth, Truths},
-};
+use crate::truth::{Life, Truth, Truths};
 use dunix_ids::{NodeId, Pid};
 use dunix_migration::{Input, Migration};
 use dunix_proc_table::{Effect, ProcTable, SIGCONT, SIGKILL, TableConfig};
+use dunix_scenarios::Rng;
 use dunix_wire::processes::{
     ExitStatus, MoveId, MoveMessage, ProcMessage, ProcessRecord, Rusage, SignalInfo,
 };
