@@ -34,7 +34,10 @@ pub use list::{
     DescriptorInfo, Explanation, NodeInfo, NodeState, ProcessInfo, ProcessState, Traffic,
 };
 pub use moving::{MoveOutcome, MoveRefused, MoveRequest, Moved};
-pub use node_config::{NodeConfig, Root};
+pub use node_config::{
+    DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, DESCRIPTOR_GUEST_DOORS, DESCRIPTOR_LIFELINE,
+    GUEST_DOORS_VARIABLE, NodeConfig, Root,
+};
 pub use peer::{PeerCall, PeerReply, SubscribeEvents};
 pub use run::{ExitStatus, KillTarget, Placement, RunRequest, Stream, TerminalSize};
 

@@ -1,8 +1,24 @@
-//! What a node is told when it starts (JSON, on a pipe).
+//! What a node is given when it starts: descriptors at agreed numbers, and on one of them its
+//! configuration (JSON).
+//!
+//! Whoever makes a node's namespaces gives them to process 1, the keeper, which passes the first two
+//! on to its daemon at the same numbers.
 
 use alloc::string::String;
 use dunix_ids::NodeId;
 use serde::{Deserialize, Serialize};
+
+/// The listening admin socket.
+pub const DESCRIPTOR_ADMIN: i32 = 3;
+/// A pipe with the node's configuration, then its end.
+pub const DESCRIPTOR_CONFIG: i32 = 4;
+/// A pipe that closes when whoever made the node dies. Nothing comes on it.
+pub const DESCRIPTOR_LIFELINE: i32 = 5;
+/// The first of the open `cgroup.procs` files by which a process enters the guests' group: it
+/// writes `0` to each. Their number is in the environment variable [`GUEST_DOORS_VARIABLE`].
+pub const DESCRIPTOR_GUEST_DOORS: i32 = 6;
+/// See [`DESCRIPTOR_GUEST_DOORS`].
+pub const GUEST_DOORS_VARIABLE: &str = "DUNIX_GUEST_DOORS";
 
 /// A node's configuration.
 #[derive(Clone, Serialize, Deserialize)]

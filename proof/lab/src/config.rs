@@ -1,10 +1,9 @@
-//! What a lab is asked to be, and the numbers that a node's program relies on.
+//! What a lab is asked to be.
 
 use crate::error::LabError;
 use crate::state::group_name;
 use std::ffi::OsString;
 use std::fmt;
-use std::os::fd::RawFd;
 use std::time::Duration;
 
 pub use dunix_admin_api::{NodeConfig, Root};
@@ -15,17 +14,6 @@ const MEMBERS_WITHIN: Duration = Duration::from_secs(600);
 pub const NODES_MAX: u32 = 64;
 /// Longest name of a lab; it is part of socket paths (108 bytes) and group names.
 pub(crate) const NAME_BYTES_MAX: usize = 32;
-/// A node's listening admin socket.
-pub const DESCRIPTOR_ADMIN: RawFd = 3;
-/// A pipe with the node's configuration (JSON), then its end.
-pub const DESCRIPTOR_CONFIG: RawFd = 4;
-/// A pipe that closes when the lab's owner dies. Nothing comes on it.
-pub const DESCRIPTOR_LIFELINE: RawFd = 5;
-/// The first of the open `cgroup.procs` files by which a process enters the guests' group: it
-/// writes `0` to each. Their number is in the environment variable [`GUEST_DOORS_VARIABLE`].
-pub const DESCRIPTOR_GUEST_DOORS: RawFd = 6;
-/// See [`DESCRIPTOR_GUEST_DOORS`].
-pub const GUEST_DOORS_VARIABLE: &str = "DUNIX_GUEST_DOORS";
 /// The first host id of node 0's range; node `k` has `ID_BASE + k * ID_COUNT ..`.
 pub(crate) const ID_BASE: u32 = 0x1000_0000;
 /// Ids of a node: 65,536 of its own, then 65,536 of its guests.

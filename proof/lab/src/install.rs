@@ -14,11 +14,14 @@
 //! Device nodes, and mounts of what belongs to the host, are the host's root's to make; it joins
 //! the node's mount namespace for that. A step that fails in process 1 is told to the node's log.
 
-use crate::config::{DESCRIPTOR_GUEST_DOORS, DESCRIPTOR_LIFELINE, GUEST_DOORS_VARIABLE, ID_COUNT};
+use crate::config::ID_COUNT;
 use crate::error::LabError;
 use crate::node_root::{self, HostMounts};
 use crate::packets::Packets;
 use crate::switch::NODE_INTERFACE;
+use dunix_admin_api::{
+    DESCRIPTOR_ADMIN, DESCRIPTOR_GUEST_DOORS, DESCRIPTOR_LIFELINE, GUEST_DOORS_VARIABLE,
+};
 use dunix_linux::clone::{Forked, Namespaces, Parent, become_root, fork_into};
 use dunix_linux::descriptors::keep_only;
 use dunix_linux::guest_space::make_root;
@@ -38,7 +41,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// What an installer is told. The descriptors beside it are, in this order, those that the node's
-/// program has from `DESCRIPTOR_ADMIN` on.
+/// program has from [`DESCRIPTOR_ADMIN`] on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) lab: String,
@@ -121,7 +124,7 @@ fn become_node(plan: &Plan, descriptors: &[OwnedFd]) -> ! {
 }
 
 fn enter_node(plan: &Plan, descriptors: &[OwnedFd]) -> Result<std::convert::Infallible, LabError> {
-    let at = usize::try_from(DESCRIPTOR_LIFELINE - crate::config::DESCRIPTOR_ADMIN).unwrap_or(0);
+    let at = usize::try_from(DESCRIPTOR_LIFELINE - DESCRIPTOR_ADMIN).unwrap_or(0);
     let lifeline = descriptors.get(at).ok_or(LabError::Abandoned)?;
     let mut word = [0];
     let read = rustix::io::read(lifeline, &mut word).map_err(io::Error::from);

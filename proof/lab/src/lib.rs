@@ -35,10 +35,7 @@ mod switch;
 pub mod traces;
 mod watch;
 
-pub use config::{
-    DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, DESCRIPTOR_GUEST_DOORS, DESCRIPTOR_LIFELINE,
-    GUEST_DOORS_VARIABLE, LabConfig, Member, NODES_MAX, NodeConfig, Root,
-};
+pub use config::{LabConfig, Member, NODES_MAX, NodeConfig, Root};
 pub use error::LabError;
 pub use members::make_members;
 pub use owner::{Lab, NodeHandle};

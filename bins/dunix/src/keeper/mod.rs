@@ -5,6 +5,10 @@
 //! daemon  3 admin socket   4 configuration   5 socket to the keeper
 //! ```
 
+use dunix_admin_api::{
+    DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, DESCRIPTOR_GUEST_DOORS, DESCRIPTOR_LIFELINE,
+    GUEST_DOORS_VARIABLE,
+};
 use dunix_keeper::{DaemonCommand, Ending, Keeper, start_daemon};
 use dunix_linux::descriptors::{close_on_exec_from, inherited};
 use std::{
@@ -18,14 +22,6 @@ use std::{
     process::ExitCode,
 };
 
-/// The listening admin socket.
-pub const ADMIN_FD: RawFd = 3;
-/// A pipe with the node's configuration.
-pub const CONFIG_FD: RawFd = 4;
-const LIFELINE_FD: RawFd = 5;
-const DOORS_FD: RawFd = 6;
-/// How many doors there are.
-const DOORS_VARIABLE: &str = "DUNIX_GUEST_DOORS";
 /// More control-group hierarchies than any kernel has.
 const DOORS_MAX: RawFd = 64;
 
@@ -54,26 +50,27 @@ fn serve() -> io::Result<Ending> {
             io::Error::other(format!("{what} is missing; `dunix node` is started by `dunix lab`"))
         })
     };
-    let admin = given(ADMIN_FD, "the admin socket")?;
-    let config = given(CONFIG_FD, "the configuration")?;
-    let lifeline = given(LIFELINE_FD, "the lifeline")?;
+    let admin = given(DESCRIPTOR_ADMIN, "the admin socket")?;
+    let config = given(DESCRIPTOR_CONFIG, "the configuration")?;
+    let lifeline = given(DESCRIPTOR_LIFELINE, "the lifeline")?;
     let doors = doors()?;
-    close_on_exec_from(ADMIN_FD)?;
+    close_on_exec_from(DESCRIPTOR_ADMIN)?;
     let (daemon, socket) = start_daemon(DaemonCommand {
         program: File::open("/proc/self/exe")?.into(),
         argv: vec![c"dunix".into(), c"node".into(), c"--daemon".into()],
         envp: environment(),
-        descriptors: vec![(admin, ADMIN_FD), (config, CONFIG_FD)],
+        descriptors: vec![(admin, DESCRIPTOR_ADMIN), (config, DESCRIPTOR_CONFIG)],
     })?;
     let keeper = Keeper::new(socket, Some(lifeline), Some(daemon))?;
     Ok(keeper.with_guest_doors(doors).run())
 }
 
 fn doors() -> io::Result<Vec<OwnedFd>> {
-    let Ok(count) = std::env::var(DOORS_VARIABLE) else { return Ok(Vec::new()) };
+    let Ok(count) = std::env::var(GUEST_DOORS_VARIABLE) else { return Ok(Vec::new()) };
     let count: RawFd = count.parse().map_err(io::Error::other)?;
     let door = |number| inherited(number).ok_or_else(|| io::Error::other("a door is missing"));
-    (DOORS_FD..DOORS_FD + count.clamp(0, DOORS_MAX)).map(door).collect()
+    let first = DESCRIPTOR_GUEST_DOORS;
+    (first..first + count.clamp(0, DOORS_MAX)).map(door).collect()
 }
 
 fn environment() -> Vec<CString> {

@@ -4,12 +4,9 @@ use super::{
     backend::Backend, extension::GuestCalls, local::ThisNode, overview::Overview, place::ByLoad,
     terminals::NodeTerminals, tree,
 };
-use crate::{
-    admin::server,
-    keeper::{ADMIN_FD, CONFIG_FD},
-};
+use crate::admin::server;
 use anyhow::{Context, Result, bail};
-use dunix_admin_api::NodeConfig;
+use dunix_admin_api::{DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, NodeConfig};
 use dunix_keeper::KEEPER_FD;
 use dunix_linux::{
     descriptors::inherited,
@@ -60,8 +57,8 @@ pub fn run_daemon() -> ExitCode {
 /// What must happen while the daemon has one thread; then the rest.
 fn start() -> Result<()> {
     let given = |number, what| inherited(number).with_context(|| format!("{what} is missing"));
-    let admin = UnixListener::from(given(ADMIN_FD, "the admin socket")?);
-    let config = read_config(given(CONFIG_FD, "the configuration")?)?;
+    let admin = UnixListener::from(given(DESCRIPTOR_ADMIN, "the admin socket")?);
+    let config = read_config(given(DESCRIPTOR_CONFIG, "the configuration")?)?;
     let keeper = given(KEEPER_FD, "the socket to the keeper")?;
     // The keeper ends the node when its socket closes: not before this process has said why.
     std::mem::forget(keeper.try_clone()?);

@@ -7,10 +7,8 @@
 //! lab-placeholder daemon           announces itself on the link, answers on the admin socket
 //! ```
 
-use dunix_admin_api::NodeConfig;
-use dunix_lab::{
-    DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, DESCRIPTOR_LIFELINE, Lab, LabConfig, LabError, NodeHandle,
-};
+use dunix_admin_api::{DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, DESCRIPTOR_LIFELINE, NodeConfig};
+use dunix_lab::{Lab, LabConfig, LabError, NodeHandle};
 use dunix_linux::descriptors::inherited;
 use std::collections::BTreeSet;
 use std::error::Error;
