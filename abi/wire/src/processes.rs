@@ -86,13 +86,23 @@ pub enum ProcessesCall {
     Drain { object: u64 },
 }
 
+/// The step of a start that failed, as far as who asked for the start tells it apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum StartStep {
+    /// Its working directory cannot be entered.
+    WorkingDirectory,
+    /// Its program cannot be found or executed.
+    Program,
+    Other,
+}
+
 /// The answer to a [`ProcessesCall`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ProcessesAnswer {
     /// The process lives here now.
     Adopted,
     /// It does not, and nothing was changed: an errno for the caller and a reason for people.
-    Refused { errno: Errno, reason: String },
+    Refused { step: StartStep, errno: Errno, reason: String },
     /// The outcome of a remote call.
     Remote(CallOutcome),
     /// The processes of a node.

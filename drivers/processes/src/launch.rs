@@ -12,11 +12,11 @@ use crate::call::wire_errno;
 use crate::node::{Local, Node, State, Ticket, TicketExe, lock};
 use crate::remote::RemoteTable;
 use dunix_ids::{NodeId, Pid};
-use dunix_keeper::protocol::{self, Resolved, SetUpFailure, SpawnFds, SpawnSpec};
+use dunix_keeper::protocol::{self, Resolved, SetUpFailure, SetUpStep, SpawnFds, SpawnSpec};
 use dunix_linux::{Errno, scm};
 use dunix_migration::Input;
 use dunix_proc_table::HostTarget;
-use dunix_wire::processes::{ExitStatus, ProcessRecord, Rusage};
+use dunix_wire::processes::{ExitStatus, ProcessRecord, Rusage, StartStep};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(crate) struct Launching {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LaunchError {
     #[error("{step:?} failed: {errno}")]
-    SetUp { step: protocol::SetUpStep, errno: Errno },
+    SetUp { step: SetUpStep, errno: Errno },
     #[error("the keeper cannot fork: {0}")]
     Fork(Errno),
     #[error("the process table refused: {0}")]
@@ -81,6 +81,18 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
+    /// The step that failed.
+    #[must_use]
+    pub fn step(&self) -> StartStep {
+        match self {
+            LaunchError::SetUp { step: SetUpStep::WorkingDirectory, .. } => {
+                StartStep::WorkingDirectory
+            }
+            LaunchError::SetUp { step: SetUpStep::Program, .. } => StartStep::Program,
+            _ => StartStep::Other,
+        }
+    }
+
     /// The errno that an exec answers for it.
     #[must_use]
     pub fn errno(&self) -> Errno {

@@ -8,7 +8,7 @@ use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_keeper::protocol::{Program, SpawnSpec};
 use dunix_linux::Errno;
 use dunix_proc_table::RootSpec;
-use dunix_wire::processes::{Credentials, ExecImage};
+use dunix_wire::processes::{Credentials, ExecImage, StartStep};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -56,10 +56,20 @@ pub enum RunError {
     #[error(transparent)]
     Launch(#[from] LaunchError),
     #[error("node {node}: {reason}")]
-    Elsewhere { node: NodeId, errno: Errno, reason: String },
+    Elsewhere { node: NodeId, step: StartStep, errno: Errno, reason: String },
 }
 
 impl RunError {
+    /// The step that failed.
+    #[must_use]
+    pub fn step(&self) -> StartStep {
+        match self {
+            RunError::Table(_) => StartStep::Other,
+            RunError::Launch(error) => error.step(),
+            RunError::Elsewhere { step, .. } => *step,
+        }
+    }
+
     /// The errno that tells why, as execve(2) would.
     #[must_use]
     pub fn errno(&self) -> Errno {
@@ -176,6 +186,7 @@ impl Node {
     ) -> Result<(), RunError> {
         let elsewhere = |error: NotGone| RunError::Elsewhere {
             node: to,
+            step: error.step(),
             errno: error.errno(),
             reason: error.to_string(),
         };

@@ -12,9 +12,9 @@ use dunix_admin_api::{
     NodeConfig, NodeInfo, Placement, ProcessInfo, RunRequest, TerminalSize,
 };
 use dunix_ids::{NodeId, ObjectId, Pid};
-use dunix_keeper::protocol::SetUpStep;
 use dunix_linux::Errno;
 use dunix_processes::{LaunchError, Processes, RunError, RunHandle, RunSpec};
+use dunix_wire::processes::StartStep;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -160,36 +160,30 @@ fn broke(what: &str, errno: Errno) -> AdminError {
 /// Says why a program did not start as a shell would.
 fn explain(error: &RunError, program: &[u8], cwd: &[u8]) -> AdminError {
     let name = String::from_utf8_lossy(program);
-    let (kind, message) = match error {
-        RunError::Launch(LaunchError::SetUp { step: SetUpStep::Program, errno }) => match *errno {
-            Errno::NOENT | Errno::NOTDIR => {
-                (ErrorKind::ProgramNotFound, format!("{name}: command not found"))
-            }
-            Errno::NOEXEC => (
-                ErrorKind::ProgramNotExecutable,
-                format!("{name}: cannot execute: not a 64-bit x86 program or script"),
-            ),
-            errno => (ErrorKind::ProgramNotExecutable, format!("{name}: cannot execute: {errno}")),
-        },
-        RunError::Launch(LaunchError::SetUp { step: SetUpStep::WorkingDirectory, errno }) => {
-            let cwd = String::from_utf8_lossy(cwd);
-            (ErrorKind::NoSuchDirectory, format!("the working directory {cwd}: {errno}"))
-        }
-        // The other node tells the step in words only.
-        RunError::Elsewhere { errno: Errno::NOENT | Errno::NOTDIR, reason, .. }
-            if reason.contains("Program failed") =>
-        {
+    let (kind, message) = match (error.step(), error.errno()) {
+        (StartStep::Program, Errno::NOENT | Errno::NOTDIR) => {
             (ErrorKind::ProgramNotFound, format!("{name}: command not found"))
         }
-        RunError::Elsewhere { errno, reason, .. } if reason.contains("WorkingDirectory failed") => {
+        (StartStep::Program, Errno::NOEXEC) => (
+            ErrorKind::ProgramNotExecutable,
+            format!("{name}: cannot execute: not a 64-bit x86 program or script"),
+        ),
+        (StartStep::Program, errno) => {
+            (ErrorKind::ProgramNotExecutable, format!("{name}: cannot execute: {errno}"))
+        }
+        (StartStep::WorkingDirectory, errno) => {
             let cwd = String::from_utf8_lossy(cwd);
             (ErrorKind::NoSuchDirectory, format!("the working directory {cwd}: {errno}"))
         }
-        RunError::Elsewhere { .. } => (ErrorKind::ProgramNotExecutable, format!("{name}: {error}")),
-        RunError::Launch(LaunchError::TooMany) | RunError::Table(_) => {
-            (ErrorKind::Limit, error.to_string())
-        }
-        RunError::Launch(_) => (ErrorKind::Internal, format!("{name}: {error}")),
+        (StartStep::Other, _) => match error {
+            RunError::Elsewhere { .. } => {
+                (ErrorKind::ProgramNotExecutable, format!("{name}: {error}"))
+            }
+            RunError::Launch(LaunchError::TooMany) | RunError::Table(_) => {
+                (ErrorKind::Limit, error.to_string())
+            }
+            RunError::Launch(_) => (ErrorKind::Internal, format!("{name}: {error}")),
+        },
     };
     AdminError::new(kind, message)
 }

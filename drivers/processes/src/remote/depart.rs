@@ -11,7 +11,9 @@ use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, identity};
 use dunix_wire::Topic;
 use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, REASON_BYTES_MAX};
-use dunix_wire::processes::{ExecImage, ProcessRecord, ProcessesAnswer, ProcessesCall, Rusage};
+use dunix_wire::processes::{
+    ExecImage, ProcessRecord, ProcessesAnswer, ProcessesCall, Rusage, StartStep,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +31,7 @@ pub(crate) enum NotGone {
     #[error("the process table refuses: {0}")]
     Table(Errno),
     #[error("the other node refuses: {reason}")]
-    Refused { errno: Errno, reason: String },
+    Refused { step: StartStep, errno: Errno, reason: String },
     #[error("the other node was not reached: {0}")]
     NotReached(String),
     /// Nobody knows whether the other node runs it.
@@ -44,6 +46,14 @@ impl NotGone {
             NotGone::Unmovable(_) => Errno::NOTSUP,
             NotGone::Refused { errno, .. } => *errno,
             NotGone::NotReached(_) | NotGone::Unsettled(_) => Errno::HOSTUNREACH,
+        }
+    }
+
+    /// The step of the start that failed.
+    pub(crate) fn step(&self) -> StartStep {
+        match self {
+            NotGone::Refused { step, .. } => *step,
+            _ => StartStep::Other,
         }
     }
 }
@@ -182,8 +192,8 @@ fn settle(answer: Result<bytes::Bytes, dunix_transport::MeshError>) -> Result<()
     match answer {
         Ok(body) => match dunix_wire::decode(&body) {
             Ok(ProcessesAnswer::Adopted) => Ok(()),
-            Ok(ProcessesAnswer::Refused { errno, reason }) => {
-                Err(NotGone::Refused { errno: errno_of(errno), reason })
+            Ok(ProcessesAnswer::Refused { step, errno, reason }) => {
+                Err(NotGone::Refused { step, errno: errno_of(errno), reason })
             }
             _ => Err(NotGone::Unsettled("its answer makes no sense".into())),
         },

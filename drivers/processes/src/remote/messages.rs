@@ -7,7 +7,7 @@ use dunix_ids::NodeId;
 use dunix_migration::Input;
 use dunix_transport::{Handler, MeshStream, PeerEvent, Responder};
 use dunix_wire::processes::{
-    Errno, ProcessesAnswer, ProcessesCall, ProcessesMessage, StreamOpening,
+    Errno, ProcessesAnswer, ProcessesCall, ProcessesMessage, StartStep, StreamOpening,
 };
 use dunix_wire::{decode, encode};
 use std::sync::Arc;
@@ -29,7 +29,8 @@ impl Handler for MeshFace {
         match decode::<ProcessesCall>(&body) {
             Err(error) => {
                 let reason = error.to_string();
-                reply.send(encode(&ProcessesAnswer::Refused { errno: Errno::PROTO, reason }));
+                let (step, errno) = (StartStep::Other, Errno::PROTO);
+                reply.send(encode(&ProcessesAnswer::Refused { step, errno, reason }));
             }
             Ok(ProcessesCall::Exec(image)) => {
                 let node = node.clone();
@@ -146,5 +147,5 @@ impl Node {
 
 fn refusal(error: &LaunchError) -> ProcessesAnswer {
     let errno = crate::call::wire_errno(error.errno());
-    ProcessesAnswer::Refused { errno, reason: error.to_string() }
+    ProcessesAnswer::Refused { step: error.step(), errno, reason: error.to_string() }
 }
