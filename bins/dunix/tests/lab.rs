@@ -6,6 +6,7 @@ use dunix_lab::traces::{Traces, descendants};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -183,7 +184,8 @@ fn parties(lab: &Running) -> Vec<Party> {
         let processes = descendants(keeper);
         assert!(processes.len() >= 3, "keeper, daemon, guest: {processes:?}");
         of_nodes.extend(processes.iter().copied());
-        let is_authority = fs::metadata(format!("/proc/{keeper}/root/upper")).is_ok();
+        let root = Path::new("/proc").join(keeper.to_string()).join("root");
+        let is_authority = root.join("upper").exists();
         let given = if is_authority { vec!["/host", "/upper"] } else { Vec::new() };
         parties.push(Party { name: format!("keeper {keeper}"), processes, given });
     }
