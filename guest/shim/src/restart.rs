@@ -122,6 +122,21 @@ pub(crate) unsafe fn keep_after(
     }
 }
 
+/// Issues a call once; if a move signal ends that (`is_cut`), the result is the caller's to complete
+/// wherever the process is then.
+///
+/// # Safety
+/// As for [`gadget::once`].
+pub(crate) unsafe fn first_turn(thread: &Thread, request: &Request) -> End {
+    // SAFETY: forwarded from the caller.
+    let result = unsafe { gadget::once(request) };
+    if !thread.poked.replace(false) {
+        return End { result: Earlier::Nothing.ends(thread, result), is_cut: false };
+    }
+    park::if_asked(thread);
+    End { result, is_cut: true }
+}
+
 /// A call that the kernel would restart: with `SA_RESTART` it begins anew after the handler.
 pub(crate) fn anew_or_interrupted(thread: &Thread) -> i64 {
     if deliver::restarts(thread) { NOT_BEGUN } else { INTERRUPTED }

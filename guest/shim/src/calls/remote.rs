@@ -3,12 +3,12 @@
 use super::rest::Transfer;
 use super::{Answer, terminal};
 use crate::arch::frame::{Context, SigInfo};
-use crate::arch::gadget;
+use crate::arch::gadget::{self, Request};
 use crate::doorbell::{Wake, ring_raw, slot, wait_event};
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::park;
-use crate::restart;
+use crate::restart::{self, End};
 use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
@@ -74,7 +74,7 @@ pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) ->
             Outcome::Here => return here(thread, mask, (number, args), done),
         };
         match result {
-            REMOTE_NOT => return here(thread, mask, (number, args), done),
+            REMOTE_NOT => return here_too(thread, mask, (number, args)),
             REMOTE_BACKGROUND if done == 0 => return terminal::stop_for(thread, number),
             _ if result <= 0 && done > 0 => break done.cast_signed(),
             _ if result <= 0 => break result,
@@ -101,6 +101,19 @@ fn here(thread: &Thread, mask: SigSet, (number, args): (u64, [u64; 6]), done: u6
     let transfer = Transfer::new(thread, mask, number, args, host::now());
     // SAFETY: the guest's own call.
     unsafe { transfer.complete(if done > 0 { done.cast_signed() } else { gadget::NOT_BEGUN }) }
+}
+
+/// What the home leaves to the host: the descriptor is open here too and stays one of another node,
+/// so the host's first turn is not asked about again.
+fn here_too(thread: &Thread, mask: SigSet, (number, args): (u64, [u64; 6])) -> i64 {
+    let transfer = Transfer::new(thread, mask, number, args, host::now());
+    // SAFETY: the guest's own call.
+    unsafe {
+        match restart::first_turn(thread, &Request { mask, nr: number, args }) {
+            End { result, is_cut: false } => result,
+            End { result, .. } => transfer.complete(result),
+        }
+    }
 }
 
 /// A connection that was accepted lives where its listener does. The daemon gives descriptors with
