@@ -270,6 +270,7 @@ impl Program {
             Class::DescriptorFlags => program.descriptor_flags(),
             Class::PeerCredentials => program.allow_unless(2, u32::MAX, 17),
             Class::OtherProcess => program.allow_if_zero(0),
+            Class::Watch => program.allow_unless(1, u32::MAX, 1),
             Class::Random => program.random(),
             Class::CpuClock => program.cpu_clock(),
         });
@@ -406,7 +407,7 @@ mod tests {
             let want = match class(nr) {
                 Class::Native | Class::Mapping | Class::Futex | Class::Terminal => RET_ALLOW,
                 Class::PeerCredentials | Class::OtherProcess | Class::Random => RET_ALLOW,
-                Class::CpuClock => RET_ALLOW,
+                Class::CpuClock | Class::Watch => RET_ALLOW,
                 Class::Trap | Class::DescriptorFlags => RET_TRAP,
                 Class::Refuse(errno) => ret_errno(errno),
             };

@@ -30,6 +30,8 @@ pub enum Class {
     OtherProcess,
     /// clock_gettime(2) and its kin: trapped for CPU clocks, which a process takes along.
     CpuClock,
+    /// epoll_ctl(2): trapped for `EPOLL_CTL_ADD`.
+    Watch,
     /// getrandom(2): native for lengths that no signal cuts.
     Random,
 }
@@ -365,7 +367,7 @@ table! {
     230 CLOCK_NANOSLEEP Trap, "waits with a deadline";
     231 EXIT_GROUP Trap, "makes, replaces or ends a process or thread";
     232 EPOLL_WAIT Trap, "waits with a deadline";
-    233 EPOLL_CTL Native, "cannot block; no name of a process";
+    233 EPOLL_CTL Watch, "the host would watch files of the tree, which no kernel watches";
     234 TGKILL Trap, "the target is a process of the fabric";
     235 UTIMES Native, "a file operation: interrupted only before any effect";
     236 VSERVER Refuse(Errno::ENOSYS), "obsolete, never implemented on this architecture, or superseded";

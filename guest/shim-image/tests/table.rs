@@ -29,6 +29,7 @@ fn class_of(row: &Row) -> String {
         Class::PeerCredentials => "native; trapped for SO_PEERCRED".into(),
         Class::OtherProcess => "native on the caller; trapped for others".into(),
         Class::CpuClock => "native; trapped for CPU clocks".into(),
+        Class::Watch => "native; trapped for additions".into(),
         Class::Random => "native; trapped for more than 256 bytes".into(),
     }
 }

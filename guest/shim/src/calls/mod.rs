@@ -6,6 +6,7 @@ mod copy;
 pub(crate) mod cpu_time;
 mod descriptor;
 mod entries;
+mod epoll;
 pub(crate) mod exec;
 mod exit;
 mod fork;
@@ -163,6 +164,7 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
         _ if remote::takes(thread, number, &args) => {
             return Some(remote::execute(thread, context, number, args));
         }
+        nr::EPOLL_CTL => return epoll::refused(args).map(|error| Answer::from(Err(error))),
         nr::GETDENTS64 => return Some(entries::getdents64(args)),
         nr::SET_ROBUST_LIST => return Some(robust::set_robust_list(thread, args).into()),
         _ if descriptor::is_open(number) => {

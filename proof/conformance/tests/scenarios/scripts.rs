@@ -126,6 +126,15 @@ END
 python3 m.py";
     /// getaddrinfo(3): `AI_ADDRCONFIG` leaves localhost its address.
     localhost_is_known = "python3 -c 'import socket as s; print(s.getaddrinfo(\"localhost\", 80, type=s.SOCK_STREAM, flags=s.AI_ADDRCONFIG) != [])'";
+    /// epoll_ctl(2): EPERM for files and folders.
+    files_cannot_be_watched = "python3 -c '
+import os, select
+e = select.epoll()
+for path in \"f\", \".\", \"/proc/self/mounts\", \"/dev/null\":
+    if path == \"f\": open(path, \"w\")
+    try: e.register(os.open(path, os.O_RDONLY)); print(path, \"watched\")
+    except OSError as error: print(path, error.errno)
+'";
     /// fifo(7): a named pipe joins whoever opens it, wherever.
     named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
 }
