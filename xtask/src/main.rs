@@ -6,11 +6,13 @@
 //! test     builds, then every test; ends with a line of figures
 //! demo     a parallel build, a pipeline and a moved computation, compared with native ones
 //! bench    figures as ratios to their peers in the same run
+//! compat   public test suites, natively and in a fabric, compared case by case
 //! unpack   the C code base that demo and tests build
 //! ```
 
 mod bench;
 mod ci;
+mod compat;
 mod demo;
 mod fabric;
 mod interrupt;
@@ -31,6 +33,9 @@ usage: cargo xtask CHORE
   test [--full]     build and run every test; --full: long ones too
   test --vm         a fabric of two virtual machines (QEMU, software emulation, Linux 6.1)
   demo              build zstd over a fabric of three nodes and compare with a native build
+  compat [NAME...] [--local] [--spread] [--storm]
+                    public test suites (python, go, stress, daily) or some of their modules, natively and
+                    in labs of one node and of three, compared case by case
   unpack DIR        put the C code base of the demo into a new folder
   bench             measure starts, streams and CPU time against ssh, TCP and native programs";
 
@@ -49,6 +54,7 @@ fn main() -> ExitCode {
         ["test", "--vm"] => vm::run(),
         ["demo"] => demo::run(),
         ["unpack", folder] => source::unpack(folder.as_ref()).map(drop),
+        ["compat", ref arguments @ ..] => compat::run(arguments),
         ["bench"] => bench::run(),
         _ => {
             eprintln!("{USAGE}");

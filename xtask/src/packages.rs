@@ -5,24 +5,27 @@ use anyhow::{Context, Result, bail};
 use std::{env, path::PathBuf, process::Command};
 
 /// A program and the Debian package that brings it.
-pub(crate) struct Tool {
-    pub(crate) program: &'static str,
-    pub(crate) package: &'static str,
+pub(crate) struct Tool<'a> {
+    /// Its name, or the path of a file that the package brings.
+    pub(crate) program: &'a str,
+    pub(crate) package: &'a str,
 }
 
-pub(crate) const MAKE: Tool = Tool { program: "make", package: "make" };
-pub(crate) const CC: Tool = Tool { program: "cc", package: "gcc" };
-pub(crate) const PYTHON: Tool = Tool { program: "/usr/bin/python3", package: "python3" };
-pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2" };
-pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
-pub(crate) const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap" };
-pub(crate) const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
-pub(crate) const SSHD: Tool = Tool { program: "sshd", package: "openssh-server" };
-pub(crate) const SSH: Tool = Tool { program: "ssh", package: "openssh-client" };
+pub(crate) const MAKE: Tool<'_> = Tool { program: "make", package: "make" };
+pub(crate) const CC: Tool<'_> = Tool { program: "cc", package: "gcc" };
+pub(crate) const PYTHON: Tool<'_> = Tool { program: "/usr/bin/python3", package: "python3" };
+pub(crate) const IP: Tool<'_> = Tool { program: "ip", package: "iproute2" };
+pub(crate) const QEMU: Tool<'_> =
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
+pub(crate) const DEBOOTSTRAP: Tool<'_> = Tool { program: "debootstrap", package: "debootstrap" };
+pub(crate) const MKE2FS: Tool<'_> = Tool { program: "mke2fs", package: "e2fsprogs" };
+pub(crate) const SSHD: Tool<'_> = Tool { program: "sshd", package: "openssh-server" };
+pub(crate) const SSH: Tool<'_> = Tool { program: "ssh", package: "openssh-client" };
 
 /// Makes sure that the tools are there.
-pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
-    let missing: Vec<&Tool> = tools.iter().filter(|tool| find(tool.program).is_none()).collect();
+pub(crate) fn ensure(tools: &[Tool<'_>]) -> Result<()> {
+    let missing: Vec<&Tool<'_>> =
+        tools.iter().filter(|tool| find(tool.program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
