@@ -153,12 +153,13 @@ struct Runs {
 }
 
 impl Runs {
-    /// Collects the runs of the whole number space under `simplify`.
-    fn collect(simplify: impl Fn(Class) -> Class) -> Runs {
+    /// Collects the runs of the whole number space under `simplify`; a number that it has no class for
+    /// belongs to the run before it.
+    fn collect(simplify: impl Fn(Class) -> Option<Class>) -> Runs {
         let mut all = Runs { runs: [Run { start: 0, class: Class::Trap }; RUNS_MAX], len: 0 };
         let end = ROWS.last().map_or(0, |row| row.nr + 1);
         for number in 0..=end {
-            let class = simplify(class(number));
+            let Some(class) = simplify(class(number)) else { continue };
             if all.len == 0 || all.runs[all.len - 1].class != class {
                 all.runs[all.len] = Run { start: number, class };
                 all.len += 1;
@@ -178,14 +179,16 @@ impl Program {
     pub fn filter(bell: Bell) -> Program {
         let mut program = Program { code: [Instruction::default(); PROGRAM_MAX], len: 0 };
         program.check_architecture();
-        let native = Runs::collect(|c| if c == Class::Native { c } else { Class::Trap });
+        let native = |c| Some(if c == Class::Native { c } else { Class::Trap });
+        let native = Runs::collect(native);
         let fixups = program.len;
         program.native_tree(native.as_slice());
         let tail = program.len;
         program.aim_jumps(fixups, tail);
         program.shim_calls(bell);
         program.emit(LOAD, 0, 0, AT_NR);
-        program.class_tree(Runs::collect(|c| c).as_slice());
+        // Native calls have been allowed: they may count to any neighbour.
+        program.class_tree(Runs::collect(|c| (c != Class::Native).then_some(c)).as_slice());
         program
     }
 
@@ -218,14 +221,29 @@ impl Program {
             [run] => leaf(self, run.class),
             _ => {
                 let (left, right) = runs.split_at(runs.len() / 2);
-                self.emit(GREATER_EQUAL, 0, 1, right[0].start);
-                let jump = self.len;
-                self.emit(JUMP, 0, 0, 0);
+                let at = self.len;
+                self.emit(GREATER_EQUAL, 0, 0, right[0].start);
                 self.tree(left, leaf);
-                self.code[jump].k = u32::try_from(self.len - jump - 1).unwrap_or(u32::MAX);
+                self.aim_over(at);
                 self.tree(right, leaf);
             }
         }
+    }
+
+    /// Makes a comparison jump, if it holds, over all that was emitted after it.
+    fn aim_over(&mut self, at: usize) {
+        let (first, end) = (at + 1, self.len);
+        if let Ok(skipped) = u8::try_from(end - first) {
+            self.code[at].jt = skipped;
+            return;
+        }
+        // Too far for a comparison: it chooses between a long jump and what it goes over, which moves
+        // by one. Jumps within it are relative and stay right.
+        self.emit(JUMP, 0, 0, 0);
+        self.code.copy_within(first..end, first + 1);
+        let k = u32::try_from(end - first).unwrap_or(u32::MAX);
+        self.code[first] = Instruction { code: JUMP, jt: 0, jf: 0, k };
+        self.code[at].jf = 1;
     }
 
     fn native_tree(&mut self, runs: &[Run]) {
@@ -261,6 +279,7 @@ impl Program {
 
     fn class_tree(&mut self, runs: &[Run]) {
         self.tree(runs, |program, class| match class {
+            // Never reached.
             Class::Native => program.give(RET_ALLOW),
             Class::Trap => program.give(RET_TRAP),
             Class::Refuse(errno) => program.give(ret_errno(errno)),
