@@ -28,7 +28,7 @@ pub struct Instruction {
 }
 
 /// Room for the program; the tests check that it suffices.
-pub const PROGRAM_MAX: usize = 2048;
+pub const PROGRAM_MAX: usize = 1024;
 
 /// What the doorbell's number answers when the shim rings it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

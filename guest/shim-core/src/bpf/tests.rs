@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::table::nr;
+use std::vec::Vec;
 
 struct Call {
     arch: u32,
@@ -46,6 +47,112 @@ fn guest(nr: u64, args: [u64; 6]) -> u32 {
     let call =
         Call { arch: ARCH_X86_64, nr: u32::try_from(nr).expect("a number"), ip: 0x5555_0000, args };
     run(&Program::filter(Bell::Notify), &call)
+}
+
+/// What the filter is to answer: the table's words, one after the other.
+fn wanted(bell: Bell, call: &Call) -> u32 {
+    if call.arch != ARCH_X86_64 {
+        return ret_errno(Errno::ENOSYS);
+    }
+    let class = class(call.nr);
+    let native = |is_native| if is_native { RET_ALLOW } else { RET_TRAP };
+    let is_of_the_shim = (layout::TEXT_START..layout::TEXT_END).contains(&call.ip);
+    if class == Class::Native {
+        return RET_ALLOW;
+    }
+    if is_of_the_shim {
+        return match bell {
+            _ if u64::from(call.nr) != doorbell::NR => RET_ALLOW,
+            Bell::Notify => RET_NOTIFY,
+            Bell::Solo => ret_errno(Errno::EOPNOTSUPP),
+        };
+    }
+    // Numbers, sizes of requests and clocks are the kernel's `int`s.
+    let [first, second, third, fourth, ..] = call.args;
+    match class {
+        Class::Native => RET_ALLOW,
+        Class::Trap => RET_TRAP,
+        Class::Refuse(errno) => ret_errno(errno),
+        Class::Mapping => native(!(layout::BASE..layout::END).contains(&first)),
+        Class::Futex => match low(second) & 0x7f {
+            0 | 9 => native(fourth == 0),
+            1..=5 | 10 => RET_ALLOW,
+            _ => ret_errno(Errno::ENOSYS),
+        },
+        Class::Terminal => native(low(second) & 0xff00 != 0x5400),
+        Class::DescriptorFlags => native((1..=4).contains(&low(second))),
+        Class::PeerCredentials => native(low(third) != 17),
+        Class::Watch => native(low(second) != 1),
+        Class::OtherProcess => native(low(first) == 0),
+        Class::CpuClock => native(matches!(low(first), 0 | 1 | 4..0x8000_0000)),
+        Class::Random => native(second <= 256),
+    }
+}
+
+/// Arguments at which some class decides otherwise, and their neighbours.
+fn telling_arguments() -> Vec<u64> {
+    let mut values: Vec<u64> = (0..24).collect();
+    values.extend([0x7f, 0x80, 0x81, 0x89, 0x8a, 0xff, 256, 257, 0x53ff, 0x5400, 0x54ff, 0x5500]);
+    values.extend([0x8912, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, 0xffff_ffff, 1 << 32, 17 << 32]);
+    values.extend([layout::BASE, layout::DATA_START, layout::END].map(|at| at - 1));
+    values.extend([layout::BASE, layout::DATA_START, layout::END]);
+    values.extend([(1 << 63) | 1, u64::MAX]);
+    values
+}
+
+#[test]
+fn every_call_is_decided_as_its_class_says() {
+    let last = ROWS.last().map_or(0, |row| row.nr);
+    let bell = low(doorbell::NR);
+    let ends = [0x4000_0000, 0x4000_0001, bell - 1, bell, bell + 1, i32::MAX as u32, 1 << 31];
+    let numbers: Vec<u32> = (0..last + 200).chain(ends).chain([u32::MAX]).collect();
+    let edges = [layout::TEXT_START, layout::TEXT_END, layout::END];
+    let places = edges.into_iter().flat_map(|at| [at - 1, at]).chain([0, 0x40_0000, u64::MAX]);
+    let places: Vec<u64> = places.collect();
+    let telling = telling_arguments();
+    for bell in [Bell::Notify, Bell::Solo] {
+        let program = Program::filter(bell);
+        for &nr in &numbers {
+            for &ip in &places {
+                // Each of the first four arguments in turn; for futex(2) two of them count.
+                for (index, &value) in (0..4).flat_map(|i| telling.iter().map(move |v| (i, v))) {
+                    for operation in [0, 9] {
+                        let mut args = [0, operation, 0, 0, 0, 0];
+                        args[index] = value;
+                        let call = Call { arch: ARCH_X86_64, nr, ip, args };
+                        let (got, wanted) = (run(&program, &call), wanted(bell, &call));
+                        assert_eq!(got, wanted, "call {nr} at {ip:#x} with {args:x?}");
+                    }
+                }
+            }
+            for arch in [0, 0x4000_0003, 0xc000_00b7] {
+                let call = Call { arch, nr, ip: layout::TEXT_START, args: [0; 6] };
+                assert_eq!(run(&program, &call), wanted(bell, &call), "call {nr} of {arch:#x}");
+            }
+        }
+    }
+}
+
+/// Longer than any half of today's filter, so that comparisons do not reach over it.
+#[test]
+fn a_tree_too_long_for_comparisons_is_searched_all_the_same() {
+    let errnos = [Errno::EPERM, Errno::ENOENT, Errno::ESRCH, Errno::EINTR, Errno::EIO];
+    let errno = |at: u32| errnos[at as usize % errnos.len()];
+    let class =
+        |at: u32| if at.is_multiple_of(2) { Class::Futex } else { Class::Refuse(errno(at)) };
+    let runs: Vec<Run> = (0..100).map(|at| Run { start: at * 3, class: class(at) }).collect();
+    let mut program = Program { code: [Instruction::default(); PROGRAM_MAX], len: 0 };
+    program.emit(LOAD, 0, 0, AT_NR);
+    program.class_tree(&runs);
+    assert!(program.code[1].jt == 0 && program.code[2].code == JUMP, "it is too short");
+    for nr in 0..300 {
+        let got = run(&program, &Call { arch: 0, nr, ip: 0, args: [0, 0, 0, 1, 0, 0] });
+        let wanted = match class(nr / 3) {
+            Class::Refuse(errno) => ret_errno(errno),
+            _ => RET_TRAP,
+        };
+        assert_eq!(got, wanted, "call {nr}");
+    }
 }
 
 #[test]
