@@ -52,14 +52,11 @@ impl Pair {
         self.dir.join(format!("m{number}")).join(path)
     }
 
-    /// Runs a script with a node's mount as its root, or the host's for node 0.
-    fn inside(&self, number: u32, script: &str) -> (String, Duration) {
-        let root = if number == 0 { PathBuf::from("/") } else { self.at(number, "") };
+    /// Runs a script with a node's mount as its root.
+    fn inside(&self, number: u32, script: &str) -> String {
         let quoted = script.replace('\'', r"'\''");
-        let started = Instant::now();
-        let printed =
-            shell(Path::new("/"), &format!("chroot {} /bin/sh -euc '{quoted}'", root.display()));
-        (printed, started.elapsed())
+        let root = self.at(number, "");
+        shell(Path::new("/"), &format!("chroot {} /bin/sh -euc '{quoted}'", root.display()))
     }
 }
 
@@ -81,7 +78,7 @@ fn a_node_works_on_the_tree_of_another() {
             2,
             "mkdir /tmp/t; cd /tmp/t; echo 'int main(void) { return 7; }' > a.c; gcc a.c",
         );
-        let status = pair.inside(1, "cd /tmp/t; ./a.out || echo $?").0;
+        let status = pair.inside(1, "cd /tmp/t; ./a.out || echo $?");
         assert_eq!(status, "7\n");
         for round in 0..50 {
             let (from, to) = if round % 2 == 0 { (1, 2) } else { (2, 1) };
@@ -116,62 +113,5 @@ fn a_cut_link_is_survived() {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(open.metadata().expect("fstat").len(), 9);
-    });
-}
-
-/// Prints times beside the host's own, taken in the same run.
-#[test]
-#[ignore = "a measurement: run it in release, with --nocapture"]
-fn measure() {
-    in_private_namespace("measure", || {
-        let pair = Pair::start();
-        let dir = pair.dir.display().to_string();
-        let bench = format!("bench{}", std::process::id());
-        shell(Path::new("/"), &format!("mkdir -p {dir}/host {dir}/m1/tmp/{bench}"));
-        let source: String = (0..600)
-            .map(|n| {
-                format!("int f{n}(int a){{char x[9];snprintf(x,9,\"%d\",a*{n});return x[1];}}\n")
-            })
-            .collect();
-        let includes = "#include <stdio.h>\n#include <stdlib.h>\n#include <sys/stat.h>\n\
-                        #include <pthread.h>\n#include <netinet/in.h>\n";
-        let place =
-            |number: u32| if number == 0 { format!("{dir}/host") } else { format!("/tmp/{bench}") };
-        let scripts = [
-            ("gcc -c, 600 functions", "cd PLACE; gcc -c b.c"),
-            ("gcc -c, empty", "cd PLACE; echo > e.c; gcc -c e.c"),
-            ("50 x /bin/true", "for n in $(seq 50); do /bin/true; done"),
-            ("find /usr/share", "find /usr/share | wc -l"),
-            ("stat of 2000 files", "cd /usr/share/doc; ls -l . ./* | wc -l"),
-            ("200 MB written", "dd if=/dev/zero of=PLACE/d bs=1M count=200"),
-            ("200 MB read", "dd if=PLACE/d of=/dev/null bs=1M"),
-            (
-                "1000 files made and removed",
-                "cd PLACE; mkdir m; cd m; seq 1000 | xargs touch; rm -r ../m",
-            ),
-        ];
-        println!("{:32}{:>12}{:>16}{:>16}", "", "host", "authority", "other node");
-        for number in 0..3 {
-            let path = if number == 0 {
-                pair.dir.join("host")
-            } else {
-                pair.at(number, &format!("tmp/{bench}"))
-            };
-            fs::write(path.join("b.c"), format!("{includes}{source}")).expect("write");
-        }
-        for (what, script) in scripts {
-            let mut line = format!("{what:32}");
-            let mut host = Duration::ZERO;
-            for number in 0..3 {
-                let script = script.replace("PLACE", &place(number));
-                let (first, again) =
-                    (pair.inside(number, &script).1, pair.inside(number, &script).1);
-                host = if number == 0 { again } else { host };
-                let ratio = again.as_secs_f64() / host.as_secs_f64();
-                line += &format!("{:>6.2}/{:<5.3}", first.as_secs_f64(), again.as_secs_f64());
-                line += &if number == 0 { String::new() } else { format!("({ratio:.1})") };
-            }
-            println!("{line}");
-        }
     });
 }

@@ -2,14 +2,12 @@
 
 use super::{
     meter::Meter,
+    script::{natively, timed},
     stats::{Ratio, Series},
 };
 use crate::interrupt;
-use anyhow::{Context, Result, bail};
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use anyhow::{Result, bail};
+use std::{path::Path, process::Stdio};
 
 const RUNS: usize = 7;
 
@@ -46,7 +44,7 @@ pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
         let mut native = Series::new("native", "s");
         let mut inside = Series::new("dunix", "s");
         for run in 0..=RUNS {
-            let by_host = native_seconds(work.script)?;
+            let by_host = natively(&timed(work.script))?.user_and_system;
             let before = meter.seconds()?;
             let mut command = fabric.dunix(&["run", "--", "bash", "-c", work.script]);
             let status = command.stdout(Stdio::null()).status()?;
@@ -64,14 +62,4 @@ pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
         ratios.push(Ratio::new(work.what, &inside, &native));
     }
     Ok(ratios)
-}
-
-/// User and system time of a script and all that it waits for, by bash.
-fn native_seconds(script: &str) -> Result<f64> {
-    let timed = format!("TIMEFORMAT='%3U %3S'; time {{ {script}; }} > /dev/null 2>&1");
-    let output = Command::new("bash").args(["-c", &timed]).stdin(Stdio::null()).output()?;
-    interrupt::check()?;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let times: Option<Vec<f64>> = text.split_whitespace().map(|time| time.parse().ok()).collect();
-    Ok(times.context("bash's time")?.iter().sum())
 }

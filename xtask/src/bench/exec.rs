@@ -6,14 +6,12 @@
 
 use super::{
     meter::Meter,
+    script::{Times, natively, timed, times},
     stats::{Ratio, Series},
 };
-use crate::{fabric::Fabric, interrupt};
-use anyhow::{Context, Result};
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use crate::fabric::Fabric;
+use anyhow::Result;
+use std::path::Path;
 
 const RUNS: usize = 9;
 const PROGRAMS: u32 = 60;
@@ -70,42 +68,28 @@ pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
     ])
 }
 
-/// The shell measures itself, so that its own start does not count.
+/// The first programs fill caches.
 fn script() -> String {
-    format!(
-        "for i in {{1..3}}; do /bin/true; done; TIMEFORMAT='%3R %3U %3S'; \
-         time for i in {{1..{PROGRAMS}}}; do /bin/true; done"
-    )
+    let programs = timed(&format!("for i in {{1..{PROGRAMS}}}; do /bin/true; done"));
+    format!("for i in {{1..3}}; do /bin/true; done; {programs}")
 }
 
 fn by_host() -> Result<Cost> {
-    let output = Command::new("bash").args(["-c", &script()]).stdin(Stdio::null()).output()?;
-    interrupt::check()?;
-    let [time, user, system] = times(&output.stderr)?;
-    Ok(per_program(time, user + system))
+    let took = natively(&script())?;
+    Ok(per_program(took.real, took.user_and_system))
 }
 
 fn within(fabric: &Fabric, meter: &Meter, how: &str) -> Result<Cost> {
     // What a start without programs costs is not the programs'.
-    let idle = cpu_of(meter, fabric, how, "exit 0")?.0;
-    let (cpu, error) = cpu_of(meter, fabric, how, &script())?;
-    let [time, ..] = times(&error)?;
-    Ok(per_program(time, cpu - idle))
+    let idle = cpu_of(meter, fabric, how, &timed("true"))?.0;
+    let (cpu, took) = cpu_of(meter, fabric, how, &script())?;
+    Ok(per_program(took.real, cpu - idle))
 }
 
-fn cpu_of(meter: &Meter, fabric: &Fabric, how: &str, script: &str) -> Result<(f64, Vec<u8>)> {
+fn cpu_of(meter: &Meter, fabric: &Fabric, how: &str, script: &str) -> Result<(f64, Times)> {
     let before = meter.seconds()?;
-    let mut command = fabric.dunix(&["run", how, "--", "bash", "-c", script]);
-    let output = command.output().context("dunix run")?;
-    interrupt::check()?;
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok((meter.seconds()? - before, output.stderr))
-}
-
-fn times(text: &[u8]) -> Result<[f64; 3]> {
-    let text = String::from_utf8_lossy(text).into_owned();
-    let times: Option<Vec<f64>> = text.split_whitespace().map(|time| time.parse().ok()).collect();
-    times.and_then(|times| times.try_into().ok()).with_context(|| format!("bash's time: {text}"))
+    let took = times(&mut fabric.dunix(&["run", how, "--", "bash"]), script)?;
+    Ok((meter.seconds()? - before, took))
 }
 
 fn per_program(seconds: f64, cpu_seconds: f64) -> Cost {

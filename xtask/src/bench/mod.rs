@@ -5,6 +5,7 @@
 //! exec    a shell's loop of `true` on one node and over two        : the same natively
 //! stream  a pipe between nodes, GiB/s and CPU seconds a GiB        : TCP, TCP with TLS
 //! move    a running process to the other node and back             : waking a CPU, copying memory
+//! tree    compiling, reading, writing, making files, on two nodes  : the same natively
 //! cpu     find, tar, a fork+exec loop in a lab of one node         : the same natively
 //! ```
 //!
@@ -16,13 +17,15 @@ mod cpu;
 mod exec;
 mod meter;
 mod moves;
+mod script;
 mod ssh;
 mod start;
 mod stats;
 mod stream;
+mod tree;
 
 use crate::{
-    packages::{self, IP, SSH, SSHD},
+    packages::{self, CC, IP, SSH, SSHD},
     source::Scratch,
     workspace,
 };
@@ -31,7 +34,7 @@ use std::fs;
 
 /// Measures and prints.
 pub(crate) fn run() -> Result<()> {
-    packages::ensure(&[IP, SSH, SSHD])?;
+    packages::ensure(&[CC, IP, SSH, SSHD])?;
     let binaries = workspace::build(&["dunix", "dunix-benches"])?;
     let scratch = Scratch::new("bench")?;
     print_conditions();
@@ -40,6 +43,7 @@ pub(crate) fn run() -> Result<()> {
     ratios.extend(exec::measure(&binaries)?);
     ratios.extend(stream::measure(&binaries)?);
     ratios.extend(moves::measure(&binaries, &scratch)?);
+    ratios.extend(tree::measure(&binaries)?);
     ratios.extend(cpu::measure(&binaries)?);
     println!("\nload   {}", read("/proc/loadavg"));
     println!("\nratios of medians");
