@@ -3,22 +3,19 @@
 //!
 //! Not the standard harness: keepers are forked while the process has one thread.
 
+mod fabric;
 #[allow(dead_code, reason = "each test program uses its own part of it")]
 mod harness;
-#[path = "../../transport/tests/support/mod.rs"]
-mod link;
 
 use dunix_ids::{NodeId, Pid};
-use dunix_processes::{KillTarget, Processes, RootEnd, StayHere};
-use dunix_transport::{Mesh, keys};
+use dunix_processes::{KillTarget, RootEnd, StayHere};
 use dunix_wire::processes::{ExitStatus, MoveWish, Refusal};
+use fabric::Place;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::runtime::Runtime;
+use std::time::{Duration, Instant};
 
 /// The first three stay; each of the others dies in one of the trials.
 const NODES: usize = 11;
@@ -26,49 +23,8 @@ const LASTING: usize = 3;
 /// Longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A node in a network namespace of its own.
-struct Place {
-    id: NodeId,
-    processes: Processes,
-    mesh: Mesh,
-    runtime: Runtime,
-}
-
-impl Place {
-    async fn start(runtime: Runtime, ca: &keys::Ca, number: u32, keeper: OwnedFd) -> Place {
-        let config = link::config(ca, number);
-        let started = runtime.spawn(async move {
-            let mesh = Mesh::start(config).await.unwrap();
-            let policy = Arc::new(StayHere);
-            (harness::start(number, keeper, Some(mesh.clone()), policy).await, mesh)
-        });
-        let (processes, mesh) = started.await.unwrap();
-        Place { id: NodeId(number), processes, mesh, runtime }
-    }
-}
-
 fn main() {
-    if !harness::is_possible() {
-        println!("skipped: needs root");
-        return;
-    }
-    harness::trace();
-    let keepers: Vec<OwnedFd> = (0..NODES).map(|_| harness::fork_keeper()).collect();
-    let segment = link::Segment::new(NODES);
-    let ca = keys::make_ca(link::FABRIC).unwrap();
-    Runtime::new().unwrap().block_on(async {
-        let mut places = Vec::new();
-        for (number, keeper) in (1..).zip(keepers) {
-            let runtime = segment.places[number as usize - 1].runtime();
-            places.push(Place::start(runtime, &ca, number, keeper).await);
-        }
-        everything(&places).await;
-        for place in places {
-            place.processes.shut_down();
-            place.runtime.shutdown_background();
-        }
-    });
-    std::fs::remove_dir_all(harness::scratch()).unwrap();
+    fabric::with_nodes(NODES, |_| Arc::new(StayHere), everything);
 }
 
 async fn everything(places: &[Place]) {
@@ -90,7 +46,7 @@ async fn everything(places: &[Place]) {
         refusals_say_why(lasting).await;
     }
     for place in lasting {
-        nothing_is_left(place).await;
+        harness::nothing_is_left(&place.processes).await;
     }
     if "deaths".contains(&wanted) {
         nodes_die_in_the_middle(lasting, mortal).await;
@@ -161,12 +117,12 @@ fn pid_of(text: &str) -> Pid {
 
 /// Moves a process, asking any node.
 async fn go(asked: &Place, pid: Pid, to: &Place) {
-    match asked.processes.move_to(pid, to.id, MoveWish::default()).await {
-        Ok(report) => assert_eq!(report.target, to.id),
+    match asked.processes.move_to(pid, to.mesh.node(), MoveWish::default()).await {
+        Ok(report) => assert_eq!(report.target, to.mesh.node()),
         Err(Refusal::AlreadyThere) => {}
         // Whoever waits for its end says how.
         Err(Refusal::Ended | Refusal::NoSuchProcess) => std::future::pending().await,
-        Err(refusal) => panic!("{pid} does not go to {}: {refusal}", to.id),
+        Err(refusal) => panic!("{pid} does not go to {}: {refusal}", to.mesh.node()),
     }
 }
 
@@ -178,8 +134,8 @@ async fn a_process_stays_itself(places: &[Place]) {
     for number in 1..10 {
         let (asked, to) = (&places[(number * 2) % 3], &places[number % 3]);
         let wish = MoveWish { safe: number % 2 == 0, no_wait: number % 3 == 0 };
-        let report = asked.processes.move_to(guest.pid, to.id, wish).await.unwrap();
-        assert_eq!(report.target, to.id);
+        let report = asked.processes.move_to(guest.pid, to.mesh.node(), wish).await.unwrap();
+        assert_eq!(report.target, to.mesh.node());
         assert_eq!(report.bytes_after.is_none(), wish.no_wait);
         assert!(!wish.safe || report.bytes_after.unwrap_or(0) == 0, "{report:?}");
         assert_eq!(guest.ask("who").await, who, "after move {number}");
@@ -268,20 +224,27 @@ async fn signals_arrive_once_and_in_order(places: &[Place]) {
     println!("ok: signals");
 }
 
-/// SIGKILL, SIGTERM and exits at any moment of a move: the parent hears the truth, and nothing stays.
+/// SIGKILL and SIGTERM at any moment of a move: the parent hears the truth, and nothing stays.
 async fn ends_cross_moves(places: &[Place]) {
+    const TRIALS: u32 = 60;
     let program = compiled("crossing.c");
     let mut parent = Guest::start(&places[0], &[&program, "receiver"]).await;
     let (mut moved, mut ended) = (0, 0);
-    for number in 0..60_u64 {
+    // The moments sweep over twice the time that a move takes on this machine.
+    let begun = Instant::now();
+    for place in [&places[1], &places[0], &places[1], &places[0]] {
+        go(&places[2], parent.pid, place).await;
+    }
+    let moments = begun.elapsed() / 4 * 2;
+    for number in 0..TRIALS {
         let child = pid_of(&parent.ask("spawn -1").await);
-        let (to, by) = (&places[1], &places[usize::try_from(number % 3).unwrap()]);
+        let (to, by) = (&places[1], &places[number as usize % 3]);
         let signal: u8 = if number % 2 == 0 { 9 } else { 15 };
         let kill = async {
-            tokio::time::sleep(Duration::from_micros(number * 300)).await;
+            tokio::time::sleep(moments * number / TRIALS).await;
             by.processes.signal(KillTarget::Process(child), signal).await
         };
-        let go = places[2].processes.move_to(child, to.id, MoveWish::default());
+        let go = places[2].processes.move_to(child, to.mesh.node(), MoveWish::default());
         let (killed, gone) = tokio::join!(kill, go);
         assert_eq!(killed, Ok(()), "signal {signal} for {child}");
         match gone {
@@ -305,21 +268,24 @@ async fn refusals_say_why(places: &[Place]) {
     let (pid, node) = (guest.pid, &places[1].processes);
     guest.ask("who").await;
     let nobody = Pid::new(4095).unwrap();
-    assert_eq!(node.move_to(nobody, places[0].id, wish).await, Err(Refusal::NoSuchProcess));
-    assert_eq!(node.move_to(pid, places[0].id, wish).await, Err(Refusal::AlreadyThere));
+    assert_eq!(
+        node.move_to(nobody, places[0].mesh.node(), wish).await,
+        Err(Refusal::NoSuchProcess)
+    );
+    assert_eq!(node.move_to(pid, places[0].mesh.node(), wish).await, Err(Refusal::AlreadyThere));
     assert_eq!(node.move_to(pid, NodeId(99), wish).await, Err(Refusal::NodeNotLive));
     // Two at once: one of them wins, or it has gone on.
-    let [one, two] = [1, 2].map(|at: usize| node.move_to(pid, places[at].id, wish));
+    let [one, two] = [1, 2].map(|at: usize| node.move_to(pid, places[at].mesh.node(), wish));
     let (one, two) = tokio::join!(one, two);
     assert!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
     assert_eq!(guest.ask("kill 0 0").await, "0");
     node.signal(KillTarget::Process(pid), 19).await.unwrap();
     let stopped = async {
         loop {
-            match node.move_to(pid, places[0].id, wish).await {
+            match node.move_to(pid, places[0].mesh.node(), wish).await {
                 Err(Refusal::Stopped { signal: 19 }) => return,
                 // It had not stopped yet.
-                Ok(_) => drop(node.move_to(pid, places[1].id, wish).await),
+                Ok(_) => drop(node.move_to(pid, places[1].mesh.node(), wish).await),
                 Err(Refusal::NotParked { .. } | Refusal::StillArriving) => {}
                 Err(refusal) => panic!("{refusal}"),
             }
@@ -346,11 +312,12 @@ async fn nodes_die_in_the_middle(lasting: &[Place], mortal: &[Place]) {
             go(home, guest.pid, place).await;
         }
         let die = async {
+            // The moments sweep over the move: before, within and after it.
             tokio::time::sleep(Duration::from_millis(u64::from(number / 2) * 9)).await;
             place.mesh.abort();
         };
         let to = if is_source { home } else { place };
-        let asked = lasting[1].processes.move_to(guest.pid, to.id, MoveWish::default());
+        let asked = lasting[1].processes.move_to(guest.pid, to.mesh.node(), MoveWish::default());
         let ((), moved) = tokio::join!(die, asked);
         let answer = guest.ask("who").await;
         if answer == who {
@@ -366,18 +333,7 @@ async fn nodes_die_in_the_middle(lasting: &[Place], mortal: &[Place]) {
         }
     }
     for place in lasting {
-        nothing_is_left(place).await;
+        harness::nothing_is_left(&place.processes).await;
     }
     println!("ok: deaths ({lived} lived on, {lost} were lost with a node)");
-}
-
-async fn nothing_is_left(place: &Place) {
-    let node = &place.processes;
-    for _ in 0..1000 {
-        if node.counts() == (0, 0, 0) && node.moves() == (0, 0) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("left behind at {}: {:?}, moves {:?}", place.id, node.counts(), node.moves());
 }

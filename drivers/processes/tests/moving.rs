@@ -2,70 +2,31 @@
 //!
 //! Not the standard harness: keepers are forked while the process has one thread.
 
+mod fabric;
 #[allow(dead_code, reason = "each test program uses its own part of it")]
 mod harness;
-#[path = "../../transport/tests/support/mod.rs"]
-mod link;
 
 use dunix_ids::Pid;
 use dunix_processes::{KillTarget, Processes, StayHere};
-use dunix_transport::{Mesh, keys};
 use dunix_wire::processes::{ExitStatus, Refusal};
+use fabric::Place;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Runtime;
-
-/// A node in a network namespace of its own.
-struct Place {
-    processes: Processes,
-    mesh: Mesh,
-    runtime: Runtime,
-}
-
-impl Place {
-    async fn start(runtime: Runtime, ca: &keys::Ca, number: u32, keeper: OwnedFd) -> Place {
-        let config = link::config(ca, number);
-        let processes = runtime.spawn(async move {
-            let mesh = Mesh::start(config).await.unwrap();
-            (harness::start(number, keeper, Some(mesh.clone()), Arc::new(StayHere)).await, mesh)
-        });
-        let (processes, mesh) = processes.await.unwrap();
-        Place { processes, mesh, runtime }
-    }
-}
 
 fn main() {
-    if !harness::is_possible() {
-        println!("skipped: needs root");
-        return;
-    }
-    harness::trace();
-    let keepers = [harness::fork_keeper(), harness::fork_keeper(), harness::fork_keeper()];
-    let segment = link::Segment::new(3);
-    let ca = keys::make_ca(link::FABRIC).unwrap();
-    let runtime = Runtime::new().unwrap();
-    runtime.block_on(async {
-        let [first, second, third] = keepers;
-        let places = &segment.places;
-        // The third one is there for a majority when the first dies.
-        let (one, two, three) = tokio::join!(
-            Place::start(places[0].runtime(), &ca, 1, first),
-            Place::start(places[1].runtime(), &ca, 2, second),
-            Place::start(places[2].runtime(), &ca, 3, third),
-        );
-        everything([&one.processes, &two.processes]).await;
-        lost_pages_kill(&one, &two).await;
-        for place in [one, two, three] {
-            place.processes.shut_down();
-            place.runtime.shutdown_background();
-        }
-    });
-    std::fs::remove_dir_all(harness::scratch()).unwrap();
+    // The third one is there for a majority when the first dies.
+    fabric::with_nodes(
+        3,
+        |_| Arc::new(StayHere),
+        async |places| {
+            everything([&places[0].processes, &places[1].processes]).await;
+            lost_pages_kill(&places[0], &places[1]).await;
+        },
+    );
 }
 
 async fn everything(nodes: [&Processes; 2]) {
@@ -102,7 +63,7 @@ async fn everything(nodes: [&Processes; 2]) {
         a_heap_follows(nodes, 24).await;
     }
     for node in nodes {
-        nothing_is_left(node).await;
+        harness::nothing_is_left(node).await;
     }
 }
 
@@ -304,6 +265,7 @@ async fn killed_at_any_instant(nodes: [&Processes; 2]) {
         let (one, two) = (nodes[0].clone(), nodes[1].clone());
         let pid = guest.pid;
         let moving = tokio::spawn(async move { one.rehearse_move(pid, &two).await });
+        // The moments sweep over the move and beyond.
         tokio::time::sleep(Duration::from_micros(number * 500)).await;
         nodes[0].signal(KillTarget::Process(pid), 9).await.unwrap();
         let end = tokio::time::timeout(Duration::from_secs(10), guest.end).await;
@@ -357,30 +319,13 @@ async fn lost_pages_kill(one: &Place, two: &Place) {
     guest.expect("check", "good").await;
     let (pid, from, to) = (guest.pid, one.processes.clone(), two.processes.clone());
     let moving = tokio::spawn(async move { from.rehearse_move(pid, &to).await });
-    while !two.processes.list().iter().any(|process| process.pid == pid) {
-        tokio::time::sleep(Duration::from_micros(200)).await;
-    }
+    let is_there = || two.processes.list().iter().any(|process| process.pid == pid);
+    harness::until("it has arrived", is_there).await;
     one.mesh.stop().await;
     assert_eq!(moving.await.unwrap(), Err(Refusal::LostPages));
-    for _ in 0..500 {
-        if two.processes.list().iter().all(|process| process.pid != pid) {
-            let why = "its pages were on node n1, which died";
-            let story = two.processes.explain(pid);
-            assert!(story.iter().any(|line| line.contains(why)), "{story:?}");
-            println!("ok: lost pages");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it lives: {:?}", two.processes.list());
-}
-
-async fn nothing_is_left(node: &Processes) {
-    for _ in 0..500 {
-        if node.counts() == (0, 0, 0) && node.is_nothing_moving() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("left behind: {:?}", node.counts());
+    harness::until("it is killed", || !is_there()).await;
+    let why = "its pages were on node n1, which died";
+    let story = two.processes.explain(pid);
+    assert!(story.iter().any(|line| line.contains(why)), "{story:?}");
+    println!("ok: lost pages");
 }

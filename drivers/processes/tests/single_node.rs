@@ -2,6 +2,7 @@
 //!
 //! Not the standard harness: keepers are forked while the process has one thread.
 
+#[allow(dead_code, reason = "each test program uses its own part of it")]
 mod harness;
 
 use dunix_processes::{KillTarget, Processes, StayHere};
@@ -40,7 +41,7 @@ fn main() {
         a_program_that_is_not_there_does_not_run(&node).await;
         roots_are_killed_from_outside(&node).await;
         parents_are_killed_within_fork(&node).await;
-        nothing_is_left(&node).await;
+        harness::nothing_is_left(&node).await;
         node.shut_down();
     });
     std::fs::remove_dir_all(harness::scratch()).unwrap();
@@ -112,7 +113,7 @@ async fn roots_are_killed_from_outside(node: &Processes) {
 }
 
 /// Kills shells that do nothing but fork. A child that its parent could not name any more must not
-/// stay in the table, which [`nothing_is_left`] looks at.
+/// stay in the table, which [`harness::nothing_is_left`] looks at.
 async fn parents_are_killed_within_fork(node: &Processes) {
     let script = "exec 2>/dev/null; for i in $(seq 100); do
         { while :; do (:); done; } & read -t 0.0$((i % 10)) x <> $T/never; kill -9 $!; wait $!
@@ -121,14 +122,4 @@ async fn parents_are_killed_within_fork(node: &Processes) {
     let done = harness::run(node, &["bash", "-c", &script], "").await;
     assert_eq!(done.output, "137\n");
     println!("ok: parents killed within fork");
-}
-
-async fn nothing_is_left(node: &Processes) {
-    for _ in 0..200 {
-        if node.counts() == (0, 0, 0) {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    panic!("left: {:?}, {:?}", node.counts(), node.list());
 }

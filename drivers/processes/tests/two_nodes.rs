@@ -5,18 +5,16 @@
 //! PIDs, descriptors, waits. Not the standard harness: keepers are forked while the process has one
 //! thread.
 
+mod fabric;
+#[allow(dead_code, reason = "each test program uses its own part of it")]
 mod harness;
-#[path = "../../transport/tests/support/mod.rs"]
-mod link;
 
 use dunix_ids::NodeId;
 use dunix_processes::{Decision, KillTarget, PlaceQuestion, Placement, Policy, Processes};
-use dunix_transport::{Mesh, keys};
 use dunix_wire::processes::ExitStatus;
-use std::os::fd::OwnedFd;
+use fabric::Place;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Runtime;
 
 /// Programs that node 1 sends to node 2, and that node 2 sends back.
 const AWAY: [&str; 10] =
@@ -81,59 +79,15 @@ impl Policy for ByName {
     }
 }
 
-/// A node in a network namespace of its own.
-struct Place {
-    processes: Processes,
-    mesh: Mesh,
-    runtime: Runtime,
-}
-
-impl Place {
-    async fn start(
-        runtime: Runtime,
-        ca: &keys::Ca,
-        number: u32,
-        keeper: OwnedFd,
-        policy: ByName,
-    ) -> Place {
-        let config = link::config(ca, number);
-        let processes = runtime.spawn(async move {
-            let mesh = Mesh::start(config).await.unwrap();
-            let policy = Arc::new(policy);
-            (harness::start(number, keeper, Some(mesh.clone()), policy).await, mesh)
-        });
-        let (processes, mesh) = processes.await.unwrap();
-        Place { processes, mesh, runtime }
-    }
-}
-
 fn main() {
-    if !harness::is_possible() {
-        println!("skipped: needs root");
-        return;
-    }
-    harness::trace();
-    let keepers = [harness::fork_keeper(), harness::fork_keeper()];
-    let segment = link::Segment::new(2);
-    let ca = keys::make_ca(link::FABRIC).unwrap();
-    let runtime = Runtime::new().unwrap();
-    runtime.block_on(async {
-        let [first, second] = keepers;
-        let away = ByName { names: &AWAY, to: NodeId(2) };
-        let back = ByName { names: &BACK, to: NodeId(1) };
-        let places = &segment.places;
-        let (one, two) = tokio::join!(
-            Place::start(places[0].runtime(), &ca, 1, first, away),
-            Place::start(places[1].runtime(), &ca, 2, second, back),
-        );
-        everything(&one.processes, &two.processes).await;
-        a_lost_node_kills_what_ran_on_it(&one.processes, &two).await;
-        for place in [one, two] {
-            place.processes.shut_down();
-            place.runtime.shutdown_background();
-        }
+    let policy = |node| {
+        let (names, to) = if node == NodeId(1) { (&AWAY[..], 2) } else { (&BACK[..], 1) };
+        Arc::new(ByName { names, to: NodeId(to) }) as Arc<dyn Policy>
+    };
+    fabric::with_nodes(2, policy, async |places| {
+        everything(&places[0].processes, &places[1].processes).await;
+        a_lost_node_kills_what_ran_on_it(&places[0].processes, &places[1]).await;
     });
-    std::fs::remove_dir_all(harness::scratch()).unwrap();
 }
 
 async fn everything(one: &Processes, two: &Processes) {
@@ -154,12 +108,12 @@ async fn everything(one: &Processes, two: &Processes) {
     sockets_are_relayed(one).await;
     calls_run_at_home(one).await;
     job_control_reaches_the_other_node(one).await;
-    nothing_is_left(one).await;
-    nothing_is_left(two).await;
+    harness::nothing_is_left(one).await;
+    harness::nothing_is_left(two).await;
     many_at_once(one).await;
     killed_at_any_instant(one).await;
-    nothing_is_left(one).await;
-    nothing_is_left(two).await;
+    harness::nothing_is_left(one).await;
+    harness::nothing_is_left(two).await;
 }
 
 /// A child elsewhere talks over its parent's socket pair; half-close reaches it.
@@ -262,26 +216,10 @@ async fn a_lost_node_kills_what_ran_on_it(one: &Processes, two: &Place) {
     let script =
         "exec 2>/dev/null; sleep 100 | cat; echo over; sleep 100; test $? -gt 125 && echo no";
     let (_handle, output) = harness::begin(one, &["dash", "-c", script], "").await;
-    for _ in 0..500 {
-        if two.processes.list().len() >= 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(two.processes.list().len(), 2, "{:?}", two.processes.list());
+    harness::until("sleep and cat are there", || two.processes.list().len() == 2).await;
     two.mesh.stop().await;
     let text = tokio::time::timeout(Duration::from_secs(20), harness::read_all(output)).await;
     // The second sleep may run nowhere else than on the lost node.
     assert_eq!(text.expect("the shell goes on"), "over\nno\n");
     println!("ok: a lost node");
-}
-
-async fn nothing_is_left(node: &Processes) {
-    for _ in 0..500 {
-        if node.counts() == (0, 0, 0) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("left: {:?}, {:?}", node.counts(), node.list());
 }

@@ -14,10 +14,12 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest that one command of a test may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at what has no event.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Whether this user can run these tests.
 pub(crate) fn is_possible() -> bool {
@@ -75,13 +77,28 @@ pub(crate) async fn start(
         extension: Arc::new(NoExtension),
     })
     .unwrap();
-    for _ in 0..1000 {
-        if processes.is_ready() {
-            return processes;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    until("the node is granted PIDs", || processes.is_ready()).await;
+    processes
+}
+
+/// Waits until something is so. What a driver counts and lists tells nobody when it changes: it is
+/// looked at again and again.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
-    panic!("node {number} was not granted PIDs");
+}
+
+/// Waits until a node has nothing any more that has to do with processes.
+pub(crate) async fn nothing_is_left(node: &Processes) {
+    let deadline = Instant::now() + PATIENCE;
+    while node.counts() != (0, 0, 0) || node.moves() != (0, 0) || !node.is_nothing_moving() {
+        let (counts, moves) = (node.counts(), node.moves());
+        assert!(Instant::now() < deadline, "left: {counts:?}, {moves:?}, {:?}", node.list());
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// A directory of this test, emptied by [`start`]'s caller at its end.
