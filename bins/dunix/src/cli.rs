@@ -73,7 +73,7 @@ pub struct RunArgs {
     /// Run it on this node (a name or number of `dunix nodes`)
     #[arg(long, short = 'n', value_name = "NODE", group = "where")]
     pub node: Option<String>,
-    /// Place every program that it starts on the next node in turn
+    /// Place every program that it starts, and forked workers, on the next node in turn
     #[arg(long, group = "where")]
     pub spread: bool,
     /// Keep it and what it starts on the node that takes the request
@@ -263,7 +263,7 @@ pub struct LabArgs {
     /// Name of the fabric [default: lab, or lab2, lab3, ... if taken]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Place every exec on the next node in turn
+    /// Place every exec, and forked workers, on the next node in turn
     #[arg(long)]
     pub spread: bool,
     /// CPUs that each node may use, such as 0.5
@@ -318,7 +318,7 @@ pub struct InitArgs {
     /// Number of nodes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub nodes: u32,
-    /// Place every exec on the next node in turn
+    /// Place every exec, and forked workers, on the next node in turn
     #[arg(long)]
     pub spread: bool,
     /// Directory to write to; made if missing

@@ -9,19 +9,20 @@
 //! place(wish): policy -> here | there | ask two, reserve at both, release the loser
 //! ```
 
+mod children;
 mod place;
 mod reservations;
 mod sample;
 mod turns;
 mod window;
 
-pub use dunix_placement::{NodeLoad, Reason, Wish};
+pub use dunix_placement::{ChildDid, NodeLoad, Reason, Wish};
 pub use place::{PlaceError, Placed};
 pub use sample::SampleConfig;
 
 use bytes::Bytes;
 use dunix_ids::NodeId;
-use dunix_placement::Weights;
+use dunix_placement::{Habits, Weights};
 use dunix_transport::{Handler, Mesh, MeshStream, PeerEvent, Responder};
 use dunix_wire::{
     Topic,
@@ -60,6 +61,7 @@ struct State {
     window: Window,
     reservations: Reservations,
     turns: Turns,
+    habits: Habits,
     /// Programs placed here since the last sample, which does not show them.
     unseen: u32,
     /// When peers were last asked for their windows.
@@ -76,6 +78,7 @@ impl Load {
             window: Window::default(),
             reservations: Reservations::default(),
             turns: Turns::default(),
+            habits: Habits::default(),
             unseen: 0,
             asked: None,
             random: Random::new(),

@@ -69,10 +69,15 @@ impl Load {
     /// # Errors
     /// As [`Load::place`].
     pub fn place_now(&self, wish: Wish, program: &[u8]) -> Result<Placed, PlaceError> {
+        self.decide_now(wish, program).map(|placed| self.placed(placed.node, placed.why))
+    }
+
+    /// As [`Load::place_now`] for what runs already, and is counted here if it stays.
+    pub(crate) fn decide_now(&self, wish: Wish, program: &[u8]) -> Result<Placed, PlaceError> {
         let peers = self.peers();
         let input = self.input(wish, program, &peers);
         match place(&input) {
-            Placement::On { node, why } => Ok(self.placed(node, why)),
+            Placement::On { node, why } => Ok(Placed { node, why }),
             Placement::Nowhere(node) => Err(PlaceError::NotUp(node)),
             Placement::Ask(asked) => {
                 self.shared.ask_some(&peers);
@@ -85,7 +90,7 @@ impl Load {
                     .map(|entry| (entry.node, Some(node_load(entry))))
                     .collect();
                 let (node, why) = settle(&input, &loads);
-                Ok(self.placed(node, why))
+                Ok(Placed { node, why })
             }
         }
     }
@@ -104,7 +109,7 @@ impl Load {
     }
 
     /// A program counts at once, not only when it is first seen to run.
-    fn placed(&self, node: NodeId, why: Reason) -> Placed {
+    pub(crate) fn placed(&self, node: NodeId, why: Reason) -> Placed {
         let mut state = self.shared.lock();
         if node == self.shared.mesh.node() {
             state.unseen = state.unseen.saturating_add(1);

@@ -35,10 +35,17 @@ pub struct ProcessesConfig {
     pub extension: Arc<dyn Extension>,
 }
 
-/// Decides where a new image runs.
+/// Decides where a new image runs, and a child that fork(2) made.
 pub trait Policy: Send + Sync + 'static {
     /// Answers at once, from what is known: the doorbell waits for it.
     fn place(&self, question: &PlaceQuestion) -> Decision;
+    /// The same for a child, before its first instruction and again when it turns out to work by
+    /// itself. It moves there; if it cannot, it stays. `None` leaves it open.
+    fn place_child(&self, _question: &ChildQuestion) -> Option<Decision> {
+        None
+    }
+    /// Hears what children of a program come to.
+    fn child_did(&self, _program: &[u8], _what: ChildDid) {}
 }
 
 /// What is known of an image that is about to start.
@@ -51,6 +58,31 @@ pub struct PlaceQuestion {
     pub is_root: bool,
     /// What its environment asks for.
     pub wish: PlaceWish,
+}
+
+/// What is known of a child that fork(2) has made and that has executed nothing since.
+#[derive(Clone, Debug)]
+pub struct ChildQuestion {
+    pub pid: Pid,
+    /// Absolute path of the program that it shares with its parent.
+    pub program: Arc<[u8]>,
+    /// What the environment of that program asked for.
+    pub wish: PlaceWish,
+    /// It has computed for a while; otherwise it is just made and has run nothing.
+    pub is_working: bool,
+}
+
+/// What a child made by fork(2) came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChildDid {
+    /// It executed another program.
+    Executed,
+    /// It ended before it had worked much.
+    Ended,
+    /// It works by itself.
+    Worked,
+    /// It could not be moved, for a reason that its siblings will have too.
+    Stays,
 }
 
 /// What a process tree asks for by `DUNIX_PLACE` in its environment.
@@ -74,6 +106,25 @@ impl PlaceWish {
             PlaceWish::Spread
         } else {
             PlaceWish::Policy
+        }
+    }
+
+    /// The flags of an exec request that ask for it.
+    pub(crate) const fn flags(self) -> u32 {
+        match self {
+            PlaceWish::Policy => 0,
+            PlaceWish::Local => EXEC_PLACE_LOCAL,
+            PlaceWish::Spread => EXEC_PLACE_SPREAD,
+        }
+    }
+
+    /// Reads an environment, as the shim does at an exec.
+    pub(crate) fn of_environment(environment: &[Vec<u8>]) -> PlaceWish {
+        let value = environment.iter().find_map(|entry| entry.strip_prefix(b"DUNIX_PLACE="));
+        match value {
+            Some(b"local") => PlaceWish::Local,
+            Some(b"spread") => PlaceWish::Spread,
+            _ => PlaceWish::Policy,
         }
     }
 }

@@ -98,6 +98,7 @@ impl Node {
             self.tell(home, &ProcessesMessage::CancelRemoteCall { ticket });
         }
         if let Some(local) = local {
+            self.child_ended(&local);
             self.release_remote(pid, local.remote);
             self.extension.handle_gone(pid);
         }

@@ -4,6 +4,7 @@ use dunix_linux::{Errno, Result};
 use dunix_wire::processes::{Credentials, Rusage};
 use rustix::process::{Pid as HostPid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::os::fd::{OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Takes a duplicate of a process's descriptor.
 pub(crate) fn take_fd(host_pid: u32, number: RawFd) -> Result<OwnedFd> {
@@ -114,6 +115,14 @@ impl Times {
 pub(crate) fn usage_of(host_pid: u32) -> Rusage {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/{host_pid}/{name}"));
     usage(&read("stat").unwrap_or_default(), &read("status").unwrap_or_default())
+}
+
+/// The time that a process's first thread has had a processor; zero if that cannot be read
+/// (`/proc/PID/schedstat`).
+pub(crate) fn processor_time_of(host_pid: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{host_pid}/schedstat")).unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 fn usage(stat: &str, status: &str) -> Rusage {

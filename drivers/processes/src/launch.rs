@@ -9,6 +9,7 @@
 //! exists only here; from the commit on it is an ordinary process that rings `OP_START`.
 
 use crate::call::wire_errno;
+use crate::config::PlaceWish;
 use crate::node::{Local, Node, State, Ticket, TicketExe, lock};
 use crate::remote::RemoteTable;
 use dunix_ids::{NodeId, Pid};
@@ -54,6 +55,7 @@ pub(crate) struct Launching {
     origin: Option<Origin>,
     remote: Option<RemoteTable>,
     exec_fn: Option<Vec<u8>>,
+    wish: PlaceWish,
     host_pid: Option<u32>,
     resolved: Option<Resolved>,
     done: oneshot::Sender<Result<(), LaunchError>>,
@@ -114,11 +116,13 @@ impl Node {
         let (done, outcome) = oneshot::channel();
         let Launch { pid, origin, mut spec, descriptors, remote, exec_fn } = launch;
         spec.namespaces = u16::try_from(self.namespaces.len()).unwrap_or(u16::MAX);
+        let wish = PlaceWish::of_environment(&spec.envp);
         let launching = Launching {
             pid,
             origin: Some(origin),
             remote: Some(remote),
             exec_fn,
+            wish,
             host_pid: None,
             resolved: None,
             done,
@@ -353,6 +357,7 @@ impl State {
             exe: TicketExe::AtGuest,
             exe_path: resolved.exe_path,
             exec_fn: launching.exec_fn.take().unwrap_or(resolved.exec_fn),
+            wish: launching.wish,
         };
         let remote = launching.remote.take().unwrap_or_default();
         for object in remote.objects() {
@@ -366,6 +371,8 @@ impl State {
                 forked_by: None,
                 ticket: Some(ticket),
                 exe_path,
+                wish: launching.wish,
+                is_young: false,
                 placed: "it was started here".into(),
                 remote,
                 paging: None,

@@ -14,6 +14,7 @@
 //! no thread blocks on a guest, the keeper or a peer while it holds the mutex.
 
 mod call;
+mod children;
 mod config;
 mod effects;
 mod host;
@@ -32,8 +33,8 @@ mod terminal;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{
-    Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy, PortCall,
-    ProcessesConfig, StayHere,
+    ChildDid, ChildQuestion, Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement,
+    Policy, PortCall, ProcessesConfig, StayHere,
 };
 pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};

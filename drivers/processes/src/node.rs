@@ -5,7 +5,7 @@
 //! were decided: whoever finds another thread at that leaves his effects to it.
 
 use crate::call::{Caller, DoorbellCall};
-use crate::config::{Extension, Policy};
+use crate::config::{Extension, PlaceWish, Policy};
 use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
@@ -113,6 +113,10 @@ pub(crate) struct Local {
     pub(crate) forked_by: Option<Pid>,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) exe_path: Arc<[u8]>,
+    /// What the environment of its program asked for.
+    pub(crate) wish: PlaceWish,
+    /// It was made here by fork(2), has executed nothing since and been asked nowhere.
+    pub(crate) is_young: bool,
     /// Why it runs here, for people.
     pub(crate) placed: Arc<str>,
     pub(crate) remote: RemoteTable,
@@ -128,6 +132,7 @@ pub(crate) struct Ticket {
     pub(crate) exe: TicketExe,
     pub(crate) exe_path: Vec<u8>,
     pub(crate) exec_fn: Vec<u8>,
+    pub(crate) wish: PlaceWish,
 }
 
 /// Where the program of a ticket is.

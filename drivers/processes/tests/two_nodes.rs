@@ -10,10 +10,13 @@ mod fabric;
 mod harness;
 
 use dunix_ids::NodeId;
-use dunix_processes::{Decision, KillTarget, PlaceQuestion, Placement, Policy, Processes};
+use dunix_processes::{
+    ChildQuestion, Decision, KillTarget, PlaceQuestion, Placement, Policy, ProcessEvent, Processes,
+};
 use dunix_wire::processes::ExitStatus;
 use fabric::Place;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 /// Programs that node 1 sends to node 2, and that node 2 sends back.
@@ -63,6 +66,12 @@ const CALLS: [&str; 13] = [
     "master",
 ];
 
+/// Children that node 1 sends away: none, those that are just made, those that work.
+static CHILDREN_AWAY: AtomicU8 = AtomicU8::new(NONE);
+const NONE: u8 = 0;
+const NEW: u8 = 1;
+const WORKING: u8 = 2;
+
 /// Sends programs away by name.
 struct ByName {
     names: &'static [&'static str],
@@ -76,6 +85,12 @@ impl Policy for ByName {
         let goes = !question.is_root && self.names.contains(&name);
         let placement = if goes { Placement::OnlyAt(self.to) } else { Placement::Here };
         Decision { placement, why: "by name".into() }
+    }
+
+    fn place_child(&self, question: &ChildQuestion) -> Option<Decision> {
+        let now = if question.is_working { WORKING } else { NEW };
+        let goes = self.to == NodeId(2) && CHILDREN_AWAY.load(Ordering::Relaxed) == now;
+        goes.then(|| Decision { placement: Placement::At(self.to), why: "of its age".into() })
     }
 }
 
@@ -103,6 +118,8 @@ async fn everything(one: &Processes, two: &Processes) {
         }
         println!("ok: {script}");
     }
+    children_start_elsewhere(one, two, only.as_deref()).await;
+    workers_go_elsewhere(one, two).await;
     roots_start_elsewhere(one).await;
     roots_elsewhere_are_killed(one, two).await;
     sockets_are_relayed(one).await;
@@ -114,6 +131,101 @@ async fn everything(one: &Processes, two: &Processes) {
     killed_at_any_instant(one).await;
     harness::nothing_is_left(one).await;
     harness::nothing_is_left(two).await;
+}
+
+/// What children print that are made by fork(2) and execute nothing; the same as with all of them here.
+const CHILDREN: [(&str, &str); 12] = [
+    ("(exit 7); echo $?", "7\n"),
+    ("x=$(echo in; exit 3); echo $x $?", "in 3\n"),
+    ("a=1; (a=2; echo $a); echo $a", "2\n1\n"),
+    ("(echo out; echo err >&2) 2>&1", "out\nerr\n"),
+    (
+        "i=0; while [ $i -lt 12 ]; do (exit $i); echo $?; i=$((i + 1)); done | (n=0; while read x; do n=$((n + x)); done; echo $n)",
+        "66\n",
+    ),
+    ("exec 2>/dev/null; (while :; do :; done) & kill -9 $!; wait $!; echo $?", "137\n"),
+    (
+        "rm -f $T/up; (trap 'echo caught; exit 4' TERM; echo up; while :; do :; done) > $T/up & until [ -s $T/up ]; do :; done; kill $!; wait $!; echo $?; cat $T/up",
+        "4\nup\ncaught\n",
+    ),
+    ("test \"$(sh -c 'echo $PPID')\" = $$ && echo parent", "parent\n"),
+    ("(read a; echo 1 $a; (read b; echo 2 $b)) <<END\nx\ny\nEND", "1 x\n2 y\n"),
+    ("umask 077; cd /usr; (cd lib; pwd; umask); pwd", "/usr/lib\n0077\n/usr\n"),
+    ("(sleep 0.05; echo late) & (echo early); wait", "early\nlate\n"),
+    (
+        "set -- $(for i in 1 2 3; do (for j in 1 2; do (echo $i$j); done); done); echo $*",
+        "11 12 21 22 31 32\n",
+    ),
+];
+
+async fn children_start_elsewhere(one: &Processes, two: &Processes, only: Option<&str>) {
+    CHILDREN_AWAY.store(NEW, Ordering::Relaxed);
+    let mut events = two.events();
+    let all = SCRIPTS.map(|(script, output, status)| (script, output, Some(status)));
+    for (script, output, status) in all.into_iter().chain(CHILDREN.map(|(s, o)| (s, o, None))) {
+        if only.is_some_and(|only| !script.contains(only)) {
+            continue;
+        }
+        for shell in ["dash", "bash"] {
+            let done = harness::run(one, &[shell, "-c", script], "").await;
+            assert_eq!(done.output, output, "{shell}, children away: {script}");
+            let status = ExitStatus::Exited(status.unwrap_or(0));
+            assert_eq!(done.end.status, status, "{shell}, children away: {script}");
+        }
+        println!("ok: children away: {script}");
+    }
+    CHILDREN_AWAY.store(NONE, Ordering::Relaxed);
+    let moved = moved_here(&mut events);
+    println!("{moved} children were moved at once");
+    assert!(moved >= 40 || only.is_some(), "only {moved} children were moved");
+}
+
+/// Children that compute leave their parent's node while they do, and nobody notices.
+async fn workers_go_elsewhere(one: &Processes, two: &Processes) {
+    let program = "
+import os, time
+table = list(range(1000))
+def work(number):
+    end = time.process_time() + 0.15
+    total = 0
+    while time.process_time() < end:
+        total = sum(x * number for x in table)
+    return total
+workers = []
+for number in range(4):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        parent = os.getppid()
+        os.write(writing, b'%d %d' % (work(number), os.getppid() == parent))
+        os._exit(number)
+    os.close(writing)
+    workers.append((child, reading))
+for child, reading in workers:
+    print(os.read(reading, 100).decode(), os.waitpid(child, 0)[1] >> 8)
+";
+    CHILDREN_AWAY.store(WORKING, Ordering::Relaxed);
+    let mut events = two.events();
+    let done = harness::run(one, &["/usr/bin/python3", "-c", program], "").await;
+    CHILDREN_AWAY.store(NONE, Ordering::Relaxed);
+    let expected: String =
+        (0..4).map(|number| format!("{} 1 {number}\n", 499_500 * number)).collect();
+    assert_eq!(done.output, expected);
+    assert_eq!(done.end.status, ExitStatus::Exited(0));
+    assert_eq!(moved_here(&mut events), 4, "each worker moves once");
+    println!("ok: workers go elsewhere");
+}
+
+/// How many processes have come to the node of these events.
+fn moved_here(events: &mut tokio::sync::broadcast::Receiver<ProcessEvent>) -> usize {
+    let mut moved = 0;
+    loop {
+        match events.try_recv() {
+            Ok(event) => moved += usize::from(matches!(event, ProcessEvent::Moved { .. })),
+            Err(tokio::sync::broadcast::error::TryRecvError::Lagged(_)) => {}
+            Err(_) => return moved,
+        }
+    }
 }
 
 /// A child elsewhere talks over its parent's socket pair; half-close reaches it.

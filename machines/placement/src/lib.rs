@@ -1,6 +1,6 @@
 //! Where a program is to run: one pure policy, with the reason in words.
 //!
-//! Owns: the order of the rules and every weight. Refuses: measuring, probing, remembering: its
+//! Owns: the order of the rules, every weight, and what children of a program usually do ([`Habits`]). Refuses: measuring, probing, remembering: its
 //! caller brings loads, randomness and the spread's cursor.
 //!
 //! ```text
@@ -17,12 +17,16 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+mod habits;
 mod reason;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
 
+pub use habits::{ChildDid, Habits};
 pub use reason::Reason;
 
 use dunix_ids::NodeId;

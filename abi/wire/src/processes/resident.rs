@@ -25,6 +25,8 @@ pub struct ResidentImage {
     pub kernel: KernelPages,
     /// `/proc/self/exe` as the fabric shows it.
     pub exe_path: Vec<u8>,
+    /// What its program's environment asks of placement: flags of an exec request.
+    pub place: u32,
     pub cwd: Vec<u8>,
     /// Absolute path of the root directory in the tree.
     pub root: Vec<u8>,

@@ -2,7 +2,9 @@
 
 use dunix_ids::NodeId;
 use dunix_load::{Load, Wish};
-use dunix_processes::{Decision, PlaceQuestion, PlaceWish, Placement, Policy};
+use dunix_processes::{
+    ChildDid, ChildQuestion, Decision, PlaceQuestion, PlaceWish, Placement, Policy,
+};
 
 /// Places by load, or in turn if the fabric or the process tree asks for it.
 pub(super) struct ByLoad {
@@ -22,14 +24,24 @@ fn here(why: &str) -> Decision {
     Decision { placement: Placement::Here, why: why.to_owned() }
 }
 
-impl Policy for ByLoad {
-    fn place(&self, question: &PlaceQuestion) -> Decision {
-        let wish = match question.wish {
-            PlaceWish::Local => return here("DUNIX_PLACE=local keeps it where it was started"),
-            // What a root executes is spread, not the root.
-            _ if question.is_root => return here("it was started here from outside"),
+impl ByLoad {
+    /// What is to be done where the process tree asks for `wish`.
+    fn wish(&self, wish: PlaceWish) -> Wish {
+        match wish {
+            PlaceWish::Local => Wish::Local,
             PlaceWish::Policy if !self.spread => Wish::Best,
             PlaceWish::Policy | PlaceWish::Spread => Wish::Spread,
+        }
+    }
+}
+
+impl Policy for ByLoad {
+    fn place(&self, question: &PlaceQuestion) -> Decision {
+        let wish = match self.wish(question.wish) {
+            Wish::Local => return here("DUNIX_PLACE=local keeps it where it was started"),
+            // What a root executes is spread, not the root.
+            _ if question.is_root => return here("it was started here from outside"),
+            wish => wish,
         };
         match self.load.place_now(wish, &question.exe_path) {
             Ok(placed) => {
@@ -40,5 +52,23 @@ impl Policy for ByLoad {
             // Only a node that was asked for by name can be missing.
             Err(error) => here(&error.to_string()),
         }
+    }
+
+    fn place_child(&self, question: &ChildQuestion) -> Option<Decision> {
+        let wish = self.wish(question.wish);
+        let placed = self.load.place_child(wish, &question.program, question.is_working)?;
+        Some(Decision { placement: Placement::At(placed.node), why: placed.why.to_string() })
+    }
+
+    fn child_did(&self, program: &[u8], what: ChildDid) {
+        self.load.child_did(
+            program,
+            match what {
+                ChildDid::Executed => dunix_load::ChildDid::Executed,
+                ChildDid::Ended => dunix_load::ChildDid::Ended,
+                ChildDid::Worked => dunix_load::ChildDid::Worked,
+                ChildDid::Stays => dunix_load::ChildDid::Stays,
+            },
+        );
     }
 }

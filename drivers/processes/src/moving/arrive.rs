@@ -15,6 +15,7 @@ use super::restore::{self, Batch};
 use super::script::{Outcome, Particulars, Script, host};
 use super::shell::{FIRST, Shell};
 use super::{clocks, image, mappings};
+use crate::config::PlaceWish;
 use crate::node::{Local, Node, State};
 use crate::ops::bits;
 use crate::remote::{Owner, PendingRelay, Rebuilt, RemoteTable};
@@ -41,6 +42,7 @@ pub(crate) struct Arrival {
     pid: Pid,
     members: Vec<Member>,
     exe_path: Vec<u8>,
+    wish: PlaceWish,
     table: RemoteTable,
     relays: Vec<PendingRelay>,
     bytes: u64,
@@ -107,6 +109,8 @@ impl Arrival {
             forked_by: None,
             ticket: None,
             exe_path: self.exe_path.as_slice().into(),
+            wish: self.wish,
+            is_young: false,
             placed: "it was moved here".into(),
             remote,
             paging: self.paging.get(),
@@ -229,12 +233,14 @@ impl Maker {
             pages = ?(filled - mapped), threads = ?filled.elapsed(), "a process is prepared"
         );
         let exe_path = image.exe_path.clone();
+        let wish = PlaceWish::of_flags(image.place);
         Ok(Arrival {
             node,
             shell,
             pid,
             members,
             exe_path,
+            wish,
             table,
             relays,
             bytes,

@@ -1,7 +1,7 @@
 //! The source's side: a process stops where it is, and goes on, gives its pages away, or ends.
 //!
 //! ```text
-//! freeze -> Frozen --image--> described, its pages served
+//! freeze -> Freezing -> Frozen --image--> described, its pages served
 //!             | thaw: timers and signals are given back, it goes on
 //!             `donate -> Donor: no descriptors, no end that anybody hears of
 //! ```
@@ -60,6 +60,12 @@ impl Node {
     /// [`FREEZE_WAIT`] it goes on and the refusal names the thread that did not.
     pub(crate) async fn freeze(self: &Arc<Node>, pid: Pid) -> Result<Frozen, Refusal> {
         self.wait_for_pages(pid).await?;
+        self.begin_freeze(pid)?.parked().await
+    }
+
+    /// Asks the threads of a process that lacks no pages to park; does not wait for them. They run
+    /// none of their own instructions after a system call that they are in.
+    pub(super) fn begin_freeze(self: &Arc<Node>, pid: Pid) -> Result<Freezing, Refusal> {
         let since = Instant::now();
         let (host_pid, slot) = self.look(|state| {
             let local = state.locals.get(&pid).ok_or(Refusal::NoSuchProcess)?;
@@ -75,7 +81,8 @@ impl Node {
         refuse_stopped(host_pid)?;
         let hall = self.halls.open(host_pid, slot, false).ok_or(Refusal::AlreadyMoving)?;
         let epoch = self.arena.begin_park(slot);
-        let mut frozen = Frozen {
+        // On an error the process goes on when `frozen` is dropped.
+        let frozen = Frozen {
             node: self.clone(),
             pid,
             hall,
@@ -88,10 +95,9 @@ impl Node {
             serving: None,
             is_settled: false,
         };
-        // On an error the process goes on when `frozen` is dropped.
-        frozen.wait_until_parked(epoch).await?;
-        frozen.parked = Instant::now();
-        Ok(frozen)
+        let mut freezing = Freezing { frozen, epoch, asked: BTreeSet::new() };
+        freezing.ask(&tasks_of(host_pid)?);
+        Ok(freezing)
     }
 
     /// A process that lacks pages of its last move runs on until it has them.
@@ -101,6 +107,72 @@ impl Node {
             Ok(PagingEnd::Complete) => Ok(()),
             Ok(PagingEnd::Lost(_)) => Err(Refusal::Ended),
             Err(_) => Err(Refusal::StillArriving),
+        }
+    }
+}
+
+/// A process whose threads have been asked to park. Dropped, it goes on.
+pub(super) struct Freezing {
+    frozen: Frozen,
+    epoch: u32,
+    asked: BTreeSet<u32>,
+}
+
+impl Freezing {
+    /// Waits until all threads have parked.
+    pub(super) async fn parked(mut self) -> Result<Frozen, Refusal> {
+        let tasks = self.wait_until_parked().await?;
+        let mut frozen = self.frozen;
+        frozen.enlist(&tasks)?;
+        frozen.parked = Instant::now();
+        Ok(frozen)
+    }
+
+    fn ask(&mut self, tasks: &BTreeSet<u32>) {
+        let ours = Payload { code: MOVE_CODE, ..Payload::default() };
+        for &task in tasks {
+            if self.asked.insert(task) {
+                let host_pid = self.frozen.hall.host_pid;
+                // One that has ended meanwhile is not in the next list.
+                let _ = queue_to_thread(host_pid, task, MOVE_SIGNAL.cast_signed(), &ours);
+            }
+        }
+    }
+
+    /// Returns the parked threads.
+    async fn wait_until_parked(&mut self) -> Result<BTreeSet<u32>, Refusal> {
+        let (hall, since) = (self.frozen.hall.clone(), self.frozen.since);
+        let host_pid = hall.host_pid;
+        let deadline = since + FREEZE_WAIT;
+        loop {
+            let tasks = tasks_of(host_pid)?;
+            self.ask(&tasks);
+            let parked = hall.parked();
+            if parked.values().any(|p| p.flags & u64::from(PARK_SHARES_MEMORY) != 0) {
+                return Err(Refusal::SharedMemory {
+                    mapping: "all of it, with a child made by vfork".into(),
+                });
+            }
+            let epoch = u64::from(self.epoch);
+            let missing =
+                tasks.iter().find(|task| parked.get(task).is_none_or(|p| p.epoch != epoch));
+            let Some(&missing) = missing else {
+                // A thread may have been made just before its maker parked.
+                if tasks_of(host_pid)? == tasks {
+                    return Ok(tasks);
+                }
+                continue;
+            };
+            if hall.has_ended() {
+                return Err(Refusal::Ended);
+            }
+            let waits_for_processor = || {
+                since.elapsed() < RUNNABLE_WAIT && thread_state(host_pid, missing).starts_with('R')
+            };
+            if Instant::now() >= deadline && !waits_for_processor() {
+                return Err(self.frozen.not_parked(missing));
+            }
+            let _ = tokio::time::timeout(LOOK_AGAIN, hall.changed.notified()).await;
         }
     }
 }
@@ -197,49 +269,6 @@ impl Frozen {
         self.node.halls.close(&self.hall);
         self.node.arena.end_park(self.hall.slot);
         self.node.refresh_flags(self.pid);
-    }
-
-    async fn wait_until_parked(&mut self, epoch: u32) -> Result<(), Refusal> {
-        let host_pid = self.hall.host_pid;
-        let deadline = self.since + FREEZE_WAIT;
-        let mut asked = BTreeSet::new();
-        let ours = Payload { code: MOVE_CODE, ..Payload::default() };
-        loop {
-            let tasks = tasks_of(host_pid)?;
-            for &task in &tasks {
-                if asked.insert(task) {
-                    // One that has ended meanwhile is not in the next list.
-                    let _ = queue_to_thread(host_pid, task, MOVE_SIGNAL.cast_signed(), &ours);
-                }
-            }
-            let parked = self.hall.parked();
-            if parked.values().any(|p| p.flags & u64::from(PARK_SHARES_MEMORY) != 0) {
-                return Err(Refusal::SharedMemory {
-                    mapping: "all of it, with a child made by vfork".into(),
-                });
-            }
-            let missing = tasks
-                .iter()
-                .find(|task| parked.get(task).is_none_or(|p| p.epoch != u64::from(epoch)));
-            let Some(&missing) = missing else {
-                // A thread may have been made just before its maker parked.
-                if tasks_of(host_pid)? == tasks {
-                    return self.enlist(&tasks);
-                }
-                continue;
-            };
-            if self.hall.has_ended() {
-                return Err(Refusal::Ended);
-            }
-            let waits_for_processor = || {
-                self.since.elapsed() < RUNNABLE_WAIT
-                    && thread_state(host_pid, missing).starts_with('R')
-            };
-            if Instant::now() >= deadline && !waits_for_processor() {
-                return Err(self.not_parked(missing));
-            }
-            let _ = tokio::time::timeout(LOOK_AGAIN, self.hall.changed.notified()).await;
-        }
     }
 
     /// Notes who the parked threads are, the first one first.

@@ -6,7 +6,7 @@ use super::pager::PageSource;
 use super::pending::Member;
 use super::script::{Particulars, Script, host};
 use super::{Frozen, calls, clocks};
-use crate::node::Node;
+use crate::node::{Node, State};
 use crate::remote::{Capture, Offer, Unmovable, inside};
 use dunix_guest_abi::moving::ParkRecord;
 use dunix_ids::{NodeId, Pid};
@@ -129,11 +129,16 @@ fn put_together(
     let root = node.below_root(existing(host_pid, "root")?);
     let cwd = inside(&root, node.below_root(existing(host_pid, "cwd")?));
     offer.see_from(&root);
-    let exe_path = node.look(|state| state.locals.get(&subject.pid).map(|l| l.exe_path.to_vec()));
+    let program = |state: &State| {
+        let local = state.locals.get(&subject.pid)?;
+        Some((local.exe_path.to_vec(), local.wish.flags()))
+    };
+    let (exe_path, place) = node.look(program).unwrap_or_default();
     let image = ResidentImage {
         shim: node.shim_fingerprint(),
         kernel: KernelPages { fingerprint: kernel_fingerprint(host_pid, &kernel), ranges: kernel },
-        exe_path: exe_path.unwrap_or_default(),
+        exe_path,
+        place,
         cwd,
         root,
         identity: identity_of(node, host_pid, &facts, &said).map_err(reading)?,

@@ -1,6 +1,6 @@
 //! The source's task of one move: freezes and packs the process, then does what it is ordered.
 
-use super::Frozen;
+use super::freeze::{Freezing, Frozen};
 use super::handover::Order;
 use crate::inspect::ProcessEvent;
 use crate::node::Node;
@@ -24,16 +24,20 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Runs the move to its end.
-    pub(super) async fn run(mut self) {
-        let frozen = match self.node.freeze(self.pid).await.map_err(gone_is_ended) {
+    /// Runs the move to its end. `begun`: its threads have been asked to park already.
+    pub(super) async fn run(mut self, begun: Option<Result<Freezing, Refusal>>) {
+        let frozen = match begun {
+            Some(Ok(freezing)) => freezing.parked().await,
+            Some(Err(refusal)) => Err(refusal),
+            None => self.node.freeze(self.pid).await,
+        };
+        let mut frozen = match frozen.map_err(gone_is_ended) {
             Ok(frozen) => frozen,
             Err(refusal) => {
                 self.node.advance_move(Input::NotPacked { id: self.id, refusal: refusal.clone() });
                 return self.refuse(refusal);
             }
         };
-        let mut frozen = frozen;
         let input = match self.pack(&mut frozen).await.map_err(gone_is_ended) {
             Ok(()) => Input::Packed { id: self.id },
             Err(refusal) => Input::NotPacked { id: self.id, refusal },

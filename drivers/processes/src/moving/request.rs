@@ -139,7 +139,27 @@ impl Node {
         let (asker, answer) = oneshot::channel();
         let (node, asker) = (self.clone(), Some(asker));
         let leaving = Leaving { node, id, pid, to, wish, orders, asker };
-        self.runtime.spawn(leaving.run());
+        self.runtime.spawn(leaving.run(None));
         Some(answer.await.unwrap_or(Err(Refusal::ShuttingDown)))
+    }
+
+    /// Moves a child of this node's that fork(2) made. Its threads have been asked to park when this
+    /// returns; how it goes comes later, or not at all if the node ends.
+    ///
+    /// # Errors
+    /// Why it cannot begin to move now.
+    pub(crate) fn move_child(
+        self: &Arc<Node>,
+        pid: Pid,
+        to: NodeId,
+    ) -> Result<oneshot::Receiver<Result<MoveReport, Refusal>>, Refusal> {
+        let wish = MoveWish { safe: false, no_wait: true };
+        let (id, orders) = self.start_move(MoveRequest { pid, to, wish })?;
+        let begun = self.begin_freeze(pid);
+        let (asker, answer) = oneshot::channel();
+        let (node, asker) = (self.clone(), Some(asker));
+        let leaving = Leaving { node, id, pid, to, wish, orders, asker };
+        self.runtime.spawn(leaving.run(Some(begun)));
+        Ok(answer)
     }
 }

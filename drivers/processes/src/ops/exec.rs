@@ -18,7 +18,8 @@ impl Node {
         };
         let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
         let exe_path = ticket.exe_path.clone();
-        let wish = PlaceWish::of_flags(request.flags);
+        let wish = ticket.wish;
+        self.child_executes(caller.pid);
         let question = PlaceQuestion { pid: caller.pid, exe_path, is_root: false, wish };
         let Decision { placement, why } = match self.mesh {
             Some(_) => self.policy.place(&question),
@@ -79,5 +80,6 @@ fn read_request(call: &DoorbellCall) -> Result<(ExecRequest, Ticket)> {
     if !call.is_pending() {
         return Err(Errno::SRCH);
     }
-    Ok((request, Ticket { exe: TicketExe::Held(exe), exe_path, exec_fn }))
+    let wish = PlaceWish::of_flags(request.flags);
+    Ok((request, Ticket { exe: TicketExe::Held(exe), exe_path, exec_fn, wish }))
 }

@@ -78,7 +78,7 @@ impl Node {
 
     /// Binds the child that rings, or gives the call back until its parent has spoken.
     pub(crate) fn try_fork_child(
-        &self,
+        self: &Arc<Node>,
         call: DoorbellCall,
     ) -> core::result::Result<(), DoorbellCall> {
         let host_tid = call.host_tid();
@@ -103,6 +103,8 @@ impl Node {
             Some(Ok(_)) if self.look(|state| state.lacks_lost_pages(pid)) => end_unbound(call),
             Some(Ok(info)) => {
                 let written = call.memory().write_plain(call.arg(2), &info);
+                // It has run nothing yet, and runs nothing here if it is placed elsewhere.
+                self.place_new_child(pid);
                 call.conclude(written.map(|()| 0));
                 self.arrived.notify_waiters();
             }
@@ -138,6 +140,7 @@ impl State {
         }
         let local = self.locals.get(&parent).ok_or(Errno::SRCH)?;
         let (exe_path, remote) = (local.exe_path.clone(), local.remote.for_child());
+        let wish = local.wish;
         let placed = "its parent made it here by fork".into();
         let paging = self.paging_of(parent);
         let slot = self.slots.take().ok_or(Errno::AGAIN)?;
@@ -150,6 +153,8 @@ impl State {
                     forked_by,
                     ticket: None,
                     exe_path,
+                    wish,
+                    is_young: true,
                     placed,
                     remote,
                     paging,

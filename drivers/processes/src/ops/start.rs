@@ -33,6 +33,7 @@ impl Node {
             let local = state.locals.get_mut(&caller.pid)?;
             let ticket = local.ticket.take()?;
             local.exe_path = ticket.exe_path.as_slice().into();
+            local.wish = ticket.wish;
             local.paging = None;
             Some((ticket, local.slot, local.remote.descriptors()))
         });
