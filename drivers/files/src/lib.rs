@@ -66,6 +66,7 @@ struct Inner {
     authority_node: NodeId,
     authority: Option<Authority>,
     link: Arc<dyn Link>,
+    /// Nothing that runs there may wait for a file of the tree.
     runtime: Handle,
     mount: OnceLock<Arc<Mount>>,
 }
@@ -82,7 +83,9 @@ impl Files {
         authority_node: NodeId,
         volume: Option<VolumeConfig>,
     ) -> io::Result<Files> {
-        let files = Files::with_link(Arc::new(mesh.clone()), me, authority_node, volume)?;
+        // The caller's threads may wait for a file, so what brings it must not run on them.
+        let link = Arc::new(mesh.clone());
+        let files = Files::over(link, mesh.runtime(), me, authority_node, volume)?;
         mesh.register(Topic::Files, Arc::new(files.clone()));
         Ok(files)
     }
@@ -98,8 +101,18 @@ impl Files {
         authority_node: NodeId,
         volume: Option<VolumeConfig>,
     ) -> io::Result<Files> {
+        Files::over(link, Handle::current(), me, authority_node, volume)
+    }
+
+    fn over(
+        link: Arc<dyn Link>,
+        runtime: Handle,
+        me: NodeId,
+        authority_node: NodeId,
+        volume: Option<VolumeConfig>,
+    ) -> io::Result<Files> {
         let authority = volume.map(Authority::open).transpose()?;
-        let (runtime, mount) = (Handle::current(), OnceLock::new());
+        let mount = OnceLock::new();
         Ok(Files(Arc::new(Inner { me, authority_node, authority, link, runtime, mount })))
     }
 

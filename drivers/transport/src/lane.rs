@@ -61,6 +61,8 @@ pub(crate) trait Sink: Send + 'static {
     /// # Errors
     /// The peer broke a rule, or the lane is not wanted any more.
     fn handle_frame(&mut self, header: Header, body: Bytes) -> Result<(), LaneError>;
+    /// Ready while it takes more; else nothing is read.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;
     /// A round trip was measured.
     fn handle_round_trip(&mut self, time: Duration);
 }
@@ -137,6 +139,11 @@ impl<S: Sink> Lane<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LaneError>> {
+        if self.reader.sink.poll_ready(cx).is_pending() {
+            // Who does not listen has no silence to complain of.
+            self.watch.handle_heard(self.began.elapsed());
+            return Poll::Pending;
+        }
         loop {
             ready!(self.tcp.poll_read_ready(cx))?;
             match self.tcp.try_read(&mut self.input) {
@@ -422,6 +429,9 @@ mod tests {
         fn handle_frame(&mut self, header: Header, body: Bytes) -> Result<(), LaneError> {
             self.0.push((header, body));
             Ok(())
+        }
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
         }
         fn handle_round_trip(&mut self, _time: Duration) {}
     }

@@ -7,6 +7,7 @@
 //! connect    TCP + TLS + greeting          ->  link: three lanes to one peer
 //! lane       frames on one connection      <-> link: calls, streams, messages of one peer
 //! stream     credit, half-close            <-  streams machine
+//! inbox      what came, until its handler takes it; events: peers come and go
 //! ```
 //!
 //! Invariants: a handler hears of a peer's `Up` before anything from that peer, and of nothing from
@@ -14,6 +15,8 @@
 
 mod connect;
 mod discovery;
+mod events;
+mod inbox;
 pub mod keys;
 mod lane;
 mod link;
@@ -87,9 +90,11 @@ pub enum MeshError {
     Host(String),
 }
 
-/// What a driver does with what peers send on its topic. No method may block; all are called on the
-/// mesh's own threads, never from within one of its methods (but [`Mesh::register`] tells of the
-/// peers that are up already); what they spawn runs on the runtime that the mesh was started in.
+/// What a driver does with what peers send on its topic. All methods are called on the runtime that the
+/// mesh was started in, never from within a method of the mesh (but [`Mesh::register`] tells of the
+/// peers that are up already). One that waits delays what else comes from that peer, and no proof of
+/// life. Of [`Topic::Files`](dunix_wire::Topic::Files) alone they are called on the mesh's own threads
+/// and may not block, nor take a lock under which anybody blocks: what others wait for waits for nobody.
 pub trait Handler: Send + Sync + 'static {
     /// A one-way message. Messages and calls of one topic from one peer arrive in the order sent.
     fn handle_message(&self, from: NodeId, body: Bytes);

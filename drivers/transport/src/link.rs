@@ -1,10 +1,12 @@
 //! One peer that is up: its lanes' outboxes, the calls under way, its streams.
 //!
-//! Invariant: after [`Link::close`] has returned, no handler is called on behalf of this link, every
-//! call has failed, and every stream is broken off.
+//! Invariant: after [`Link::close`] has returned, no prompt handler is called on behalf of this link,
+//! nothing more comes to its inboxes, every call without an answer has failed, and every stream is
+//! broken off.
 
 use crate::{
     MeshError, MeshStream, Peer,
+    inbox::{Delivery, Inbox},
     lane::{LaneError, Sink},
     mesh::Core,
     outbox::{Frame, Outbox, Refused},
@@ -20,6 +22,7 @@ use dunix_wire::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, RwLock, Weak},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -36,8 +39,10 @@ pub(crate) struct Link {
     pub(crate) counters: Arc<Counters>,
     pub(crate) streams: Arc<StreamTable>,
     outboxes: [Arc<Outbox>; 3],
+    /// What came of [`Lane::Control`] and [`Lane::Streams`], for handlers.
+    inboxes: [Arc<Inbox>; 2],
     calls: Mutex<Calls>,
-    /// Held for reading while a handler runs; `false` once the link is closed.
+    /// Held for reading while a prompt handler runs; `false` once the link is closed.
     open: RwLock<bool>,
 }
 
@@ -54,7 +59,22 @@ impl Link {
         let for_streams = outboxes[Lane::Streams as usize].clone();
         let streams = StreamTable::new(peer.node, dialled, for_streams, counters.clone());
         let (calls, open) = (Mutex::default(), RwLock::new(true));
-        Arc::new(Link { id, peer, counters, streams, outboxes, calls, open })
+        let inboxes = Default::default();
+        Arc::new(Link { id, peer, counters, streams, outboxes, inboxes, calls, open })
+    }
+
+    pub(crate) fn inboxes(&self) -> &[Arc<Inbox>; 2] {
+        &self.inboxes
+    }
+
+    /// Where what comes on a lane waits for its handler; that of files waits nowhere.
+    fn inbox(&self, lane: Lane) -> Option<&Arc<Inbox>> {
+        let [control, streams] = &self.inboxes;
+        match lane {
+            Lane::Control => Some(control),
+            Lane::Streams => Some(streams),
+            Lane::Files => None,
+        }
     }
 
     pub(crate) fn outbox(&self, lane: Lane) -> &Arc<Outbox> {
@@ -128,6 +148,9 @@ impl Link {
         for outbox in &self.outboxes {
             outbox.close();
         }
+        for inbox in &self.inboxes {
+            inbox.close();
+        }
         let mut calls = self.calls.lock().expect("no panic under this lock");
         calls.closed = true;
         let waiting = std::mem::take(&mut calls.waiting);
@@ -138,13 +161,9 @@ impl Link {
         self.streams.close();
     }
 
-    fn handle_answer(&self, header: Header, answer: Answer) {
-        let waiting =
-            self.calls.lock().expect("no panic under this lock").waiting.remove(&header.id);
-        // An answer that nobody waits for came after its deadline.
-        if let Some(sender) = waiting {
-            let _ = sender.send(answer);
-        }
+    /// Who waits for an answer; nobody if it came after its deadline.
+    fn take_call(&self, id: u64) -> Option<oneshot::Sender<Answer>> {
+        self.calls.lock().expect("no panic under this lock").waiting.remove(&id)
     }
 }
 
@@ -162,7 +181,6 @@ impl Sink for LinkSink {
         if !*open {
             return Err(LaneError::Stopped);
         }
-        let _callers = self.core.callers.enter();
         let streams = matches!(self.lane, Lane::Streams);
         match (header.kind, header.topic) {
             (Kind::StreamOpen, Some(topic)) if streams => self.open_stream(topic, header.id, body),
@@ -175,6 +193,10 @@ impl Sink for LinkSink {
                 Err(LaneError::Rules(format!("sent {kind:?} of {topic:?} on the {lane:?} lane")))
             }
         }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.link.inbox(self.lane).map_or(Poll::Ready(()), |inbox| inbox.poll_ready(cx))
     }
 
     fn handle_round_trip(&mut self, time: Duration) {
@@ -195,25 +217,31 @@ impl LinkSink {
     ) -> Result<(), LaneError> {
         let from = self.link.peer.node;
         self.link.counters.count_message_received(topic, body.len());
-        match kind {
-            Kind::Message => match self.core.handler(topic) {
-                Some(handler) => handler.handle_message(from, body),
-                None => tracing::debug!(%from, ?topic, "a message that nobody here wants"),
-            },
+        let answer = |answer: Answer| {
+            let waiting = self.link.take_call(header.id);
+            waiting.map(|waiting| Delivery::Answer(waiting, answer))
+        };
+        let delivery = match kind {
+            Kind::Message => Some(Delivery::Message(topic, body)),
             Kind::Call => {
                 let reply = Responder::remote(&self.link, topic, header.id);
-                // Without a handler the responder is dropped, which says so to the caller.
-                if let Some(handler) = self.core.handler(topic) {
-                    handler.handle_call(from, body, reply);
-                }
+                Some(Delivery::Call(topic, body, reply))
             }
-            Kind::Reply => self.link.handle_answer(header, Ok(body)),
-            Kind::Unanswered => {
-                self.link.handle_answer(header, Err(MeshError::Unanswered(from)));
-            }
+            Kind::Reply => answer(Ok(body)),
+            Kind::Unanswered => answer(Err(MeshError::Unanswered(from))),
             other => return Err(LaneError::Rules(format!("sent a {other:?} frame as a message"))),
-        }
-        Ok(())
+        };
+        delivery.map_or(Ok(()), |delivery| self.deliver(delivery))
+    }
+
+    /// Hands over at once what is prompt, else leaves it to the inbox.
+    fn deliver(&self, delivery: Delivery) -> Result<(), LaneError> {
+        let Some(inbox) = self.link.inbox(self.lane) else {
+            let _callers = self.core.callers.enter();
+            delivery.hand_over(&self.core, self.link.peer.node);
+            return Ok(());
+        };
+        if inbox.push(delivery) { Ok(()) } else { Err(LaneError::Stopped) }
     }
 
     fn open_stream(&self, topic: Topic, id: u64, header: Bytes) -> Result<(), LaneError> {
@@ -224,12 +252,7 @@ impl LinkSink {
             }
             return Ok(());
         };
-        // Without a handler the stream is dropped, which resets it.
-        let stream = MeshStream::new(cell);
-        if let Some(handler) = self.core.handler(topic) {
-            handler.handle_stream(self.link.peer.node, header, stream);
-        }
-        Ok(())
+        self.deliver(Delivery::Stream(topic, header, MeshStream::new(cell)))
     }
 }
 

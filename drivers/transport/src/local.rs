@@ -1,21 +1,15 @@
-//! What a node sends to itself: handed over in order by a task of its own, without the network.
+//! What a node sends to itself: handed over in order by a task of its own, without the network, and
+//! where what comes from peers is.
 //!
 //! Not handed over within the sender's call, because the sender may hold what the handler needs.
 
-use crate::{MeshError, MeshStream, Responder, mesh::Core};
-use bytes::Bytes;
-use dunix_wire::{Topic, frame::Lane};
+use crate::{MeshError, inbox::Delivery, mesh::Core};
+use dunix_wire::frame::Lane;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Greatest number of deliveries that wait on one lane.
 const WAITING_MAX: usize = 65_536;
-
-pub(crate) enum Delivery {
-    Message(Topic, Bytes),
-    Call(Topic, Bytes, Responder),
-    Stream(Topic, Bytes, MeshStream),
-}
 
 /// One queue for each lane, as towards any peer.
 pub(crate) struct Local {
@@ -50,22 +44,6 @@ pub(crate) async fn run(core: Arc<Core>, mut inbox: mpsc::Receiver<Delivery>) {
     let own = core.config.node;
     while let Some(delivery) = inbox.recv().await {
         let _callers = core.callers.enter();
-        match delivery {
-            Delivery::Message(topic, body) => {
-                if let Some(handler) = core.handler(topic) {
-                    handler.handle_message(own, body);
-                }
-            }
-            Delivery::Call(topic, body, reply) => {
-                if let Some(handler) = core.handler(topic) {
-                    handler.handle_call(own, body, reply);
-                }
-            }
-            Delivery::Stream(topic, header, stream) => {
-                if let Some(handler) = core.handler(topic) {
-                    handler.handle_stream(own, header, stream);
-                }
-            }
-        }
+        delivery.hand_over(&core, own);
     }
 }

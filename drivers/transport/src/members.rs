@@ -4,12 +4,15 @@
 //! beacons heard ---+                      +--> dial
 //! lanes made ------+--> machine --effects-+--> up: link, lanes' tasks, handlers told
 //! lanes ended -----+                      +--> down: link closed, handlers told
+//!
+//! Handlers are told by `events`; prompt ones by this task.
 //! ```
 
 use crate::{
     MeshError, PeerEvent,
     connect::{ConnectError, Greeter, LaneMade},
     discovery::{self, Ear, Heard, Place, RETRY_INTERVAL},
+    events::LinkEvent,
     lane::{self, LaneError},
     link::{Link, LinkSink},
     local::{self, Inboxes},
@@ -22,7 +25,12 @@ use dunix_wire::{
     beacon::Beacon,
     frame::{Lane, NAME_BYTES_MAX},
 };
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::{Semaphore, mpsc, watch},
@@ -61,7 +69,11 @@ enum News {
 }
 
 /// Checks the configuration, opens the sockets and starts the task.
-pub(crate) fn start(core: Arc<Core>, inboxes: Inboxes) -> Result<JoinHandle<()>, MeshError> {
+pub(crate) fn start(
+    core: Arc<Core>,
+    inboxes: Inboxes,
+    events: mpsc::Sender<LinkEvent>,
+) -> Result<JoinHandle<()>, MeshError> {
     let config = &core.config;
     if config.fabric.len() > NAME_BYTES_MAX || config.name.len() > NAME_BYTES_MAX {
         return Err(MeshError::Host(format!("a name is longer than {NAME_BYTES_MAX} bytes")));
@@ -73,8 +85,12 @@ pub(crate) fn start(core: Arc<Core>, inboxes: Inboxes) -> Result<JoinHandle<()>,
     let (sender, news) = mpsc::channel(NEWS_MAX);
     let beacons = Arc::new(beacons);
     let mut tasks = JoinSet::new();
-    for inbox in inboxes {
-        tasks.spawn(local::run(core.clone(), inbox));
+    for (lane, inbox) in Lane::ALL.into_iter().zip(inboxes) {
+        let run = local::run(core.clone(), inbox);
+        match lane {
+            Lane::Files => tasks.spawn(run),
+            Lane::Control | Lane::Streams => tasks.spawn_on(run, &core.callers),
+        };
     }
     tasks.spawn(listen(listener, greeter.clone(), sender.clone()));
     tasks.spawn(hear(beacons.clone(), core.clone(), sender.clone()));
@@ -84,6 +100,8 @@ pub(crate) fn start(core: Arc<Core>, inboxes: Inboxes) -> Result<JoinHandle<()>,
         partial: BTreeMap::new(),
         ready: BTreeMap::new(),
         sender,
+        events,
+        untold: VecDeque::new(),
         tasks,
         began: Instant::now(),
         beacons,
@@ -106,6 +124,9 @@ struct Members {
     /// Links that the machine is being told of.
     ready: BTreeMap<(NodeId, u64), Made>,
     sender: mpsc::Sender<News>,
+    events: mpsc::Sender<LinkEvent>,
+    /// Events of the step that is being carried out.
+    untold: VecDeque<LinkEvent>,
     /// Everything that runs for the mesh but lanes, which end with their links.
     tasks: JoinSet<()>,
     began: Instant,
@@ -136,11 +157,18 @@ impl Members {
                 Some(_) = self.tasks.join_next() => {}
             }
             self.partial.retain(|_, (since, _)| since.elapsed() < PARTIAL_AGE_MAX);
+            while let Some(event) = self.untold.pop_front() {
+                tokio::select! {
+                    () = stopped(&mut stop) => break,
+                    _ = self.events.send(event) => {}
+                }
+            }
         }
         let links =
             std::mem::take(&mut *self.core.links.write().expect("no panic under this lock"));
         for link in links.values() {
             link.close();
+            link.inboxes().iter().for_each(|inbox| inbox.discard());
         }
     }
 
@@ -226,12 +254,9 @@ impl Members {
         let mut links = self.core.links.write().expect("no panic under this lock");
         links.insert(node, link.clone());
         drop(links);
-        let event = PeerEvent::Up(peer);
-        let callers = self.core.callers.enter();
-        for handler in self.core.all_handlers() {
-            handler.handle_peer(&event);
-        }
-        drop((callers, events));
+        self.tell_prompt(&PeerEvent::Up(peer));
+        drop(events);
+        self.untold.push_back(LinkEvent::Up(link.clone()));
         for lane in lanes {
             self.run_lane(&link, lane);
         }
@@ -253,16 +278,20 @@ impl Members {
         let mut links = self.core.links.write().expect("no panic under this lock");
         let link = links.remove(&node);
         drop(links);
-        if let Some(link) = link {
-            assert_eq!(link.id, id, "one link for each peer");
-            link.close();
-        }
+        let Some(link) = link else { return };
+        assert_eq!(link.id, id, "one link for each peer");
+        link.close();
         tracing::info!(peer = %node, "peer is down");
-        let callers = self.core.callers.enter();
-        for handler in self.core.all_handlers() {
-            handler.handle_peer(&PeerEvent::Down(node));
+        self.tell_prompt(&PeerEvent::Down(node));
+        drop(events);
+        self.untold.push_back(LinkEvent::Down(link));
+    }
+
+    fn tell_prompt(&self, event: &PeerEvent) {
+        let _callers = self.core.callers.enter();
+        for handler in self.core.all_handlers(true) {
+            handler.handle_peer(event);
         }
-        drop((callers, events));
     }
 
     async fn say(&mut self) {

@@ -2,8 +2,10 @@
 
 use crate::{
     Handler, MeshConfig, MeshError, MeshStream, Peer, PeerEvent, PeerTraffic, Responder,
+    events::{self, Announced, EVENTS_MAX},
+    inbox::Delivery,
     link::{Answer, Link},
-    local::{Delivery, Local},
+    local::Local,
     members,
     statistics::Counters,
     stream::Cell,
@@ -21,12 +23,13 @@ use std::{
 };
 use tokio::{
     runtime::{Handle, Runtime},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
 
-/// This node's part of the mesh. Cheap to clone; runs until [`Mesh::stop`], on threads of its own.
+/// This node's part of the mesh. Cheap to clone; runs until [`Mesh::stop`], on threads of its own, and
+/// calls handlers where it was started.
 #[derive(Clone)]
 pub struct Mesh {
     core: Arc<Core>,
@@ -34,7 +37,7 @@ pub struct Mesh {
 
 impl Mesh {
     /// Opens the sockets and begins to look for peers, in the calling thread's network namespace.
-    /// What handlers spawn runs on the calling tokio runtime.
+    /// Handlers run on the calling tokio runtime.
     ///
     /// # Errors
     /// [`MeshError::Host`]: the keys do not fit the node, or the interface cannot be used.
@@ -44,7 +47,10 @@ impl Mesh {
         let core = Arc::new(core);
         let task = {
             let _own = runtime.enter();
-            members::start(core.clone(), inboxes)
+            let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+            let telling = core.callers.spawn(events::run(core.clone(), receiver));
+            *core.telling.lock().expect("no panic under this lock") = Some(telling);
+            members::start(core.clone(), inboxes, sender)
         };
         // Also where the start has failed, so that the threads end in any case.
         *core.runtime.lock().expect("no panic under this lock") = Some(runtime);
@@ -62,7 +68,8 @@ impl Mesh {
     pub async fn stop(&self) {
         self.core.stop.send_replace(true);
         let task = self.core.task.lock().expect("no panic under this lock").take();
-        if let Some(task) = task {
+        let telling = self.core.telling.lock().expect("no panic under this lock").take();
+        for task in [task, telling].into_iter().flatten() {
             let _ = task.await;
         }
         self.core.end_runtime();
@@ -71,6 +78,11 @@ impl Mesh {
     /// Ends the mesh as the death of the node would: sockets close, nothing is said, handlers and
     /// callers on this node are told nothing. For tests.
     pub fn abort(&self) {
+        for link in self.core.links.read().expect("no panic under this lock").values() {
+            link.inboxes().iter().for_each(|inbox| inbox.discard());
+        }
+        let telling = self.core.telling.lock().expect("no panic under this lock").take();
+        telling.inspect(JoinHandle::abort);
         self.core.end_runtime();
     }
 
@@ -84,12 +96,29 @@ impl Mesh {
     /// before is dropped (messages) or [`MeshError::Unanswered`] (calls). Not to be called from
     /// within a handler.
     pub fn register(&self, topic: Topic, handler: Arc<dyn Handler>) {
-        let _events = self.core.events.lock().expect("no panic under this lock");
-        self.core.set_handler(topic, handler.clone());
         let _callers = self.core.callers.enter();
-        for peer in self.peers() {
-            handler.handle_peer(&PeerEvent::Up(peer));
+        if events::is_prompt(topic) {
+            let _events = self.core.events.lock().expect("no panic under this lock");
+            self.core.set_handler(topic, handler.clone());
+            self.peers().into_iter().for_each(|peer| handler.handle_peer(&PeerEvent::Up(peer)));
+            return;
         }
+        let announced = self.core.announced.0.lock().expect("no panic under this lock");
+        self.core.set_handler(topic, handler.clone());
+        for peer in announced.values() {
+            handler.handle_peer(&PeerEvent::Up(peer.clone()));
+        }
+    }
+
+    /// Returns the runtime of the mesh's own threads: for what must go on whatever the caller's
+    /// runtime waits for. No task there may block. It ends with the mesh.
+    ///
+    /// # Panics
+    /// After [`Mesh::stop`].
+    #[must_use]
+    pub fn runtime(&self) -> Handle {
+        let runtime = self.core.runtime.lock().expect("no panic under this lock");
+        runtime.as_ref().expect("the mesh runs").handle().clone()
     }
 
     /// Returns the peers that are up, by number; not this node.
@@ -207,15 +236,18 @@ pub(crate) struct Core {
     pub(crate) links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
     pub(crate) local: Local,
     pub(crate) stop: watch::Sender<bool>,
-    /// Held while peers come and go, so that each handler hears of it in order.
+    /// Held while [prompt](events::is_prompt) handlers hear of peers that come and go.
     pub(crate) events: Mutex<()>,
+    pub(crate) announced: Announced,
     handlers: RwLock<[Option<Arc<dyn Handler>>; Topic::COUNT]>,
     counters: Mutex<BTreeMap<NodeId, Arc<Counters>>>,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// Tells handlers of peers.
+    telling: Mutex<Option<JoinHandle<()>>>,
     /// The mesh's own threads: a caller's runtime that is stuck, perhaps waiting for this very mesh,
     /// must not stop the proofs of life.
     runtime: Mutex<Option<Runtime>>,
-    /// The runtime that the mesh was started in; what handlers spawn runs there.
+    /// The runtime that the mesh was started in; handlers and what they spawn run there.
     pub(crate) callers: Handle,
 }
 
@@ -241,9 +273,11 @@ impl Core {
             local,
             stop: watch::Sender::new(false),
             events: Mutex::default(),
+            announced: Announced::default(),
             handlers: RwLock::default(),
             counters: Mutex::default(),
             task: Mutex::default(),
+            telling: Mutex::default(),
             runtime: Mutex::default(),
             callers: Handle::current(),
         };
@@ -269,9 +303,11 @@ impl Core {
         handlers[topic as usize - 1] = Some(handler);
     }
 
-    pub(crate) fn all_handlers(&self) -> Vec<Arc<dyn Handler>> {
-        let handlers = self.handlers.read().expect("no panic under this lock");
-        handlers.iter().flatten().cloned().collect()
+    /// Returns the handlers of the topics that are, or are not, [prompt](events::is_prompt).
+    pub(crate) fn all_handlers(&self, prompt: bool) -> Vec<Arc<dyn Handler>> {
+        let topics = (1..=u8::MAX).map_while(Topic::of_byte);
+        let chosen = topics.filter(|topic| events::is_prompt(*topic) == prompt);
+        chosen.filter_map(|topic| self.handler(topic)).collect()
     }
 
     pub(crate) fn counters_of(&self, node: NodeId) -> Arc<Counters> {

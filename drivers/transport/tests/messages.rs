@@ -3,7 +3,9 @@
 mod support;
 
 use dunix_ids::NodeId;
+use dunix_membership::KeepAlive;
 use dunix_transport::MeshError;
+use dunix_wire::Topic;
 use std::time::{Duration, Instant};
 use support::{PATIENCE, Seen, TOPIC, pair};
 
@@ -79,10 +81,11 @@ async fn calls_end_in_every_way() {
     assert_eq!(under_way.await, Err(MeshError::Broken(NodeId(2))));
 }
 
-/// What a stuck daemon must not do to its node: seem dead.
+/// What a stuck daemon must not do to its node: seem dead, or leave unanswered what it is stuck for.
 #[tokio::test]
 async fn a_stuck_runtime_does_not_stop_the_mesh() {
-    let (_segment, _ca, one, two) = pair().await;
+    let (_segment, _ca, mut one, two) = pair().await;
+    two.record(Topic::Files);
     let (release, stuck) = std::sync::mpsc::channel::<()>();
     let stuck = std::sync::Arc::new(std::sync::Mutex::new(stuck));
     for _ in 0..2 {
@@ -92,9 +95,16 @@ async fn a_stuck_runtime_does_not_stop_the_mesh() {
             let _ = stuck.lock().map(|stuck| stuck.recv());
         });
     }
-    let answer = one.mesh.call(NodeId(2), TOPIC, b"alive?".to_vec(), PATIENCE).await;
-    assert_eq!(answer.expect("answered"), b"alive?".as_slice());
+    let ask = |topic| one.mesh.call(NodeId(2), topic, b"alive?".to_vec(), PATIENCE);
+    let patient = ask(TOPIC);
+    let begun = Instant::now();
+    while begun.elapsed() < KeepAlive::SILENCE_MAX + KeepAlive::INTERVAL {
+        assert_eq!(ask(Topic::Files).await.expect("answered"), b"alive?".as_slice());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(one.seen.try_recv().is_err(), "nobody went down");
     drop(release);
+    assert_eq!(patient.await.expect("answered"), b"alive?".as_slice());
 }
 
 /// A sanity check of speed, not a benchmark: prints its figures, fails only far below them.
