@@ -14,11 +14,14 @@ pub enum Pulse {
 }
 
 /// The watch over one connection. Times are since any fixed instant.
+///
+/// Silence is what was listened to. While this node itself gets no processor it hears nobody, so of the
+/// time between two looks no more than [`KeepAlive::LOOK_MAX`] counts: a node that was held up itself
+/// blames nobody before it has listened again (as Lifeguard does, arXiv:1707.00788).
 #[derive(Clone, Copy, Debug)]
 pub struct KeepAlive {
-    interval: Duration,
-    silence_max: Duration,
-    heard: Duration,
+    looked: Duration,
+    silence: Duration,
     said: Duration,
 }
 
@@ -27,29 +30,32 @@ impl KeepAlive {
     pub const INTERVAL: Duration = Duration::from_secs(2);
     /// A peer that is silent for this long is dead.
     pub const SILENCE_MAX: Duration = Duration::from_secs(6);
+    /// Looks are [`KeepAlive::INTERVAL`] apart at most; one that is this late was held up.
+    pub const LOOK_MAX: Duration = Duration::from_millis(2500);
 
     #[must_use]
     pub fn new(now: Duration) -> KeepAlive {
-        let (interval, silence_max) = (Self::INTERVAL, Self::SILENCE_MAX);
-        KeepAlive { interval, silence_max, heard: now, said: now }
+        KeepAlive { looked: now, silence: Duration::ZERO, said: now }
     }
 
-    /// Bytes came. Feed everything that has come before asking [`KeepAlive::poll_pulse`], so that a
-    /// node that was stopped itself does not blame its peers.
+    /// Bytes came. Feed everything that has come before asking [`KeepAlive::poll_pulse`].
     pub fn handle_heard(&mut self, now: Duration) {
-        self.heard = self.heard.max(now);
+        self.looked = self.looked.max(now);
+        self.silence = Duration::ZERO;
     }
 
     /// Returns what is due; a [`Pulse::Ping`] counts as said.
     pub fn poll_pulse(&mut self, now: Duration) -> Pulse {
-        if now.saturating_sub(self.heard) >= self.silence_max {
+        self.silence += now.saturating_sub(self.looked).min(Self::LOOK_MAX);
+        self.looked = self.looked.max(now);
+        if self.silence >= Self::SILENCE_MAX {
             return Pulse::Dead;
         }
-        if now.saturating_sub(self.said) >= self.interval {
+        if now.saturating_sub(self.said) >= Self::INTERVAL {
             self.said = now;
             return Pulse::Ping;
         }
-        Pulse::Wait((self.said + self.interval).min(self.heard + self.silence_max))
+        Pulse::Wait((self.said + Self::INTERVAL).min(now + (Self::SILENCE_MAX - self.silence)))
     }
 }
 
@@ -67,9 +73,26 @@ mod tests {
         assert_eq!(watch.poll_pulse(at(10)), Pulse::Wait(at(12)));
         assert_eq!(watch.poll_pulse(at(12)), Pulse::Ping);
         assert_eq!(watch.poll_pulse(at(12)), Pulse::Wait(at(14)));
-        assert_eq!(watch.poll_pulse(at(15)), Pulse::Ping);
+        assert_eq!(watch.poll_pulse(at(14)), Pulse::Ping);
         assert_eq!(watch.poll_pulse(at(15)), Pulse::Wait(at(16)));
         assert_eq!(watch.poll_pulse(at(16)), Pulse::Dead);
+    }
+
+    #[test]
+    fn a_node_that_was_held_up_listens_again_before_it_blames() {
+        let mut watch = KeepAlive::new(at(0));
+        assert_eq!(watch.poll_pulse(at(2)), Pulse::Ping);
+        // No processor for a minute: no more than half a second of it counts as silence.
+        assert_eq!(watch.poll_pulse(at(62)), Pulse::Ping);
+        let dead_at = Duration::from_millis(63_500);
+        assert_eq!(watch.poll_pulse(at(63)), Pulse::Wait(dead_at));
+        watch.handle_heard(at(63));
+        assert_eq!(watch.poll_pulse(at(63)), Pulse::Wait(at(64)));
+        // Who is silent while it is listened to is dead after as long as ever.
+        for second in [64, 66, 68] {
+            assert_eq!(watch.poll_pulse(at(second)), Pulse::Ping);
+        }
+        assert_eq!(watch.poll_pulse(at(69)), Pulse::Dead);
     }
 
     #[test]
@@ -77,8 +100,6 @@ mod tests {
         let mut watch = KeepAlive::new(at(0));
         watch.handle_heard(at(60));
         assert_eq!(watch.poll_pulse(at(60)), Pulse::Ping);
-        watch.handle_heard(at(50));
-        assert_eq!(watch.poll_pulse(at(65)), Pulse::Ping);
-        assert_eq!(watch.poll_pulse(at(66)), Pulse::Dead);
+        assert_eq!(watch.poll_pulse(at(60)), Pulse::Wait(at(62)));
     }
 }
