@@ -27,6 +27,8 @@ const OBJECTS_MAX: usize = 65536;
 pub(crate) struct Object {
     /// The description itself, as the process had it.
     pub(crate) original: OwnedFd,
+    /// The file that it is of: device and inode. Asked for once, since asking the tree takes time.
+    file: Option<(u64, u64)>,
     /// What is done with it.
     pub(crate) purpose: Purpose,
     /// Relays that carry on what is written to it: an exit of its holder waits for them.
@@ -51,6 +53,7 @@ pub(crate) enum Purpose {
 /// All objects of this node.
 #[derive(Debug)]
 pub(crate) struct Homes {
+    /// Nobody asks the tree under this lock, nor closes what may be a file of it.
     kept: Mutex<Kept>,
     pub(super) watches: Watches,
 }
@@ -139,36 +142,39 @@ impl Homes {
         if !held.by.contains_key(&holder) {
             self.watches.forget(serial, holder);
         }
-        if held.by.is_empty() {
-            kept.objects.remove(&serial);
-        }
+        let unused = if held.by.is_empty() { kept.objects.remove(&serial) } else { None };
+        drop(kept);
+        drop(unused);
     }
 
     /// A node died.
     pub(crate) fn release_all(&self, holder: NodeId) {
         self.watches.forget_node(holder);
         let mut kept = lock(&self.kept);
-        kept.objects.retain(|_, held| {
-            // Nobody is left to tell of arrivals from there.
-            held.by.retain(|node, count| *node != holder && *count > 0);
-            !held.by.is_empty()
-        });
+        let unused: Vec<Held> = kept
+            .objects
+            .extract_if(.., |_, held| {
+                // Nobody is left to tell of arrivals from there.
+                held.by.retain(|node, count| *node != holder && *count > 0);
+                held.by.is_empty()
+            })
+            .map(|(_, held)| held)
+            .collect();
         for (_, call) in kept.calls.range((holder, 0)..=(holder, u64::MAX)) {
             call.notify_one();
         }
+        drop(kept);
+        drop(unused);
     }
 
     /// Whether the object of a descriptor is kept for someone's calls (a pipe has further readers).
     pub(crate) fn has_same_file(&self, device: u64, inode: u64) -> bool {
-        lock(&self.kept).objects.values().any(|held| {
-            fstat(&held.object.original)
-                .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (device, inode))
-        })
+        lock(&self.kept).objects.values().any(|held| held.object.file == Some((device, inode)))
     }
 
     /// Whether a description itself is kept for someone's calls.
     pub(crate) fn has_description(&self, fd: BorrowedFd<'_>) -> bool {
-        lock(&self.kept).named(fd).is_some()
+        file_of(fd).is_some_and(|file| lock(&self.kept).named(fd, file).is_some())
     }
 
     /// The relays that may still carry what was written to an object.
@@ -202,21 +208,24 @@ impl Homes {
 
 impl Kept {
     fn same_description(&self, object: &Object) -> Option<u64> {
-        let serial = self.named(object.original.as_fd())?;
+        let serial = self.named(object.original.as_fd(), object.file?)?;
         (self.objects.get(&serial)?.object.purpose == object.purpose).then_some(serial)
     }
 
     /// The number of a description that is kept for calls.
-    fn named(&self, fd: BorrowedFd<'_>) -> Option<u64> {
-        let own = fstat(fd).ok()?;
+    fn named(&self, fd: BorrowedFd<'_>, file: (u64, u64)) -> Option<u64> {
         let is_it = |object: &Object| {
             object.purpose != Purpose::Relay
-                && fstat(&object.original)
-                    .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino))
+                && object.file == Some(file)
                 && kcmp::same_description(object.original.as_fd(), fd).unwrap_or(false)
         };
         self.objects.iter().find(|(_, held)| is_it(&held.object)).map(|(serial, _)| *serial)
     }
+}
+
+/// The file that a descriptor is of: device and inode.
+fn file_of(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// Opens a pipe or terminal a second time, without blocking: a description of our own, so that
@@ -229,7 +238,8 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd> {
 impl Object {
     pub(crate) fn new(original: OwnedFd, purpose: Purpose, relays: Vec<Arc<Relay>>) -> Object {
         let (own, turn, is_connecting) = (OnceLock::new(), Mutex::default(), false.into());
-        Object { original, purpose, relays, own, turn, is_connecting }
+        let file = file_of(original.as_fd());
+        Object { original, file, purpose, relays, own, turn, is_connecting }
     }
 
     /// A description of our own of a pipe or terminal, which does not wait.
