@@ -77,11 +77,10 @@ fn guest_id(id: u32, base: u32) -> Option<u32> {
     Some(id.checked_sub(base).unwrap_or(65534))
 }
 
-/// CPU time in microseconds and start time in ticks since boot (`/proc/<pid>/stat`).
+/// CPU time in microseconds and niceness (`/proc/<pid>/stat`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
     pub(crate) cpu_micros: u64,
-    pub(crate) start_ticks: u64,
     pub(crate) nice: i32,
 }
 
@@ -100,14 +99,8 @@ impl Times {
             fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
         Some(Times {
             cpu_micros: ticks.saturating_mul(1_000_000 / TICKS),
-            start_ticks: fields.get(19)?.parse().ok()?,
             nice: fields.get(16)?.parse().ok()?,
         })
-    }
-
-    /// When the process started, in seconds since the epoch.
-    pub(crate) fn started_seconds(&self) -> u64 {
-        boot_seconds().unwrap_or(0) + self.start_ticks / TICKS
     }
 }
 
@@ -142,9 +135,10 @@ fn usage(stat: &str, status: &str) -> Rusage {
     Rusage(used)
 }
 
-fn boot_seconds() -> Option<u64> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    stat.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()
+/// The time of day, in seconds since the epoch.
+pub(crate) fn unix_seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// The target of one of a process's magic links (`cwd`, `root`, `fd/3`).
@@ -220,6 +214,6 @@ mod tests {
         let mut text = "7 (a) b) R 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 5 1 0 4242 0".to_owned();
         text.push_str(" 0 0");
         let times = Times::parse(&text).unwrap();
-        assert_eq!((times.cpu_micros, times.start_ticks, times.nice), (2_000_000, 4242, 5));
+        assert_eq!((times.cpu_micros, times.nice), (2_000_000, 5));
     }
 }

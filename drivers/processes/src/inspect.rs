@@ -120,8 +120,7 @@ impl Node {
             summary.resident_bytes = status.resident_bytes;
         }
         if let Some(times) = Times::of(host_pid) {
-            summary.cpu_micros = times.cpu_micros;
-            summary.started_seconds = times.started_seconds();
+            summary.cpu_micros = summary.cpu_micros.saturating_add(times.cpu_micros);
         }
         summary
     }

@@ -352,6 +352,7 @@ impl State {
             }
             return bound;
         };
+        self.table.set_start(pid, crate::host::unix_seconds());
         let exe_path: Arc<[u8]> = resolved.exe_path.as_slice().into();
         let ticket = Ticket {
             exe: TicketExe::AtGuest,

@@ -225,6 +225,13 @@ impl ProcTable {
         });
     }
 
+    /// Says when a process was made, in seconds since the epoch; the first word counts.
+    pub fn set_start(&mut self, pid: Pid, seconds: u64) {
+        if let Some(process) = self.processes.get_mut(&pid).filter(|p| p.started_seconds == 0) {
+            process.started_seconds = seconds;
+        }
+    }
+
     /// Sets what permission checks go by. The driver refreshes it from the host before it hands in
     /// a call or a message that signals the process.
     pub fn set_credentials(&mut self, pid: Pid, credentials: Credentials) {

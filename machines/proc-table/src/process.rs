@@ -73,6 +73,8 @@ pub(crate) struct Process {
     pub(crate) host: Option<u32>,
     /// TIDs besides the first.
     pub(crate) threads: BTreeSet<Pid>,
+    /// When it was made, in seconds since the epoch; 0 until the driver has said so.
+    pub(crate) started_seconds: u64,
     /// It has called exec since its fork.
     pub(crate) has_execed: bool,
     /// A setpgid or setsid is under way with the group's home.
@@ -134,6 +136,7 @@ impl Process {
             handed_over: 0,
             host: None,
             threads: BTreeSet::new(),
+            started_seconds: 0,
             has_execed: false,
             is_joining: false,
             came_from: None,
@@ -159,6 +162,7 @@ impl Process {
             children_rusage: self.children_rusage,
             serials: self.serials.clone(),
             comm: self.comm.clone(),
+            started_seconds: self.started_seconds,
             has_execed: self.has_execed,
             threads: Vec::new(),
             used: self.used,
@@ -183,6 +187,7 @@ impl Process {
             children_rusage: record.children_rusage,
             serials: record.serials,
             comm: record.comm,
+            started_seconds: record.started_seconds,
             has_execed: record.has_execed,
             used: record.used,
             came_from: Some(from),

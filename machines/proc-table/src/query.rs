@@ -4,7 +4,9 @@ use crate::{ProcTable, Token, number::Place, operation::Then};
 use alloc::{format, string::String, vec::Vec};
 use core::time::Duration;
 use dunix_ids::{NodeId, ObjectId, Pid};
-use dunix_wire::processes::{Errno, ProcessBody, ProcessSummary, RunState, table::Question};
+use dunix_wire::processes::{
+    Errno, ProcessBody, ProcessSummary, RunState, Rusage, table::Question,
+};
 
 impl ProcTable {
     /// getpgid(2) of any process. Answers `Pid`, `ESRCH`.
@@ -132,8 +134,8 @@ impl ProcTable {
         self.operations.len() + self.fans.len() + self.peers.waiting()
     }
 
-    /// What is on this node, zombies included, by PID. Arguments, times and memory are the driver's
-    /// to fill in.
+    /// What is on this node, zombies included, by PID. Arguments, memory and the CPU time that it has
+    /// used on this node are the driver's to fill in.
     #[must_use]
     pub fn list(&self) -> Vec<ProcessSummary> {
         self.processes.keys().filter_map(|pid| self.summary(*pid)).collect()
@@ -154,9 +156,16 @@ impl ProcTable {
             host_pid: process.host,
             comm: process.comm.clone(),
             arguments: Vec::new(),
-            cpu_micros: 0,
+            cpu_micros: processor_micros(&process.used),
             resident_bytes: 0,
-            started_seconds: 0,
+            started_seconds: process.started_seconds,
         })
     }
+}
+
+/// User and system time, in microseconds (getrusage(2)).
+fn processor_micros(used: &Rusage) -> u64 {
+    let [user_s, user_us, system_s, system_us, ..] = used.0;
+    let seconds = user_s.saturating_add(system_s);
+    seconds.saturating_mul(1_000_000).saturating_add(user_us).saturating_add(system_us)
 }

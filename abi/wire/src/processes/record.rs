@@ -151,6 +151,8 @@ pub struct ProcessRecord {
     /// Group signals that it has had.
     pub serials: Vec<SignalSerial>,
     pub comm: String,
+    /// When it was made, in seconds since the epoch.
+    pub started_seconds: u64,
     /// It has called exec since its fork: its parent may not change its group any more.
     pub has_execed: bool,
     /// TIDs besides the first, of a process that moves while it runs; at most

@@ -172,6 +172,7 @@ impl State {
 
     fn bind_child(&mut self, now: Duration, pid: Pid, host_pid: u32) -> Result<ChildInfo> {
         self.table.bind_host(now, pid, host_pid).map_err(errno_of)?;
+        self.table.set_start(pid, crate::host::unix_seconds());
         let local = self.locals.get_mut(&pid).ok_or(Errno::SRCH)?;
         local.forked_by = None;
         Ok(ChildInfo { slot: local.slot.get(), flags: 0 })

@@ -271,6 +271,7 @@ pub(crate) fn empty_record() -> ProcessRecord {
         children: Vec::new(),
         children_rusage: Rusage::default(),
         serials: Vec::new(),
+        started_seconds: crate::host::unix_seconds(),
         has_execed: false,
         threads: Vec::new(),
         used: Rusage::default(),
