@@ -355,6 +355,8 @@ impl Donor {
         match serving.finish().await {
             Ok(sent) => Ok(sent.after),
             Err(ServeError::TargetLeft) => Ok(0),
+            // Killed meanwhile, with its memory: that is no fault of the move.
+            Err(ServeError::Host(Errno::SRCH)) => Err(Refusal::LostPages),
             Err(error) => {
                 tracing::error!(%error, "pages could not be sent");
                 Err(Refusal::LostPages)

@@ -118,7 +118,8 @@ pub(super) fn page_in(
         if let (Some(node), Some(paging)) = (Weak::upgrade(&node), ours.get()) {
             node.kill_who_lacks(paging, lost);
         }
-        tracing::error!(%pid, %lost, "pages of a process will not come");
+        // Nobody lacks them if the move was given up, or the process has ended meanwhile.
+        tracing::debug!(%pid, %lost, "no more pages come");
     };
     let paging = pages.page_in(fault, &ranges, kill);
     let paging = paging.map_err(|errno| host(errno, "registering pages that follow"))?;
@@ -137,6 +138,7 @@ impl Node {
             pids.map(|pid| (pid, state.host_pid(pid))).collect()
         });
         for (pid, host_pid) in lacking {
+            tracing::error!(%pid, %lost, "a process is killed: its pages will not come");
             self.note(pid, format!("it was killed: {lost}"));
             if let Some(host_pid) = host_pid {
                 crate::launch::kill(host_pid);
