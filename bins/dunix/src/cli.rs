@@ -2,6 +2,7 @@
 //! made from these definitions, so nothing about the command line is written anywhere else.
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use dunix_ids::Pid;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Many Linux machines as one Unix.
@@ -67,8 +68,8 @@ Examples:
   dunix run --spread -- sh -c 'sort f | uniq -c'
   tar c src | dunix run -- tar tv            standard input is relayed
 
-Without a terminal, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP and SIGCONT go to the
-program's process group. If the connection to the fabric breaks, dunix exits with 125.")]
+Without a terminal, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP and SIGCONT go to
+the program's process group. If the connection to the fabric breaks, dunix exits with 125.")]
 pub struct RunArgs {
     /// Run it on this node (a name or number of `dunix nodes`)
     #[arg(long, short = 'n', value_name = "NODE", group = "where")]
@@ -198,12 +199,13 @@ Examples:
   dunix move 4711 n2             and wait until its last page has arrived
   dunix move --no-wait 4711 n2   only until it runs there
   dunix move --safe 4711 n2      all of its memory first
-  dunix explain 4711             says beforehand whether it can move
+  dunix explain 4711             what is known beforehand, and how its moves went
 
 Exit status: 0 if it moved, 1 if it was refused, with the reason, or there is no such process.")]
 pub struct MoveArgs {
-    /// PID of the fabric
-    pub pid: u32,
+    /// PID of the fabric, as `dunix ps` shows it
+    #[arg(value_parser = pid)]
+    pub pid: Pid,
     /// Where to (a name or number of `dunix nodes`)
     pub node: String,
     /// Send all memory before it runs there: a longer stop, no time in which two nodes are needed
@@ -223,8 +225,9 @@ pub struct MoveArgs {
 Example:
   dunix explain 4711")]
 pub struct ExplainArgs {
-    /// PID of the fabric
-    pub pid: u32,
+    /// PID of the fabric, as `dunix ps` shows it
+    #[arg(value_parser = pid)]
+    pub pid: Pid,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -361,6 +364,11 @@ pub struct ManArgs {
     /// Directory to write to; made if missing
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
+}
+
+fn pid(text: &str) -> Result<Pid, String> {
+    let pid = text.parse().ok().and_then(Pid::new);
+    pid.ok_or_else(|| "not a PID: see `dunix ps`".into())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -6,14 +6,11 @@ use crate::{
     cli::ExplainArgs,
 };
 use dunix_admin_api::Explanation;
-use dunix_ids::Pid;
 use std::io::Write;
 
 /// Prints the explanation.
 pub async fn run(fabric: &Fabric, args: &ExplainArgs) -> Result<(), Failure> {
-    let pid = Pid::new(args.pid)
-        .ok_or_else(|| Failure::failed(format!("{} is no PID: see dunix ps", args.pid)))?;
-    let explanation = client::explain(fabric, pid).await?;
+    let explanation = client::explain(fabric, args.pid).await?;
     let mut stdout = std::io::stdout();
     if args.json {
         serde_json::to_writer(&mut stdout, &explanation).map_err(std::io::Error::from)?;

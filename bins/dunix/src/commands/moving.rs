@@ -11,8 +11,7 @@ use std::io::Write;
 
 /// Moves the process and says what came of it.
 pub async fn run(fabric: &Fabric, args: &MoveArgs) -> Result<(), Failure> {
-    let pid = Pid::new(args.pid)
-        .ok_or_else(|| Failure::failed(format!("{} is no PID: see dunix ps", args.pid)))?;
+    let pid = args.pid;
     let request =
         MoveRequest { pid, node: args.node.clone(), safe: args.safe, wait: !args.no_wait };
     let outcome = client::move_process(fabric, request).await?;
