@@ -15,6 +15,7 @@ use std::{
 const START_SECONDS_MAX: u64 = 60;
 /// How long it may take to leave nothing behind.
 const STOP_SECONDS_MAX: u64 = 30;
+/// Between two looks: a lab without a program says nothing when it is up.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A running lab; dropped, it is taken down.

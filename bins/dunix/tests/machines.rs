@@ -1,14 +1,16 @@
 //! A fabric of two machines: `dunix init`, and `dunix node` on each. The machines are network and
 //! mount namespaces of the test's own, joined by a veth pair.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const DUNIX: &str = env!("CARGO_BIN_EXE_dunix");
 /// How long a machine's node may take to end after SIGTERM.
-const ENDS_WITHIN: Duration = Duration::from_secs(10);
+const ENDS_WITHIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Two network namespaces with one end of a link each.
 struct Link {
@@ -87,16 +89,13 @@ impl Machine {
     }
 
     fn end(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.node);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("alive");
-        let deadline = Instant::now() + ENDS_WITHIN;
-        let status = loop {
-            if let Some(status) = self.node.try_wait().expect("wait") {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let pid = Pid::from_child(&self.node);
+        kill_process(pid, Signal::TERM).expect("alive");
+        let ended = pidfd_open(pid, PidfdFlags::empty()).expect("a child");
+        let mut ended = [PollFd::new(&ended, PollFlags::IN)];
+        let events = poll(&mut ended, Some(&ENDS_WITHIN)).expect("poll");
+        assert_eq!(events, 1, "it does not end");
+        let status = self.node.wait().expect("wait");
         let mut said = String::new();
         self.said.read_to_string(&mut said).expect("read");
         assert_eq!(status.code(), Some(128 + 15), "{status}: {said}");

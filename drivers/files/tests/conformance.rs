@@ -241,6 +241,7 @@ fn the_data_of_what_was_read_go_with_the_name() {
                 let deadline = Instant::now() + Duration::from_secs(5);
                 while fabric.objects() > usize::from(replaced) {
                     assert!(Instant::now() < deadline, "the data stay ({remover}, {replaced})");
+                    // Nodes let go of it on their own: nobody is told of that.
                     thread::sleep(Duration::from_millis(1));
                 }
             }

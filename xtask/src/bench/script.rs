@@ -12,9 +12,9 @@ pub(super) struct Times {
     pub(super) user_and_system: f64,
 }
 
-/// Wraps a script for `bash -c`: its output is dropped, its times go to standard error.
+/// Wraps a script for `bash -c`: its output is dropped, its times are the last line of standard error.
 pub(super) fn timed(script: &str) -> String {
-    format!("TIMEFORMAT='%3R %3U %3S'; time {{ {script}; }} > /dev/null 2>&1")
+    format!("TIMEFORMAT='%3R %3U %3S'; time {{ {script}; }} > /dev/null")
 }
 
 /// Runs `bash -c SCRIPT`, with the timed part in it, by way of the command's own arguments.
@@ -23,7 +23,8 @@ pub(super) fn times(command: &mut Command, script: &str) -> Result<Times> {
     interrupt::check()?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{script}: {}: {text}", output.status);
-    let times: Option<Vec<f64>> = text.split_whitespace().map(|time| time.parse().ok()).collect();
+    let last = text.lines().next_back().unwrap_or_default();
+    let times: Option<Vec<f64>> = last.split_whitespace().map(|time| time.parse().ok()).collect();
     let times = times.with_context(|| format!("bash's time: {text}"))?;
     let [real, user, system] = times[..] else { anyhow::bail!("bash's time: {text}") };
     Ok(Times { real, user_and_system: user + system })

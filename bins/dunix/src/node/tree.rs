@@ -55,6 +55,7 @@ async fn wait_for_authority(config: &NodeConfig, mesh: &Mesh) -> Result<()> {
             if call.await.is_ok() {
                 return;
             }
+            // It may be on the link and not serve yet, which nothing announces.
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };

@@ -300,6 +300,7 @@ impl Maker {
         let clock = clocks::read(&mut script);
         let Some(outcome) = self.run(hall, FIRST, &script).await? else { return Ok(()) };
         let now_ns = clocks::nanos(outcome.words(clock));
+        // Nothing but time brings a clock forward.
         tokio::time::sleep(clocks::wait_until(self.image.monotonic_ns, now_ns)?).await;
         Ok(())
     }

@@ -1,12 +1,16 @@
 //! Moving without a hand-over, for tests of this driver: both nodes are in one program, and nothing
 //! is ever lost between them.
 
+use super::late::ARRIVING_WAIT;
 use super::{Arrival, Frozen};
 use crate::Processes;
 use crate::call::errno_of;
 use dunix_ids::Pid;
 use dunix_wire::processes::{MoveId, MoveReport, Refusal};
 use std::time::{Duration, Instant};
+
+/// Between two looks at what has no event.
+const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
 impl Processes {
     /// Moves a process to another driver of this program. Not for daemons.
@@ -52,9 +56,13 @@ impl Processes {
         let (arrived, given) = tokio::join!(arriving.complete(), donor.finish());
         let bytes_after = Some(arrived?);
         given?;
-        // What was held for it is on its way.
+        // What was held for it is on its way; the table has nobody to tell when the last has come.
+        let deadline = Instant::now() + ARRIVING_WAIT;
         while target.look(|state| state.table.check_move(pid)) == Err(Refusal::StillArriving) {
-            tokio::time::sleep(Duration::from_micros(100)).await;
+            if Instant::now() >= deadline {
+                return Err(Refusal::StillArriving);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(MoveReport {
             source: source.id,

@@ -170,6 +170,7 @@ impl Guest {
                 return Some(parked);
             }
             assert!(Instant::now() < deadline, "threads do not park: {}", threads(self.host_pid()));
+            // A thread that ends instead of parking rings no bell.
             std::thread::sleep(Duration::from_micros(200));
         }
     }

@@ -11,6 +11,8 @@ use dunix_guest_abi::layout::{self, ARRIVAL_STACKS};
 use dunix_guest_abi::moving::{
     ARRIVAL_STACK_BYTES, RESUME_PROCESS, SCRIPT_CLONE, SCRIPT_RESUME, ScriptCall,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -18,7 +20,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MMAP: u64 = 9;
 const MUNMAP: u64 = 11;
@@ -253,15 +255,15 @@ fn moves(words: &[&str], pause: Duration, moves_least: usize) {
     let path = format!("{}/moving-{}", env!("CARGO_TARGET_TMPDIR"), fabric.new_tid());
     let mut output =
         File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    let written = inotify::init(CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&written, &path, WatchFlags::MODIFY).unwrap();
     std::fs::remove_file(&path).unwrap();
     let pid = fabric.new_tid();
     let mut guest = Guest::start(&fabric, pid, &Begin::Program(words), &output);
     let mut moved = 0;
-    let begun = Instant::now();
-    while output.metadata().unwrap().len() == 0 {
-        assert!(begun.elapsed() < PATIENCE, "the program says nothing");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let said = poll(&mut [PollFd::new(&written, PollFlags::IN)], Some(&patience)).unwrap();
+    assert_eq!(said, 1, "the program says nothing");
     let found = loop {
         std::thread::sleep(pause);
         let Some(threads) = guest.freeze() else { break guest.wait() };
