@@ -13,7 +13,7 @@
 //! own: each turn takes one signal of the daemon's.
 
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN, Request};
-use crate::calls::remote;
+use crate::calls::remote::{self, Attempt};
 use crate::host;
 use crate::park;
 use crate::signal::deliver::{self, INTERRUPTED};
@@ -98,8 +98,11 @@ pub(crate) unsafe fn keep_after(
     loop {
         if remote::takes(thread, request.nr, &request.args) {
             // By a move since it was issued first: the object has stayed behind.
-            let result = remote::run(thread, request.mask, request.nr, request.args);
-            return End { result, is_cut: false };
+            match remote::attempt(thread, request.mask, request.nr, request.args) {
+                Attempt::Ended(result) => return End { result, is_cut: false },
+                Attempt::Here(0) => {}
+                Attempt::Here(done) => return End { result: done.cast_signed(), is_cut: true },
+            }
         }
         if let Some(timeout) = &mut timeout {
             if earlier != Earlier::Nothing {
@@ -120,21 +123,6 @@ pub(crate) unsafe fn keep_after(
             _ => return End { result, is_cut: true },
         }
     }
-}
-
-/// Issues a call once; if a move signal ends that (`is_cut`), the result is the caller's to complete
-/// wherever the process is then.
-///
-/// # Safety
-/// As for [`gadget::once`].
-pub(crate) unsafe fn first_turn(thread: &Thread, request: &Request) -> End {
-    // SAFETY: forwarded from the caller.
-    let result = unsafe { gadget::once(request) };
-    if !thread.poked.replace(false) {
-        return End { result: Earlier::Nothing.ends(thread, result), is_cut: false };
-    }
-    park::if_asked(thread);
-    End { result, is_cut: true }
 }
 
 /// A call that the kernel would restart: with `SA_RESTART` it begins anew after the handler.

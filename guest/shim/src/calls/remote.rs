@@ -3,12 +3,12 @@
 use super::rest::Transfer;
 use super::{Answer, terminal};
 use crate::arch::frame::{Context, SigInfo};
-use crate::arch::gadget::{self, Request};
+use crate::arch::gadget;
 use crate::doorbell::{Wake, ring_raw, slot, wait_event};
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::park;
-use crate::restart::{self, End};
+use crate::restart;
 use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
@@ -55,11 +55,34 @@ pub(crate) fn execute(thread: &Thread, context: &Context, number: u64, args: [u6
     Answer::Return(run(thread, context.mask, number, args))
 }
 
-/// Lets the home execute a call: the result for the guest, or [`gadget::NOT_BEGUN`] if the guest is
-/// to make it anew after its handler.
+/// Lets the home execute a call, or the host what remains of it: the result for the guest, or
+/// [`gadget::NOT_BEGUN`] if the guest is to make it anew after its handler.
 pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) -> i64 {
+    let done = match attempt(thread, mask, number, args) {
+        Attempt::Ended(result) => return result,
+        Attempt::Here(done) => done,
+    };
+    let transfer = Transfer::new(thread, mask, number, args, host::now());
+    // SAFETY: the guest's own call.
+    unsafe { transfer.complete(if done > 0 { done.cast_signed() } else { gadget::NOT_BEGUN }) }
+}
+
+/// What became of a call that the home was to execute.
+pub(crate) enum Attempt {
+    /// It ended, with the result for the guest or [`gadget::NOT_BEGUN`].
+    Ended(i64),
+    /// The object is here: what remains after so many bytes is the host's to do.
+    Here(u64),
+}
+
+/// Lets the home execute a call as long as the object is there. Whoever issues calls to the host
+/// goes on from here and comes back: neither waits inside the other, or a call that waits over
+/// many moves would fill the stack.
+pub(crate) fn attempt(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) -> Attempt {
     match number {
-        nr::RECVMMSG | nr::SENDMMSG => return messages(thread, mask, number, args),
+        nr::RECVMMSG | nr::SENDMMSG => {
+            return Attempt::Ended(messages(thread, mask, number, args));
+        }
         _ => {}
     }
     let wanted = bytes_wanted(number, &args);
@@ -71,11 +94,13 @@ pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) ->
             Outcome::Done(result) => result,
             Outcome::Interrupted if done > 0 => break done.cast_signed(),
             Outcome::Interrupted => break restart::anew_or_interrupted(thread),
-            Outcome::Here => return here(thread, mask, (number, args), done),
+            Outcome::Here => return Attempt::Here(done),
         };
         match result {
-            REMOTE_NOT => return here_too(thread, mask, (number, args)),
-            REMOTE_BACKGROUND if done == 0 => return terminal::stop_for(thread, number),
+            REMOTE_NOT => return Attempt::Here(done),
+            REMOTE_BACKGROUND if done == 0 => {
+                return Attempt::Ended(terminal::stop_for(thread, number));
+            }
             _ if result <= 0 && done > 0 => break done.cast_signed(),
             _ if result <= 0 => break result,
             _ => {}
@@ -93,27 +118,7 @@ pub(crate) fn run(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]) ->
     if result == EPIPE && raises_sigpipe(number, &args) {
         broken_pipe(thread);
     }
-    result
-}
-
-/// The object is here now: the host makes what remains of the call after `done` bytes.
-fn here(thread: &Thread, mask: SigSet, (number, args): (u64, [u64; 6]), done: u64) -> i64 {
-    let transfer = Transfer::new(thread, mask, number, args, host::now());
-    // SAFETY: the guest's own call.
-    unsafe { transfer.complete(if done > 0 { done.cast_signed() } else { gadget::NOT_BEGUN }) }
-}
-
-/// What the home leaves to the host: the descriptor is open here too and stays one of another node,
-/// so the host's first turn is not asked about again.
-fn here_too(thread: &Thread, mask: SigSet, (number, args): (u64, [u64; 6])) -> i64 {
-    let transfer = Transfer::new(thread, mask, number, args, host::now());
-    // SAFETY: the guest's own call.
-    unsafe {
-        match restart::first_turn(thread, &Request { mask, nr: number, args }) {
-            End { result, is_cut: false } => result,
-            End { result, .. } => transfer.complete(result),
-        }
-    }
+    Attempt::Ended(result)
 }
 
 /// A connection that was accepted lives where its listener does. The daemon gives descriptors with
