@@ -74,9 +74,11 @@ pub const OP_OPEN_TERMINAL: u64 = 20;
 /// group and returns 0 (the shim then restarts the call), or `-EIO` if the group is orphaned.
 pub const OP_BACKGROUND: u64 = 21;
 /// Before bind(2) to a loopback or wildcard port: `a1` = fd, `a2` = `*const sockaddr`, `a3` = its
-/// length. Returns 0 (go on with the host's call) or an errno (`-EADDRINUSE`).
+/// length. Returns 0 (go on with the host's call), [`IS_BOUND`] or an errno (`-EADDRINUSE`).
 pub const OP_BIND: u64 = 22;
-/// After bind or listen: tells the port registry what the socket got. `a1` = fd.
+/// Answers an [`OP_BIND`] that asked for any port: the daemon has bound the socket to one.
+pub const IS_BOUND: u32 = 1;
+/// After listen, which gives a port to a socket that has none: tells the port registry what the socket got. `a1` = fd.
 pub const OP_BOUND: u64 = 23;
 /// Before connect(2) to a loopback port: as [`OP_BIND`]. On success a listener for the port exists on this
 /// node (the program's own, or the daemon's that leads to the owner's node), if it exists anywhere.

@@ -61,7 +61,11 @@ async fn connect(connection: &Connection) -> io::Result<TcpStream> {
     let socket = sockets::socket_for(connection.server)?;
     socket.set_reuseaddr(true)?;
     if socket.bind(connection.client).is_ok() {
-        return socket.connect(connection.server).await;
+        match socket.connect(connection.server).await {
+            // An earlier connection of the same ports has not been forgotten yet.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            other => return other,
+        }
     }
     sockets::socket_for(connection.server)?.connect(connection.server).await
 }

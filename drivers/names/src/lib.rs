@@ -40,12 +40,18 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 /// refused as if nobody listened.
 const LED_PORTS_MAX: usize = 1024;
 
+/// How many free ports of this node are tried for one that no other node has.
+const TRIES_MAX: usize = 64;
+
 /// Why a port cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
     /// Another node holds the port (`EADDRINUSE`).
     #[error("port {0} is in use on another node")]
     InUse(u16),
+    /// No port is free here and at the other nodes.
+    #[error("no port is free: {0}")]
+    Exhausted(std::io::Error),
     /// The coordinator or the holder does not answer (`EADDRNOTAVAIL`).
     #[error("the port registry cannot be reached: {0}")]
     Peer(#[from] MeshError),
@@ -65,8 +71,14 @@ struct Inner {
     /// Used at the coordinator only.
     table: Mutex<PortTable>,
     /// Listeners of this driver, by the address that clients connect to.
-    led: Mutex<BTreeMap<SocketAddr, AbortHandle>>,
+    led: Mutex<BTreeMap<SocketAddr, Led>>,
     started: Instant,
+}
+
+/// A listener in the place of one at another node.
+struct Led {
+    holder: NodeId,
+    task: AbortHandle,
 }
 
 impl Names {
@@ -85,15 +97,30 @@ impl Names {
         names
     }
 
-    /// Prepares a bind(2) of a TCP socket by a program of this node.
+    /// Finds a port for a bind(2) of a TCP socket that asks for any: one that is free here and that
+    /// no other node has. It is this node's from now on, but somebody here may be faster to bind it.
     ///
-    /// Port 0 needs no preparation: the nodes' ranges of ephemeral ports do not meet.
+    /// # Errors
+    /// [`NamesError::Exhausted`] if none is found.
+    pub async fn find_port(&self, address: SocketAddr) -> Result<u16, NamesError> {
+        for _ in 0..TRIES_MAX {
+            let port = sockets::free_port(address).map_err(NamesError::Exhausted)?;
+            match self.prepare_bind(SocketAddr::new(address.ip(), port)).await {
+                Ok(()) => return Ok(port),
+                Err(NamesError::InUse(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(NamesError::Exhausted(std::io::ErrorKind::AddrInUse.into()))
+    }
+
+    /// Prepares a bind(2) of a TCP socket by a program of this node to a certain port.
     ///
     /// # Errors
     /// [`NamesError::InUse`] if another node has the port.
     pub async fn prepare_bind(&self, address: SocketAddr) -> Result<(), NamesError> {
         let port = address.port();
-        if port == 0 || !(address.ip().is_unspecified() || address.ip().is_loopback()) {
+        if port == 0 || !is_own(address.ip()) {
             return Ok(());
         }
         match self.ask(self.0.coordinator, NameCall::Reserve(port)).await? {
@@ -146,6 +173,8 @@ impl Names {
 
     fn lead(&self, address: SocketAddr, holder: NodeId) {
         let mut led = lock(&self.0.led);
+        // The port may have changed hands since.
+        led.retain(|at, old| *at != address || old.holder == holder || old.abort());
         if led.contains_key(&address) || led.len() >= LED_PORTS_MAX {
             return;
         }
@@ -153,7 +182,7 @@ impl Names {
             Ok(listener) => {
                 let mesh = self.0.mesh.clone();
                 let task = tokio::spawn(lead::accept(mesh, listener, address, holder));
-                led.insert(address, task.abort_handle());
+                led.insert(address, Led { holder, task: task.abort_handle() });
             }
             Err(error) => tracing::warn!(%address, %error, "cannot listen in a peer's place"),
         }
@@ -164,12 +193,7 @@ impl Names {
     }
 
     fn stop_leading(&self, port: u16) {
-        lock(&self.0.led).retain(|address, task| {
-            if address.port() == port {
-                task.abort();
-            }
-            address.port() != port
-        });
+        lock(&self.0.led).retain(|address, led| address.port() != port || led.abort());
     }
 
     async fn answer(&self, from: NodeId, call: NameCall) -> NameReply {
@@ -200,6 +224,14 @@ impl Names {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Led {
+    /// Ends it; `false`: it is not to be kept.
+    fn abort(&self) -> bool {
+        self.task.abort();
+        false
     }
 }
 
@@ -237,6 +269,12 @@ impl Handler for Names {
 
 fn is_loopback(ip: IpAddr) -> bool {
     ip.is_loopback()
+}
+
+/// Whether an address is one of the fabric's own: loopback, or any (ip(7)).
+#[must_use]
+pub fn is_own(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

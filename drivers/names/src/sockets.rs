@@ -23,6 +23,13 @@ pub(crate) fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
     if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
 }
 
+/// A port that is free at this moment for a socket with this address.
+pub(crate) fn free_port(address: SocketAddr) -> io::Result<u16> {
+    let socket = socket_for(address)?;
+    socket.bind(SocketAddr::new(address.ip(), 0))?;
+    Ok(socket.local_addr()?.port())
+}
+
 /// Tells whether any TCP socket is bound to `port`: a bind(2) of ours would fail.
 ///
 /// The kernel lists bound sockets that do not listen nowhere. `SO_REUSEADDR` keeps connections in

@@ -177,11 +177,12 @@ pub trait Extension: Send + Sync + 'static {
     fn open_terminal(&self, _pid: Pid, _job: Job, _flags: OFlags) -> Result<OwnedFd, Errno> {
         Err(Errno::NXIO)
     }
-    /// A process at another node is about to name a port with a socket whose home is here, as
-    /// [`OP_BIND`](dunix_guest_abi::doorbell::OP_BIND) and
+    /// A process at another node is about to name a port with a socket whose home is here, or has got
+    /// one, as [`OP_BIND`](dunix_guest_abi::doorbell::OP_BIND),
+    /// [`OP_BOUND`](dunix_guest_abi::doorbell::OP_BOUND) and
     /// [`OP_CONNECT`](dunix_guest_abi::doorbell::OP_CONNECT) say of a process here.
     fn handle_port_call(&self, call: PortCall) {
-        call.conclude(Ok(()));
+        call.conclude(Ok(0));
     }
     /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
@@ -194,18 +195,20 @@ pub trait Extension: Send + Sync + 'static {
 /// What a process at another node is about to do with a socket whose home is here.
 #[derive(Debug)]
 pub struct PortCall {
-    /// `OP_BIND` or `OP_CONNECT`.
+    /// `OP_BIND`, `OP_BOUND` (no address) or `OP_CONNECT`.
     pub operation: u64,
     /// A duplicate of the socket.
     pub socket: OwnedFd,
     /// `struct sockaddr` as the process gave it.
     pub address: Vec<u8>,
-    pub(crate) answer: oneshot::Sender<Result<(), Errno>>,
+    pub(crate) answer: oneshot::Sender<Result<u32, Errno>>,
 }
 
 impl PortCall {
-    /// Lets the call go on, or gives its errno; one that is dropped goes on.
-    pub fn conclude(self, result: Result<(), Errno>) {
+    /// Lets the call go on (0), says that it is done
+    /// ([`IS_BOUND`](dunix_guest_abi::doorbell::IS_BOUND)), or gives its errno; one that is dropped
+    /// goes on.
+    pub fn conclude(self, result: Result<u32, Errno>) {
         // The caller's node may be gone.
         let _ = self.answer.send(result);
     }

@@ -1,12 +1,12 @@
 //! The doorbell's calls about loopback ports, for the driver of names.
 
-use dunix_guest_abi::doorbell::{OP_BIND, OP_BOUND, OP_CONNECT};
-use dunix_linux::{Errno, Result};
-use dunix_names::{Names, NamesError};
+use dunix_guest_abi::doorbell::{IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT};
+use dunix_linux::{Errno, Result, plain_calls};
+use dunix_names::{Names, NamesError, is_own};
 use dunix_processes::{DoorbellCall, PortCall};
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Bytes of the greatest address that matters here (`struct sockaddr_in6`).
 const ADDRESS_BYTES_MAX: usize = 28;
@@ -18,11 +18,25 @@ pub(super) fn handle(
     call: DoorbellCall,
 ) -> Option<DoorbellCall> {
     match call.op() {
-        OP_BOUND => call.answer(0),
-        OP_BIND | OP_CONNECT => match tcp_address(&call) {
-            Ok(Some(address)) => {
+        OP_BOUND => {
+            let socket = call.take_fd(call.int_arg(1)).ok();
+            let names = names.clone();
+            runtime.spawn(async move {
+                if let Some(socket) = socket {
+                    bound(&names, &socket).await;
+                }
+                call.answer(0);
+            });
+        }
+        OP_BIND | OP_CONNECT => match tcp_socket(&call) {
+            Ok(Some((socket, address))) => {
                 let names = names.clone();
-                runtime.spawn(async move { prepare(&names, call, address).await });
+                runtime.spawn(async move {
+                    match prepare(&names, call.op(), &socket, &address).await {
+                        Ok(done) => call.answer(i64::from(done)),
+                        Err(errno) => call.refuse(errno),
+                    }
+                });
             }
             // Other sockets are the host's business, and so is what the host finds wrong with a call.
             Ok(None) | Err(_) => call.answer(0),
@@ -32,14 +46,58 @@ pub(super) fn handle(
     None
 }
 
-async fn prepare(names: &Names, call: DoorbellCall, address: SocketAddr) {
-    if call.op() == OP_CONNECT {
+/// Prepares a call on a TCP socket; returns [`IS_BOUND`] if it is done already.
+async fn prepare(names: &Names, operation: u64, socket: &OwnedFd, raw: &[u8]) -> Result<u32> {
+    let Some(address) = parse(raw).filter(|address| is_own(address.ip())) else { return Ok(0) };
+    if operation == OP_CONNECT {
         connectable(names, address).await;
-        return call.answer(0);
+        return Ok(0);
     }
-    match bindable(names, address).await {
-        Ok(()) => call.answer(0),
-        Err(errno) => call.refuse(errno),
+    if address.port() == 0 {
+        bind_to_any(names, socket, raw, address).await?;
+        return Ok(IS_BOUND);
+    }
+    names.prepare_bind(address).await.map_err(|error| errno_of(address, error))?;
+    Ok(0)
+}
+
+/// Most times that somebody here takes a port before the socket that it was found for.
+const LOST_MAX: usize = 16;
+
+/// bind(2) to a port that nobody in the fabric has.
+async fn bind_to_any(
+    names: &Names,
+    socket: &OwnedFd,
+    raw: &[u8],
+    address: SocketAddr,
+) -> Result<()> {
+    let mut raw = raw.to_vec();
+    let mut lost = 0;
+    loop {
+        let port = names.find_port(address).await.map_err(|error| errno_of(address, error))?;
+        let Some(place) = raw.get_mut(PORT_AT) else { return Err(Errno::INVAL) };
+        place.copy_from_slice(&port.to_be_bytes());
+        let arguments = [1, raw.len() as u64, 0, 0, 0];
+        match plain_calls::run(socket.as_fd(), BIND, arguments, &raw) {
+            Err(Errno::ADDRINUSE) if lost < LOST_MAX => lost += 1,
+            other => return other.map(|_| ()),
+        }
+    }
+}
+
+/// The number of bind(2).
+const BIND: u32 = 49;
+/// Where a port lies in `struct sockaddr_in` and `sockaddr_in6`.
+const PORT_AT: std::ops::Range<usize> = 2..4;
+
+/// A socket has got an address by the host: listen(2) gives a port to one that has none.
+async fn bound(names: &Names, socket: &OwnedFd) {
+    let own = rustix::net::getsockname(socket).ok();
+    let Some(address) = own.and_then(|own| SocketAddr::try_from(own).ok()) else { return };
+    if matches!(is_tcp(socket), Ok(true))
+        && let Err(error) = names.prepare_bind(address).await
+    {
+        tracing::warn!(%address, %error, "other nodes do not know of a listener");
     }
 }
 
@@ -50,13 +108,12 @@ async fn connectable(names: &Names, address: SocketAddr) {
     }
 }
 
-async fn bindable(names: &Names, address: SocketAddr) -> Result<()> {
-    match names.prepare_bind(address).await {
-        Ok(()) => Ok(()),
-        Err(NamesError::InUse(_)) => Err(Errno::ADDRINUSE),
-        Err(error) => {
+fn errno_of(address: SocketAddr, error: NamesError) -> Errno {
+    match error {
+        NamesError::InUse(_) | NamesError::Exhausted(_) => Errno::ADDRINUSE,
+        error => {
             tracing::warn!(%address, %error, "cannot reserve a port");
-            Err(Errno::ADDRNOTAVAIL)
+            Errno::ADDRNOTAVAIL
         }
     }
 }
@@ -67,26 +124,18 @@ pub(super) fn handle_from_elsewhere(
     runtime: &tokio::runtime::Handle,
     call: PortCall,
 ) {
-    let address = match is_tcp(&call.socket) {
-        Ok(true) => parse(&call.address).filter(|address| is_own(address.ip())),
-        Ok(false) | Err(_) => None,
-    };
-    let Some(address) = address else { return call.conclude(Ok(())) };
+    if !matches!(is_tcp(&call.socket), Ok(true)) {
+        return call.conclude(Ok(0));
+    }
     let names = names.clone();
     runtime.spawn(async move {
-        let prepared = if call.operation == OP_CONNECT {
-            connectable(&names, address).await;
-            Ok(())
-        } else {
-            bindable(&names, address).await
-        };
+        if call.operation == OP_BOUND {
+            bound(&names, &call.socket).await;
+            return call.conclude(Ok(0));
+        }
+        let prepared = prepare(&names, call.operation, &call.socket, &call.address).await;
         call.conclude(prepared);
     });
-}
-
-/// Whether an address is one of the fabric's own: loopback, or any (ip(7)).
-fn is_own(ip: IpAddr) -> bool {
-    ip.is_loopback() || ip.is_unspecified()
 }
 
 fn is_tcp(socket: &OwnedFd) -> Result<bool> {
@@ -95,15 +144,16 @@ fn is_tcp(socket: &OwnedFd) -> Result<bool> {
     Ok(is_internet && sockopt::socket_type(socket)? == SocketType::STREAM)
 }
 
-/// The Internet address that the call names, if its socket is TCP.
-fn tcp_address(call: &DoorbellCall) -> Result<Option<SocketAddr>> {
-    if !is_tcp(&call.take_fd(call.int_arg(1))?)? {
+/// The socket of a call and the address that it names, if it is TCP.
+fn tcp_socket(call: &DoorbellCall) -> Result<Option<(OwnedFd, Vec<u8>)>> {
+    let socket = call.take_fd(call.int_arg(1))?;
+    if !is_tcp(&socket)? {
         return Ok(None);
     }
     let length = usize::try_from(call.arg(3)).unwrap_or(usize::MAX).min(ADDRESS_BYTES_MAX);
-    let mut bytes = [0; ADDRESS_BYTES_MAX];
-    call.memory().read(call.arg(2), &mut bytes[..length])?;
-    Ok(parse(&bytes[..length]))
+    let mut bytes = vec![0; length];
+    call.memory().read(call.arg(2), &mut bytes)?;
+    Ok(Some((socket, bytes)))
 }
 
 /// Parses `struct sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)).

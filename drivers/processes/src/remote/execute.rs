@@ -7,7 +7,7 @@ use super::watch::ready_now;
 use crate::config::PortCall;
 use crate::node::Node;
 use crate::terminal::{Gate, Job, TerminalCall};
-use dunix_guest_abi::doorbell::{OP_BIND, OP_CONNECT, REMOTE_BACKGROUND};
+use dunix_guest_abi::doorbell::{IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT, REMOTE_BACKGROUND};
 use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, plain_calls, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
@@ -17,8 +17,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// The number of bind(2).
+/// The numbers of bind(2) and listen(2).
 const BIND: u32 = 49;
+const LISTEN: u32 = 50;
 
 /// A call that succeeded.
 pub(super) type Done = CallOutcome;
@@ -67,10 +68,17 @@ impl Node {
                 ioctl(&object, request, value, argument, answer_bytes)
             }
             CallArguments::Plain { number, arguments, input } => {
-                if number == BIND && what == RemoteKind::Socket {
-                    self.prepare_port(&object, OP_BIND, &input).await?;
+                if number == BIND
+                    && what == RemoteKind::Socket
+                    && self.prepare_port(&object, OP_BIND, &input).await? == IS_BOUND
+                {
+                    return Ok(value(0));
                 }
-                self.plain(object, number, arguments, input).await
+                let done = self.plain(object.clone(), number, arguments, input).await?;
+                if number == LISTEN && what == RemoteKind::Socket {
+                    self.prepare_port(&object, OP_BOUND, &[]).await?;
+                }
+                Ok(done)
             }
             CallArguments::Send { data, address, flags } => {
                 sockets::send(&object, &data, &address, flags, cancelled).await
@@ -101,11 +109,11 @@ impl Node {
     }
 
     /// Lets the driver of ports prepare what the caller's own node could not: the port is used here.
-    async fn prepare_port(&self, object: &Object, operation: u64, address: &[u8]) -> Result<()> {
+    async fn prepare_port(&self, object: &Object, operation: u64, address: &[u8]) -> Result<u32> {
         let (answer, outcome) = tokio::sync::oneshot::channel();
         let (socket, address) = (object.duplicate()?, address.to_vec());
         self.extension.handle_port_call(PortCall { operation, socket, address, answer });
-        outcome.await.unwrap_or(Ok(()))
+        outcome.await.unwrap_or(Ok(0))
     }
 
     async fn on_terminal(

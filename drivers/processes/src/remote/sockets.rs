@@ -160,7 +160,8 @@ pub(super) async fn connect(
     let decided = || if ready_now(socket) & DECIDED == 0 { Err(Errno::AGAIN) } else { Ok(()) };
     waiting.until_done(decided).await?;
     object.is_connecting.store(false, Ordering::Release);
-    sockopt::socket_error(socket)??;
+    // A further call takes the outcome, as the one that waits in the kernel would have.
+    messages::connect(socket.as_fd(), address)?;
     Ok(value(0))
 }
 

@@ -1,7 +1,7 @@
 //! Sockets: ports and credentials are the fabric's.
 
 use super::rest::Transfer;
-use super::{Answer, receive};
+use super::{Answer, receive, remote};
 use crate::arch::frame::Context;
 use crate::arch::gadget::NOT_BEGUN;
 use crate::doorbell::{ring, ring_until_done};
@@ -67,12 +67,14 @@ fn is_own_address(at: GuestAddr, bytes: u64) -> bool {
     }
 }
 
-/// Asks the port registry; `None` if the host's call may go on (a daemon without one says `ENOSYS`).
-fn ask(thread: &Thread, context: &Context, op: u64, args: [u64; 6]) -> Option<Answer> {
+/// Asks the port registry; an answer ends the call. A daemon without one says `ENOSYS`: the host's
+/// call goes on.
+fn ask(thread: &Thread, context: &Context, op: u64, args: [u64; 6]) -> Result<u64, Answer> {
     match ring_until_done(thread, context.mask, op, [args[0], args[1], args[2], 0]) {
-        Ok(_) | Err(Some(Errno::ENOSYS)) => None,
-        Err(Some(error)) => Some(Answer::from(Err(error))),
-        Err(None) => Some(Answer::Interrupted),
+        Ok(value) => Ok(value),
+        Err(Some(Errno::ENOSYS)) => Ok(0),
+        Err(Some(error)) => Err(Answer::from(Err(error))),
+        Err(None) => Err(Answer::Interrupted),
     }
 }
 
@@ -80,22 +82,24 @@ fn bind(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer> {
     if !is_own_address(GuestAddr(args[1]), args[2]) {
         return None;
     }
-    if let Some(answer) = ask(thread, context, OP_BIND, args) {
-        return Some(answer);
+    match ask(thread, context, OP_BIND, args) {
+        Ok(0) => {}
+        Ok(_) => return Some(Answer::Return(0)),
+        Err(answer) => return Some(answer),
+    }
+    if remote::takes(thread, nr::BIND, &args) {
+        // By a move while the registry was asked.
+        return Some(remote::execute(thread, context, nr::BIND, args));
     }
     // SAFETY: does not wait.
-    let result = unsafe { host::call(nr::BIND, args) };
-    if result.is_ok() {
-        let _ = ring(OP_BOUND, [args[0], 0, 0, 0]);
-    }
-    Some(result.into())
+    Some(unsafe { host::call(nr::BIND, args) }.into())
 }
 
 fn connect(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer> {
     if !is_own_address(GuestAddr(args[1]), args[2]) {
         return None;
     }
-    ask(thread, context, OP_CONNECT, args)
+    ask(thread, context, OP_CONNECT, args).err()
 }
 
 /// getsockopt(2) of `SO_PEERCRED`: the peer's PID comes first in `struct ucred`.

@@ -126,6 +126,25 @@ END
 python3 m.py";
     /// getaddrinfo(3): `AI_ADDRCONFIG` leaves localhost its address.
     localhost_is_known = "python3 -c 'import socket as s; print(s.getaddrinfo(\"localhost\", 80, type=s.SOCK_STREAM, flags=s.AI_ADDRCONFIG) != [])'";
+    /// ip(7): a port that the kernel chose is reached from everywhere, whether bind(2) or listen(2) got it.
+    any_port_is_reached = "cat > s.py <<'END'
+import socket, sys
+s = socket.socket()
+if sys.argv[1] == 'bind': s.bind(('127.0.0.1', 0))
+s.listen()
+print(s.getsockname()[1], flush=True)
+c, _ = s.accept()
+c.sendall(c.recv(9)[::-1])
+END
+cat > c.py <<'END'
+import socket, subprocess, sys
+for how in 'bind', 'listen':
+    p = subprocess.Popen([sys.executable, 's.py', how], stdout=subprocess.PIPE)
+    with socket.create_connection(('127.0.0.1', int(p.stdout.readline()))) as c:
+        c.sendall(b'abc'); print(how, c.recv(9))
+    print(p.wait())
+END
+python3 c.py";
     /// epoll_ctl(2): EPERM for files and folders.
     files_cannot_be_watched = "python3 -c '
 import os, select

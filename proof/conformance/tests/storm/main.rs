@@ -163,11 +163,10 @@ fn a_storm_shows_to_no_witness() -> Result<(), String> {
 #[test]
 #[ignore = "twenty storms take long"]
 fn twenty_storms_show_to_no_program() -> Result<(), String> {
-    storm(2..=21, |program| program.name != CONNECTIONS)
+    storm(2..=21, |_| true)
 }
 
 #[test]
-#[ignore = "a connect(2) to a port of another node may be refused if a move cuts it in two"]
 fn connections_are_made_in_a_storm() -> Result<(), String> {
     storm(1..=1, |program| program.name == CONNECTIONS)
 }
