@@ -20,6 +20,13 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where labs keep their nodes' logs.
+const LOGS: &str = "/var/lib/dunix";
+/// What a line of a log contains that a lost node may be explained by.
+const TROUBLE: [&str; 5] = [" WARN ", " ERROR ", "peer is down", "panicked", "dunix:"];
+const TROUBLE_LINES_MAX: usize = 20;
+const LAST_LINES: usize = 5;
+
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 /// A running lab; dropped, it is taken down.
@@ -114,6 +121,34 @@ impl Lab {
             return Err(format!("dunix {what}: {outcome}"));
         }
         serde_json::from_str(&outcome.stdout).map_err(|error| format!("dunix {what}: {error}"))
+    }
+
+    /// Checks that every one of so many nodes is there still.
+    ///
+    /// # Errors
+    /// One is lost; with what the nodes' logs say of it.
+    pub fn check_nodes(&self, nodes: usize) -> Result<(), String> {
+        let up = self.nodes_up();
+        if up == nodes {
+            return Ok(());
+        }
+        let logs: Vec<String> = (1..=nodes).map(|node| self.complaints(node)).collect();
+        Err(format!("{up} of {nodes} nodes are left\n{}", logs.join("\n")))
+    }
+
+    /// What a node's log has of trouble, and its last lines.
+    fn complaints(&self, node: usize) -> String {
+        let log = Path::new(LOGS).join(&self.name).join(format!("n{node}.log"));
+        let text = match fs::read(&log) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => return format!("n{node}: {}: {error}", log.display()),
+        };
+        let lines: Vec<&str> = text.lines().collect();
+        let is_trouble = |line: &&str| TROUBLE.iter().any(|word| line.contains(word));
+        let (early, last) = lines.split_at(lines.len().saturating_sub(LAST_LINES));
+        let trouble = early.iter().copied().filter(is_trouble).take(TROUBLE_LINES_MAX);
+        let shown: Vec<&str> = trouble.chain(last.iter().copied()).collect();
+        format!("n{node}:\n  {}", shown.join("\n  "))
     }
 
     fn nodes_up(&self) -> usize {

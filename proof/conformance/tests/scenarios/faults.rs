@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("lab_passes_the_status_on", lab_passes_the_status_on),
     Scenario::new("daemon_killed_during_a_run", daemon_killed_during_a_run),
     Scenario::new("killed_lab_leaves_no_process", killed_lab_leaves_no_process),
+    Scenario::new("a_machine_that_stood_still_loses_no_node", a_machine_that_stood_still),
 ];
 
 fn lab_passes_the_status_on(lab: &Lab) -> Verdict {
@@ -77,6 +78,28 @@ fn killed_lab_leaves_no_process(_: &Lab) -> Verdict {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Longer than a peer may be silent.
+const STANDSTILL: Duration = Duration::from_secs(8);
+/// How long all nodes are watched afterwards: who blames another does so at once.
+const AFTERWARDS: Duration = Duration::from_secs(3);
+
+/// A machine that is suspended, or has no processor for its nodes, is no dead node.
+fn a_machine_that_stood_still(_: &Lab) -> Verdict {
+    const NODES: usize = 3;
+    let lab = Lab::start(NODES)?;
+    let daemons = daemons(lab.pid());
+    let tell_all = |signal| daemons.iter().try_for_each(|daemon| kill_process(*daemon, signal));
+    let stopped = tell_all(Signal::STOP);
+    std::thread::sleep(STANDSTILL);
+    stopped.and(tell_all(Signal::CONT)).map_err(|error| error.to_string())?;
+    let since = Instant::now();
+    while since.elapsed() < AFTERWARDS {
+        lab.check_nodes(NODES)?;
+    }
+    let outcome = lab.dunix(&["run", "--node", "n3", "true"])?;
+    if outcome.status == 0 { Ok(()) } else { Err(format!("{outcome}")) }
 }
 
 /// Host PIDs of the daemons of a lab, by PID.

@@ -121,6 +121,10 @@ fn under(seed: u64, programs: &Programs, chosen: fn(&Program) -> bool) -> Vec<St
             Ok(found) => wrong.push(format!("{name}: {}", difference(&found, expected))),
             Err(error) => wrong.push(format!("{name}: {error}")),
         }
+        if let Err(lost) = lab.check_nodes(NODES) {
+            wrong.push(format!("after {name}: {lost}"));
+            break;
+        }
     }
     let said = lab.end();
     let judged = Report::find(&said).and_then(|report| {
