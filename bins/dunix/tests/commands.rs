@@ -95,7 +95,11 @@ fn a_move_is_told_or_refused() {
     let gone = fabric.output(&["move", "99", "n2"]);
     assert_eq!((gone.status.code(), stdout(&gone).as_str()), (Some(1), ""));
     assert_eq!(stderr(&gone), "dunix: no process 99; see dunix ps\n");
-    assert_eq!(fabric.output(&["move", "0", "n2"]).status.code(), Some(1));
+    for no_pid in ["0", "none", "4294967296"] {
+        let wrong = fabric.output(&["move", no_pid, "n2"]);
+        assert_eq!(wrong.status.code(), Some(2));
+        assert!(stderr(&wrong).contains("not a PID: see `dunix ps`"), "{}", stderr(&wrong));
+    }
     assert_eq!(fabric.output(&["move", &known]).status.code(), Some(2));
 }
 
