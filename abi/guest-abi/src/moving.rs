@@ -115,6 +115,9 @@ pub struct ScriptCall {
 /// If this call fails, the script ends with it.
 pub const CALL_STOP_ON_ERROR: u64 = 1 << 0;
 
+/// If this call succeeds, the script ends with it.
+pub const CALL_STOP_ON_SUCCESS: u64 = 1 << 1;
+
 /// Makes a thread in arrival mode. `args` = TID in the fabric, address of the word to clear at its
 /// end (or 0: [`SCRIPT_RESUME`] sets it), top of its stack (`ARRIVAL_STACKS + (n + 1) *
 /// ARRIVAL_STACK_BYTES`). The result is the host's TID. It rings `OP_PARKED` (a1 = TID, a2 = 0) and
@@ -125,6 +128,11 @@ pub const SCRIPT_CLONE: u64 = 1 << 32;
 /// arrival stack. `args[1]` = `RESUME_*` bits. Must be the script's last call. If it fails, the
 /// thread stays in arrival mode.
 pub const SCRIPT_RESUME: u64 = (1 << 32) + 1;
+/// Starts the timer `ITIMER_REAL` (setitimer(2)) so that it expires at an instant: `args[0]` = nanoseconds
+/// of `CLOCK_MONOTONIC`, `args[1]` = its period in nanoseconds, whole microseconds, or 0. If the
+/// instant has passed, the process gets its SIGALRM at once, as if it had been stopped meanwhile, and
+/// the period goes on in its rhythm. For the first thread, parked.
+pub const SCRIPT_START_REAL: u64 = (1 << 32) + 2;
 /// In [`SCRIPT_RESUME`]'s `args[1]`, for the first thread that resumes, and only for it: also
 /// applies the header's `slot` and `remote_fds`, and installs the signal actions. The shim's data
 /// and the states of all threads must be in place before.

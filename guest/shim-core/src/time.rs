@@ -83,6 +83,26 @@ impl Time {
     }
 }
 
+/// How a timer stands at an instant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Whether it has expired, once or more.
+    pub has_expired: bool,
+    /// Nanoseconds until it expires next, at least 1; 0 if it does not.
+    pub left: u64,
+}
+
+/// How a timer that expires at `due` and then each `period` (0: never again) stands at `now`, all in
+/// nanoseconds.
+#[must_use]
+pub const fn standing(due: u64, period: u64, now: u64) -> Standing {
+    match now.checked_sub(due) {
+        None => Standing { has_expired: false, left: due - now },
+        Some(_) if period == 0 => Standing { has_expired: true, left: 0 },
+        Some(over) => Standing { has_expired: true, left: period - over % period },
+    }
+}
+
 impl PartialOrd for Time {
     fn partial_cmp(&self, other: &Time) -> Option<Ordering> {
         Some(self.cmp(other))
@@ -115,6 +135,18 @@ mod tests {
         assert_eq!(Time::of_millis(1500), time(1, 500_000_000));
         assert_eq!(Time::of_millis(-1), Time::ZERO);
         assert_eq!(time(3, 999).as_timeval(), [3, 0]);
+    }
+
+    #[test]
+    fn a_period_keeps_its_rhythm() {
+        let at = |now| (standing(100, 30, now).has_expired, standing(100, 30, now).left);
+        assert_eq!([at(0), at(99)], [(false, 100), (false, 1)]);
+        assert_eq!(
+            [at(100), at(101), at(130), at(219)],
+            [(true, 30), (true, 29), (true, 30), (true, 1)]
+        );
+        assert_eq!(standing(100, 0, 99), Standing { has_expired: false, left: 1 });
+        assert_eq!(standing(100, 0, 100), Standing { has_expired: true, left: 0 });
     }
 
     #[test]

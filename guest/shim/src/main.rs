@@ -23,6 +23,7 @@ mod doorbell;
 mod filter;
 mod guest;
 mod host;
+mod interval;
 mod load;
 mod park;
 mod process;

@@ -4,11 +4,12 @@
 //! stack only, because at an arrival the daemon overwrites the shim's data meanwhile.
 
 use crate::arch::syscall;
-use crate::{arrive, host};
+use crate::{arrive, host, interval};
 use core::sync::atomic::{AtomicU32, Ordering};
 use dunix_guest_abi::layout::{ARRIVAL_END, SCRIPT_CALLS, SCRIPT_END, SCRIPT_START};
 use dunix_guest_abi::moving::{
-    CALL_STOP_ON_ERROR, SCRIPT_CALLS_MAX, SCRIPT_CLONE, SCRIPT_RESUME, ScriptCall, ScriptHeader,
+    CALL_STOP_ON_ERROR, CALL_STOP_ON_SUCCESS, SCRIPT_CALLS_MAX, SCRIPT_CLONE, SCRIPT_RESUME,
+    SCRIPT_START_REAL, ScriptCall, ScriptHeader,
 };
 use dunix_shim_core::Errno;
 
@@ -92,7 +93,9 @@ pub(crate) fn run(owner: u32, seen: u32, role: Role) -> Option<u32> {
         };
         // SAFETY: as above.
         unsafe { (&raw mut (*call).result).write_volatile(result) };
-        if wanted.flags & CALL_STOP_ON_ERROR != 0 && Errno::check(result).is_err() {
+        let ends_it =
+            if Errno::check(result).is_ok() { CALL_STOP_ON_SUCCESS } else { CALL_STOP_ON_ERROR };
+        if wanted.flags & ends_it != 0 {
             break;
         }
     }
@@ -118,7 +121,8 @@ fn end(done: u32, serial: u32) {
 fn execute(call: &ScriptCall, role: Role) -> i64 {
     match call.nr {
         SCRIPT_CLONE if role == Role::Arriving => arrive::clone(call.args),
-        SCRIPT_CLONE | SCRIPT_RESUME => Errno::EINVAL.as_result(),
+        SCRIPT_START_REAL if role == Role::Parked => interval::start(call.args[0], call.args[1]),
+        SCRIPT_CLONE | SCRIPT_RESUME | SCRIPT_START_REAL => Errno::EINVAL.as_result(),
         // SAFETY: the daemon, which started this process, answers for what its calls do.
         number => unsafe { syscall(number, call.args) },
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Most mappings of a process that moves.
 pub const MAPPINGS_MAX: usize = 8192;
 /// Most signals that wait at a process and its threads together.
-pub const SIGNALS_MAX: usize = 1024;
+pub const SIGNALS_MAX: usize = 4096;
 /// Most POSIX timers (timer_create(2)), and the greatest id plus one.
 pub const TIMERS_MAX: usize = 256;
 
@@ -167,16 +167,25 @@ pub struct SignalImage(pub Vec<u8>);
 /// Bytes of a `siginfo_t`.
 pub const SIGNAL_BYTES: usize = 128;
 
-/// What fires later, with the time that is left.
+/// What fires later. Instants are nanoseconds of the timer's own clock as the process sees it, which
+/// is the same at both nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Timers {
-    /// setitimer(2): `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`; `struct itimerval`.
-    pub intervals: [[u64; 4]; 3],
+    /// setitimer(2): `ITIMER_REAL`, if it runs.
+    pub real: Option<Running>,
+    /// `ITIMER_VIRTUAL` and `ITIMER_PROF`: `struct itimerval`, with the time that is left.
+    pub of_cpu: [[u64; 4]; 2],
     /// timer_create(2), by id.
     pub posix: Vec<PosixTimer>,
-    /// When these were read: `CLOCK_BOOTTIME` of the source has no meaning elsewhere, so
-    /// `CLOCK_REALTIME`, nanoseconds.
-    pub read_at: u64,
+}
+
+/// A timer that runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Running {
+    /// When it expires next. In the past: nobody has heard of all expirations from then on.
+    pub due: u64,
+    /// Nanoseconds between two expirations; 0: it expires once.
+    pub period: u64,
 }
 
 /// One timer of timer_create(2).
@@ -190,6 +199,6 @@ pub struct PosixTimer {
     pub value: u64,
     /// The thread that `SIGEV_THREAD_ID` names.
     pub thread: Option<Pid>,
-    /// `struct itimerspec`, relative.
-    pub setting: [u64; 4],
+    /// If it runs.
+    pub running: Option<Running>,
 }

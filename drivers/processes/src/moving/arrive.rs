@@ -10,11 +10,11 @@ use super::image::Facts;
 use super::late::{self, Unreleased};
 use super::pager::{Incoming, Paging, PagingEnd, StageError};
 use super::pages::Sink;
-use super::pending::Member;
+use super::pending::{Member, Pending};
 use super::restore::{self, Batch};
 use super::script::{Outcome, Particulars, Script, host};
 use super::shell::{FIRST, Shell};
-use super::{clocks, image, mappings};
+use super::{clocks, image, mappings, timers};
 use crate::config::PlaceWish;
 use crate::node::{Local, Node, State};
 use crate::ops::bits;
@@ -227,6 +227,7 @@ impl Maker {
         self.run(&hall, FIRST, &restore::late_protections(&image)).await?;
         self.await_clock(&hall).await?;
         let members = self.resume_threads(&hall).await?;
+        self.give_pending(&hall, &members).await?;
         tracing::info!(
             pid = %members[0].tid, %from, bytes, shell = ?(spawned - started),
             map = ?(mapped - spawned), identity = ?(identified - mapped),
@@ -324,20 +325,31 @@ impl Maker {
         for group in further.chunks(at_once) {
             for (thread, host_tid) in group.iter().zip(self.clone_threads(hall, group).await?) {
                 let mut script = Script::new();
-                restore::thread(&mut script, &self.image, thread, (hall.host_pid, host_tid));
+                restore::thread(&mut script, &self.image, thread);
                 self.resume(&mut script, thread, members.len() == 1);
                 self.run(hall, thread.tid.get(), &script).await?;
                 members.push(Member { tid: thread.tid, host_tid });
             }
         }
         let mut script = Script::new();
-        restore::thread(&mut script, &self.image, first, (hall.host_pid, hall.host_pid));
+        restore::thread(&mut script, &self.image, first);
         let host_tid =
             |tid| members.iter().find(|member| member.tid == tid).map(|member| member.host_tid);
-        restore::process(&mut script, &self.image, hall.host_pid, host_tid)?;
+        timers::create_posix(&mut script, &self.image.timers.posix, host_tid)?;
         self.resume(&mut script, first, members.len() == 1);
         self.run(hall, FIRST, &script).await?;
         Ok(members)
+    }
+
+    /// Gives the threads, which have resumed, what waited for them. Not before: the signal actions of
+    /// the process, which drop what they ignore, are made when the first one resumes.
+    async fn give_pending(&self, hall: &Hall, members: &[Member]) -> Result<(), Refusal> {
+        let image = &self.image;
+        let of_threads = image.threads.iter().map(|thread| (thread.tid, thread.signals.clone()));
+        let pending = Pending::of_image(&image.timers, &image.signals, of_threads);
+        pending.give_back(&self.node, hall, members).await?;
+        let Some(first) = members.first() else { return Err(Refusal::Protocol) };
+        self.run(hall, first.tid.get(), &restore::limits(image)).await.map(drop)
     }
 
     fn resume(&self, script: &mut Script, thread: &ThreadImage, is_first_to_resume: bool) {

@@ -311,10 +311,7 @@ impl Drop for Frozen {
             self.hall.kill();
             return;
         }
-        let is_empty = self.pending.signals.is_empty()
-            && self.pending.of_threads.is_empty()
-            && self.pending.timers.read_at == 0;
-        if is_empty {
+        if self.pending.is_untouched() {
             self.withdraw();
             self.let_go();
             return;

@@ -33,6 +33,7 @@ mod restore;
 mod script;
 mod shell;
 mod smaps;
+mod timers;
 
 pub(crate) use arrive::{Arrival, Arriving};
 pub(crate) use freeze::{Donor, Frozen};

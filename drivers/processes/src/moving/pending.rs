@@ -1,31 +1,32 @@
 //! What is about to reach a process: signals that wait and timers that run.
 //!
 //! They are taken away while it is frozen, so that nothing fires at a donor, and given back at the
-//! target, or here if it stays. Timers stop before signals are taken: what fires in between is
-//! among the signals.
+//! target, or here if it stays. Signals are taken first, then timers are stopped ([`super::timers`]),
+//! then what fired in between is taken.
 
 use super::calls::*;
 use super::hall::Hall;
-use super::script::{Outcome, Particulars, Script, host};
+use super::restore::Batch;
+use super::script::{Outcome, Particulars, Script};
+use super::timers::{self, Asked, TIMERS_PER_SCRIPT};
 use crate::node::Node;
-use dunix_guest_abi::signal::{MOVE_CODE, MOVE_SIGNAL};
+use dunix_guest_abi::signal::{MOVE_CODE, MOVE_SIGNAL, SI_KERNEL};
 use dunix_ids::Pid;
-use dunix_linux::Errno;
 use dunix_wire::processes::Refusal;
 use dunix_wire::processes::resident::{
-    PosixTimer, SIGNAL_BYTES, SIGNALS_MAX, SignalImage, TIMERS_MAX, Timers,
+    PosixTimer, Running, SIGNAL_BYTES, SIGNALS_MAX, SignalImage, Timers,
 };
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Signals that one script takes.
 const SIGNALS_PER_SCRIPT: usize = 64;
-/// Signals that are taken when timers stop, besides one for each timer: others of the same number.
-const SIGNALS_BESIDES: usize = 16;
-const NANOS: u64 = 1_000_000_000;
-const SIGEV_NONE: u32 = 1;
-const SIGEV_THREAD_ID: u32 = 4;
-const TIMER_ABSTIME: u64 = 1;
+/// Most signals that are taken at all; of more than [`SIGNALS_MAX`] all are given back.
+const TAKEN_MAX: usize = 1 << 17;
+/// How often timers are asked again because one of them fired meanwhile. One that fires without a pause
+/// is stopped all the same: expirations of the last microseconds may be lost then.
+const ROUNDS_MAX: usize = 64;
+const SIGALRM: u32 = 14;
+const SI_TIMER: i32 = -2;
 
 /// What was taken away.
 #[derive(Default)]
@@ -35,6 +36,10 @@ pub(crate) struct Pending {
     pub(crate) signals: Vec<SignalImage>,
     /// For one thread, by TID of the fabric.
     pub(crate) of_threads: BTreeMap<u32, Vec<SignalImage>>,
+    /// Something may have been taken.
+    has_begun: bool,
+    /// Timers are stopped, and the instants known from which their expirations are nobody's yet.
+    is_stopped: bool,
 }
 
 /// A thread that can run scripts.
@@ -44,7 +49,63 @@ pub(crate) struct Member {
     pub(crate) host_tid: u32,
 }
 
+/// Where signals are taken.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    node: &'a Node,
+    hall: &'a Hall,
+    /// All threads, the first one first.
+    members: &'a [Member],
+}
+
+impl Place<'_> {
+    async fn run(&self, member: &Member, script: &Script) -> Result<Outcome, Refusal> {
+        let none = Particulars::default();
+        self.node.run_script(self.hall, member.tid.get(), script, &none).await
+    }
+
+    /// Takes up to `count` waiting signals of `mask` that a thread gets, and tells how many.
+    async fn take(
+        &self,
+        member: &Member,
+        mask: u64,
+        count: usize,
+    ) -> Result<Vec<SignalImage>, Refusal> {
+        let mut script = Script::new();
+        let (mask, at_once) = (script.put_words(&[mask]), script.put_words(&[0, 0]));
+        let takes: Vec<(u64, usize)> = (0..count)
+            .map(|_| {
+                let at = script.put(&[0; SIGNAL_BYTES]);
+                (at, script.may(RT_SIGTIMEDWAIT, [mask, at, at_once, 8, 0, 0]))
+            })
+            .collect();
+        let outcome = self.run(member, &script).await?;
+        let got = takes.iter().take_while(|(_, call)| outcome.value(*call).is_ok());
+        Ok(got.map(|(at, _)| signal_at(&outcome, *at)).collect())
+    }
+}
+
 impl Pending {
+    /// What an image has.
+    pub(crate) fn of_image(
+        timers: &Timers,
+        signals: &[SignalImage],
+        of_threads: impl Iterator<Item = (Pid, Vec<SignalImage>)>,
+    ) -> Pending {
+        Pending {
+            timers: timers.clone(),
+            signals: signals.to_vec(),
+            of_threads: of_threads.map(|(tid, signals)| (tid.get(), signals)).collect(),
+            has_begun: true,
+            is_stopped: true,
+        }
+    }
+
+    /// Whether there is nothing to give back.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.has_begun
+    }
+
     /// Takes everything; `members` are all threads, the first one first. What was taken before an
     /// error is in `self`.
     pub(crate) async fn take(
@@ -53,19 +114,14 @@ impl Pending {
         hall: &Hall,
         members: &[Member],
     ) -> Result<(), Refusal> {
-        let Some(first) = members.first() else { return Err(Refusal::Ended) };
-        self.stop_timers(node, hall, first, members).await?;
-        for member in members {
-            let (own, shared) = waiting(hall.host_pid, member.host_tid)?;
-            let is_first = member == first;
-            if own == 0 && (shared == 0 || !is_first) {
-                continue;
-            }
-            // A thread takes its own signals before those of the process.
-            let mask = if is_first { !0 } else { own };
-            let taken = drain(node, hall, member.tid.get(), mask).await?;
-            self.keep(member, own, taken);
-        }
+        let place = Place { node, hall, members };
+        self.timers.posix = timers::posix_timers(hall.host_pid, members)?;
+        self.has_begun = true;
+        self.take_signals(place).await?;
+        self.stop_timers(place).await?;
+        self.is_stopped = true;
+        self.take_signals(place).await?;
+        self.leave_to_timers();
         let count = self.signals.len() + self.of_threads.values().map(Vec::len).sum::<usize>();
         if count > SIGNALS_MAX {
             return Err(Refusal::TooLarge { what: "too many signals wait for it".into() });
@@ -73,228 +129,243 @@ impl Pending {
         Ok(())
     }
 
-    /// Sorts signals that a thread took; `own` are those that waited for it alone.
-    fn keep(&mut self, member: &Member, own: u64, taken: Vec<SignalImage>) {
-        for signal in taken {
-            if own & bit(number_of(&signal)) != 0 {
-                self.of_threads.entry(member.tid.get()).or_default().push(signal);
-            } else {
-                self.signals.push(signal);
-            }
-        }
-    }
-
-    /// Since Linux 6.13 a timer that is stopped takes back its signal and what it counts: those are
-    /// taken just before, by the same script.
-    async fn stop_timers(
-        &mut self,
-        node: &Node,
-        hall: &Hall,
-        first: &Member,
-        members: &[Member],
-    ) -> Result<(), Refusal> {
-        let mut posix = posix_timers(hall.host_pid, members)?;
-        let (own, _) = waiting(hall.host_pid, first.host_tid)?;
-        let mut script = Script::new();
-        let of_process = posix.iter().filter(|timer| timer.thread.is_none());
-        let mask = of_process.clone().fold(0, |mask, timer| mask | bit(timer.signal));
-        let takes = if mask == 0 { 0 } else { of_process.count() + SIGNALS_BESIDES };
-        let takes = take_signals(&mut script, mask, takes.min(SIGNALS_PER_SCRIPT));
-        let zero = script.put(&[0; 32]);
-        let old: [u64; 3] = [0; 3].map(|_: u8| script.put(&[0; 32]));
-        for (which, old) in (0..).zip(old) {
-            script.must("setitimer", SETITIMER, [which, zero, old, 0, 0, 0]);
-        }
-        let olds: Vec<u64> = posix
-            .iter()
-            .map(|timer| {
-                let old = script.put(&[0; 32]);
-                let id = u64::from(timer.id);
-                script.must("timer_settime", TIMER_SETTIME, [id, 0, zero, old, 0, 0]);
-                old
-            })
-            .collect();
-        let outcome =
-            node.run_script(hall, first.tid.get(), &script, &Particulars::default()).await?;
-        self.timers.read_at = realtime();
-        self.timers.intervals = old.map(|at| outcome.words(at));
-        for (timer, at) in posix.iter_mut().zip(olds) {
-            timer.setting = outcome.words(at);
-        }
-        self.timers.posix = posix;
-        let (taken, _) = taken_signals(&outcome, &takes);
-        self.keep(first, own, taken);
-        Ok(())
-    }
-
-    /// Gives everything back to the process that it was taken from.
-    pub(crate) async fn give_back(
-        self,
-        node: &Node,
-        hall: &Hall,
-        members: &[Member],
-    ) -> Result<(), Refusal> {
-        for member in members {
-            let is_first = members.first() == Some(member);
-            let mut script = Script::new();
-            if let Some(own) = self.of_threads.get(&member.tid.get()) {
-                queue(&mut script, hall.host_pid, Some(member.host_tid), own);
-            }
-            if is_first {
-                queue(&mut script, hall.host_pid, None, &self.signals);
-                let elapsed = elapsed_since(self.timers.read_at);
-                start_intervals(&mut script, &self.timers, elapsed);
-                for timer in &self.timers.posix {
-                    start_posix(&mut script, timer, elapsed);
+    /// Takes all signals that wait: first each thread's own, which it gets before those of the process.
+    async fn take_signals(&mut self, place: Place<'_>) -> Result<(), Refusal> {
+        let host_pid = place.hall.host_pid;
+        for member in place.members {
+            for _ in 0..TAKEN_MAX {
+                let (own, shared) = waiting(host_pid, member.host_tid)?;
+                // Of a number that waits for both, one at a time shows whose was the last.
+                let (mask, count) = match own & shared {
+                    0 => (own, SIGNALS_PER_SCRIPT),
+                    both => (both & both.wrapping_neg(), 1),
+                };
+                if own == 0 || self.take_some(place, member, mask, count, true).await? == 0 {
+                    break;
                 }
             }
-            if !script.is_empty() {
-                let none = Particulars::default();
-                node.run_script(hall, member.tid.get(), &script, &none).await?;
+        }
+        let Some(first) = place.members.first() else { return Err(Refusal::Ended) };
+        while waiting(host_pid, first.host_tid)?.1 != 0 {
+            let count = SIGNALS_PER_SCRIPT;
+            if self.take_some(place, first, !0, count, false).await? == 0
+                || self.signals.len() > TAKEN_MAX
+            {
+                break;
             }
         }
         Ok(())
     }
-}
 
-/// Queues signals to the process or, from the thread itself, to a thread.
-pub(crate) fn queue(
-    script: &mut Script,
-    host_pid: u32,
-    host_tid: Option<u32>,
-    signals: &[SignalImage],
-) {
-    for signal in signals {
-        if !script.has_room(8, SIGNAL_BYTES) {
+    /// Takes some signals and tells how many.
+    async fn take_some(
+        &mut self,
+        place: Place<'_>,
+        member: &Member,
+        mask: u64,
+        count: usize,
+        is_own: bool,
+    ) -> Result<usize, Refusal> {
+        let taken = place.take(member, mask, count).await?;
+        let count = taken.len();
+        for signal in taken {
+            self.keep(member.tid, signal, is_own);
+        }
+        Ok(count)
+    }
+
+    /// Notes a signal that a thread took; `is_own`: it waited for that thread alone.
+    fn keep(&mut self, tid: Pid, signal: SignalImage, is_own: bool) {
+        let timer = self.timer_of(&signal);
+        if is_ours(&signal) || self.is_stopped && (timer.is_some() || self.is_of_real(&signal)) {
+            return;
+        }
+        // A timer's may have come while others of its number were taken.
+        let tid = match timer {
+            Some(timer) => timer.thread,
+            None => Some(tid).filter(|_| is_own && !self.is_of_real(&signal)),
+        };
+        match tid {
+            Some(tid) => self.of_threads.entry(tid.get()).or_default().push(signal),
+            None => self.signals.push(signal),
+        }
+    }
+
+    /// The timer of timer_create(2) that sent a signal.
+    fn timer_of(&self, signal: &SignalImage) -> Option<&PosixTimer> {
+        let id = Some(word(signal, 16)).filter(|_| code_of(signal) == SI_TIMER)?;
+        self.timers.posix.iter().find(|timer| timer.id == id && timer.signal == number_of(signal))
+    }
+
+    /// Whether the timer `ITIMER_REAL`, which runs, sent a signal.
+    fn is_of_real(&self, signal: &SignalImage) -> bool {
+        let is_alarm = number_of(signal) == SIGALRM && code_of(signal) == SI_KERNEL;
+        is_alarm && (!self.is_stopped || self.timers.real.is_some())
+    }
+
+    /// Stops all timers and notes how they stood. The signals of each that have come are in `self`.
+    async fn stop_timers(&mut self, place: Place<'_>) -> Result<(), Refusal> {
+        let Some(first) = place.members.first() else { return Err(Refusal::Ended) };
+        // Only the thread that gets a timer's signal can look whether it is there.
+        let mut groups: BTreeMap<Pid, Vec<usize>> = BTreeMap::from([(first.tid, Vec::new())]);
+        for (index, timer) in self.timers.posix.iter().enumerate() {
+            groups.entry(timer.thread.unwrap_or(first.tid)).or_default().push(index);
+        }
+        for (tid, group) in groups {
+            let Some(member) = place.members.iter().find(|member| member.tid == tid) else {
+                return Err(Refusal::Protocol);
+            };
+            if member == first {
+                self.stop_some(place, member, &[], true).await?;
+            }
+            for some in group.chunks(TIMERS_PER_SCRIPT) {
+                self.stop_some(place, member, some, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops some timers of timer_create(2), by index, or those of setitimer(2).
+    async fn stop_some(
+        &mut self,
+        place: Place<'_>,
+        member: &Member,
+        some: &[usize],
+        of_process: bool,
+    ) -> Result<(), Refusal> {
+        for round in 1..=ROUNDS_MAX {
+            let timers: Vec<&PosixTimer> =
+                some.iter().filter_map(|&index| self.timers.posix.get(index)).collect();
+            let mask = timers.iter().fold(0, |mask, timer| mask | bit(timer.signal));
+            let mask = if of_process { mask | bit(SIGALRM) } else { mask };
+            let mut script = Script::new();
+            let mut asked = Asked::ask(&mut script, &timers, of_process);
+            let (set, at_once) = (script.put_words(&[mask]), script.put_words(&[0, 0]));
+            let at = script.put(&[0; SIGNAL_BYTES]);
+            let args = [set, at, at_once, 8, 0, 0];
+            let fired = if round < ROUNDS_MAX {
+                script.unless(RT_SIGTIMEDWAIT, args)
+            } else {
+                script.may(RT_SIGTIMEDWAIT, args)
+            };
+            asked.stop(&mut script, &timers, of_process);
+            let outcome = place.run(member, &script).await?;
+            if outcome.value(fired).is_ok() {
+                // What the mask holds waited for nobody before.
+                self.keep(member.tid, signal_at(&outcome, at), false);
+                if round < ROUNDS_MAX {
+                    self.take_signals(place).await?;
+                    continue;
+                }
+            }
+            asked.intervals(&outcome, &mut self.timers);
+            for (&index, running) in some.iter().zip(asked.posix(&outcome)) {
+                self.timers.posix[index].running = running;
+            }
             break;
         }
-        let (at, number) = (script.put(&signal.0), u64::from(number_of(signal)));
-        let pid = u64::from(host_pid);
-        match host_tid {
-            None => script.may(RT_SIGQUEUEINFO, [pid, number, at, 0, 0, 0]),
-            Some(tid) => script.may(RT_TGSIGQUEUEINFO, [pid, u64::from(tid), number, at, 0, 0]),
-        };
+        Ok(())
     }
-}
 
-/// Starts the timers of setitimer(2) with what is left of them.
-pub(crate) fn start_intervals(script: &mut Script, timers: &Timers, elapsed: u64) {
-    for (which, setting) in (0_u64..).zip(&timers.intervals) {
-        // The other two count what the process itself used.
-        let passed = if which == 0 { elapsed } else { 0 };
-        let Some(setting) = interval_after(*setting, passed) else { continue };
-        let at = script.put_words(&setting);
-        script.must("setitimer", SETITIMER, [which, at, 0, 0, 0, 0]);
-    }
-}
-
-/// What a timer of setitimer(2) is set to, `passed` nanoseconds after it was stopped; `None` if it
-/// did not run.
-fn interval_after(setting: [u64; 4], passed: u64) -> Option<[u64; 4]> {
-    let [every_s, every_us, left_s, left_us] = setting;
-    let left = match (left_s, left_us) {
-        // With a period and nothing left it has fired, and goes on when its signal is taken.
-        (0, 0) if (every_s, every_us) == (0, 0) => return None,
-        (0, 0) => left_after(every_s, every_us.saturating_mul(1000), 0),
-        _ => left_after(left_s, left_us.saturating_mul(1000), passed),
-    };
-    // Rounded up: a time of 0 would stop it.
-    let left_us = (left % NANOS).div_ceil(1000);
-    Some([every_s, every_us, left / NANOS + left_us / 1_000_000, left_us % 1_000_000])
-}
-
-/// Starts one timer of timer_create(2) with what is left of it.
-pub(crate) fn start_posix(script: &mut Script, timer: &PosixTimer, elapsed: u64) {
-    let [every_s, every_ns, left_s, left_ns] = timer.setting;
-    if (left_s, left_ns) == (0, 0) {
-        return;
-    }
-    let left = left_s.saturating_mul(NANOS).saturating_add(left_ns);
-    let now = now_of(timer.clock);
-    let (flags, at) = match now {
-        // Its period began in the past: the kernel counts all that has passed since.
-        Some(now) if elapsed > left && (every_s, every_ns) != (0, 0) => {
-            (TIMER_ABSTIME, now.saturating_sub(elapsed - left).max(1))
+    /// Leaves signals to the timers that sent them: these go on from the first expiration that nobody
+    /// has heard of, and count the rest, however long it takes until somebody does.
+    fn leave_to_timers(&mut self) {
+        let Pending { timers, signals, of_threads, .. } = self;
+        for timer in &mut timers.posix {
+            let waiting = match timer.thread {
+                Some(thread) => of_threads.get_mut(&thread.get()),
+                None => Some(&mut *signals),
+            };
+            let (Some(running), Some(waiting)) = (&mut timer.running, waiting) else { continue };
+            let (id, number) = (timer.id, timer.signal);
+            let is_its = |signal: &SignalImage| {
+                code_of(signal) == SI_TIMER && word(signal, 16) == id && number_of(signal) == number
+            };
+            let all = waiting.iter().filter(|signal| is_its(signal));
+            let expirations = all.map(|signal| 1 + u64::from(word(signal, 20))).sum();
+            if let Some(earlier) = earlier(*running, expirations) {
+                *running = earlier;
+                waiting.retain(|signal| !is_its(signal));
+            }
         }
-        Some(_) => (0, left.saturating_sub(elapsed).max(1)),
-        None => (0, left),
-    };
-    let at = script.put_words(&[every_s, every_ns, at / NANOS, at % NANOS]);
-    script.must("timer_settime", TIMER_SETTIME, [u64::from(timer.id), flags, at, 0, 0, 0]);
-}
-
-/// Nanoseconds of a clock that runs by itself; `None` for one that counts CPU time.
-fn now_of(clock: i32) -> Option<u64> {
-    use rustix::time::{ClockId, clock_gettime};
-    let now = clock_gettime(match clock {
-        0 | 8 => ClockId::Realtime,
-        1 => ClockId::Monotonic,
-        7 | 9 => ClockId::Boottime,
-        _ => return None,
-    });
-    let seconds = u64::try_from(now.tv_sec).ok()?.saturating_mul(NANOS);
-    Some(seconds.saturating_add(u64::try_from(now.tv_nsec).ok()?))
-}
-
-/// Makes the timers of timer_create(2) with their ids; they do not run yet.
-pub(crate) fn create_posix(
-    script: &mut Script,
-    timers: &[PosixTimer],
-    host_tid: impl Fn(Pid) -> Option<u32>,
-) -> Result<(), Refusal> {
-    if timers.is_empty() {
-        return Ok(());
     }
-    script.must("keeping timer ids", PRCTL, [PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0, 0]);
-    for timer in timers {
-        let thread = match timer.thread {
-            Some(tid) => host_tid(tid).ok_or(Refusal::Protocol)?,
-            None => 0,
+
+    /// Gives everything to a process: the one that it was taken from, or that at the target, which has
+    /// the timers already. Goes on after a failure, and tells the first.
+    pub(crate) async fn give_back(
+        &self,
+        node: &Node,
+        hall: &Hall,
+        members: &[Member],
+    ) -> Result<(), Refusal> {
+        let place = Place { node, hall, members };
+        let mut failed = Ok(());
+        for member in members {
+            let mut batch = Batch::default();
+            if let Some(own) = self.of_threads.get(&member.tid.get()) {
+                queue(&mut batch, hall.host_pid, Some(member.host_tid), own);
+            }
+            if members.first() == Some(member) {
+                queue(&mut batch, hall.host_pid, None, &self.signals);
+                // What was not stopped is not there.
+                timers::start_intervals(batch.room(3, 128), &self.timers);
+                for timer in &self.timers.posix {
+                    timers::start_posix(batch.room(1, 64), timer);
+                }
+            }
+            for script in batch.0.iter().filter(|script| !script.is_empty()) {
+                failed = failed.and(place.run(member, script).await.map(drop));
+            }
+        }
+        failed
+    }
+}
+
+/// A timer that began so many expirations earlier; `None` if none are to be made up for, or it cannot.
+fn earlier(running: Running, expirations: u64) -> Option<Running> {
+    let Running { due, period } = running;
+    let due = due.checked_sub(period.checked_mul(expirations)?).filter(|due| *due > 0)?;
+    (period > 0 && expirations > 0).then_some(Running { due, period })
+}
+
+/// Queues signals to the process, from its first thread, or to a thread, from that itself.
+fn queue(batch: &mut Batch, host_pid: u32, host_tid: Option<u32>, signals: &[SignalImage]) {
+    let pid = u64::from(host_pid);
+    for signal in signals {
+        let script = batch.room(1, SIGNAL_BYTES);
+        let (at, number) = (script.put(&signal.0), u64::from(number_of(signal)));
+        let doing = "queueing a signal that waited";
+        match host_tid {
+            None => script.must(doing, RT_SIGQUEUEINFO, [pid, number, at, 0, 0, 0]),
+            Some(tid) => {
+                let args = [pid, u64::from(tid), number, at, 0, 0];
+                script.must(doing, RT_TGSIGQUEUEINFO, args)
+            }
         };
-        let id = script.put(&timer.id.to_ne_bytes());
-        let event = [
-            timer.value,
-            u64::from(timer.signal) | u64::from(timer.notify) << 32,
-            u64::from(thread),
-            0,
-            0,
-            0,
-            0,
-            0,
-        ];
-        let event = script.put_words(&event);
-        script.must("timer_create", TIMER_CREATE, [int(timer.clock), event, id, 0, 0, 0]);
     }
-    script.must("keeping timer ids", PRCTL, [PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0, 0]);
-    Ok(())
 }
 
-/// Nanoseconds of the wall clock.
-fn realtime() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(0)
+fn signal_at(outcome: &Outcome, at: u64) -> SignalImage {
+    SignalImage(outcome.bytes(at, SIGNAL_BYTES).to_vec())
 }
 
-/// Nanoseconds since a time of the wall clock, of this node or another.
-pub(crate) fn elapsed_since(at: u64) -> u64 {
-    realtime().saturating_sub(at)
-}
-
-/// At least 1: a timer with nothing left fires at once.
-fn left_after(seconds: u64, nanos: u64, elapsed: u64) -> u64 {
-    seconds.saturating_mul(NANOS).saturating_add(nanos).saturating_sub(elapsed).max(1)
+/// A word of a `siginfo_t`.
+fn word(signal: &SignalImage, at: usize) -> u32 {
+    let bytes = signal.0.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u32::from_ne_bytes)
 }
 
 fn number_of(signal: &SignalImage) -> u32 {
-    signal.0.first_chunk::<4>().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    word(signal, 0)
+}
+
+fn code_of(signal: &SignalImage) -> i32 {
+    word(signal, 8).cast_signed()
 }
 
 /// Whether it is the daemon's own signal that came late.
 fn is_ours(signal: &SignalImage) -> bool {
-    let word = |at: usize| {
-        signal.0.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
-    };
-    number_of(signal) == MOVE_SIGNAL && word(8).cast_signed() == MOVE_CODE
+    number_of(signal) == MOVE_SIGNAL && code_of(signal) == MOVE_CODE
 }
 
 /// The signals that wait for a thread and for its process, bit `n - 1` for signal `n`.
@@ -308,131 +379,62 @@ fn waiting(host_pid: u32, host_tid: u32) -> Result<(u64, u64), Refusal> {
     Ok((mask("SigPnd:"), mask("ShdPnd:")))
 }
 
-/// Takes the waiting signals of `mask` that the thread `owner` gets.
-async fn drain(
-    node: &Node,
-    hall: &Hall,
-    owner: u32,
-    mask: u64,
-) -> Result<Vec<SignalImage>, Refusal> {
-    let mut taken = Vec::new();
-    loop {
-        let mut script = Script::new();
-        let takes = take_signals(&mut script, mask, SIGNALS_PER_SCRIPT);
-        let outcome = node.run_script(hall, owner, &script, &Particulars::default()).await?;
-        let (more, was_last) = taken_signals(&outcome, &takes);
-        taken.extend(more);
-        if was_last || taken.len() > SIGNALS_MAX {
-            return Ok(taken);
-        }
-    }
-}
-
-/// Calls that take up to `count` signals of `mask`: where each is put, and the call.
-fn take_signals(script: &mut Script, mask: u64, count: usize) -> Vec<(u64, usize)> {
-    let (mask, at_once) = (script.put_words(&[mask]), script.put_words(&[0, 0]));
-    let take = |_| {
-        let at = script.put(&[0; SIGNAL_BYTES]);
-        (at, script.may(RT_SIGTIMEDWAIT, [mask, at, at_once, 8, 0, 0]))
-    };
-    (0..count).map(take).collect()
-}
-
-/// What such calls took, and whether no more was there.
-fn taken_signals(outcome: &Outcome, takes: &[(u64, usize)]) -> (Vec<SignalImage>, bool) {
-    let got = takes.iter().take_while(|(_, call)| outcome.value(*call).is_ok());
-    let all: Vec<SignalImage> =
-        got.map(|(at, _)| SignalImage(outcome.bytes(*at, SIGNAL_BYTES).to_vec())).collect();
-    let was_last = all.len() < takes.len();
-    (all.into_iter().filter(|signal| !is_ours(signal)).collect(), was_last)
-}
-
 /// The bit of a signal in a mask.
 fn bit(signal: u32) -> u64 {
     1 << (signal.clamp(1, 64) - 1)
-}
-
-/// The timers of timer_create(2), as `/proc/PID/timers` shows them.
-fn posix_timers(host_pid: u32, members: &[Member]) -> Result<Vec<PosixTimer>, Refusal> {
-    let text = std::fs::read_to_string(format!("/proc/{host_pid}/timers"))
-        .map_err(|e| host(Errno::from_io_error(&e).unwrap_or(Errno::SRCH), "reading timers"))?;
-    let timers = parse_timers(&text, members)
-        .ok_or(Refusal::KernelState { what: "a timer of timer_create(2)".into() })?;
-    if timers.len() > TIMERS_MAX {
-        return Err(Refusal::TooLarge { what: "its timers are too many".into() });
-    }
-    Ok(timers)
-}
-
-/// `None` if one of them cannot be made elsewhere.
-fn parse_timers(text: &str, members: &[Member]) -> Option<Vec<PosixTimer>> {
-    let mut timers: Vec<PosixTimer> = Vec::new();
-    for line in text.lines() {
-        let (name, value) = line.split_once(':')?;
-        let value = value.trim();
-        if name == "ID" {
-            let (clock, notify, signal, setting) = (0, SIGEV_NONE, 0, [0; 4]);
-            let id = value.parse().ok()?;
-            timers.push(PosixTimer { id, clock, notify, signal, value: 0, thread: None, setting });
-            continue;
-        }
-        let timer = timers.last_mut()?;
-        match name {
-            "signal" => {
-                let (signal, value) = value.split_once('/')?;
-                timer.signal = signal.parse().ok()?;
-                timer.value = u64::from_str_radix(value.trim_start_matches("0x"), 16).ok()?;
-            }
-            "notify" => {
-                let (how, whom) = value.split_once('/')?;
-                let kinds = [(0, "signal"), (SIGEV_NONE, "none"), (2, "thread")];
-                timer.notify = kinds.iter().find(|(_, name)| *name == how)?.0;
-                if let Some(host_tid) = whom.strip_prefix("tid.") {
-                    let host_tid: u32 = host_tid.parse().ok()?;
-                    let member = members.iter().find(|member| member.host_tid == host_tid)?;
-                    timer.notify |= SIGEV_THREAD_ID;
-                    timer.thread = Some(member.tid);
-                }
-            }
-            // Negative: the CPU clock of some process or thread.
-            "ClockID" => timer.clock = value.parse().ok().filter(|clock| *clock >= 0)?,
-            _ => {}
-        }
-    }
-    Some(timers)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TEXT: &str = "ID: 1\nsignal: 60/00007fff86e452a8\nnotify: signal/pid.2634\nClockID: 0\n\
-                        ID: 7\nsignal: 33/0000000000000001\nnotify: signal/tid.2635\nClockID: 1\n";
+    fn signal(number: u32, code: i32, timer: u32, overrun: u32) -> SignalImage {
+        let words = [number, 0, code.cast_unsigned(), 0, timer, overrun];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.resize(SIGNAL_BYTES, 0);
+        SignalImage(bytes)
+    }
 
-    #[test]
-    fn timers_are_read() {
-        let tid = Pid::new(77).unwrap();
-        let members = [Member { tid, host_tid: 2635 }];
-        let timers = parse_timers(TEXT, &members).unwrap();
-        assert_eq!((timers[0].id, timers[0].signal, timers[0].notify), (1, 60, 0));
-        assert_eq!((timers[0].value, timers[0].thread), (0x7fff_86e4_52a8, None));
-        assert_eq!((timers[1].notify, timers[1].thread), (SIGEV_THREAD_ID, Some(tid)));
-        assert_eq!(timers[1].clock, 1);
-        assert_eq!(parse_timers(TEXT, &[]), None);
-        assert_eq!(parse_timers("", &[]), Some(Vec::new()));
+    fn timer(id: u32, running: Option<Running>) -> PosixTimer {
+        PosixTimer { id, clock: 1, notify: 0, signal: 40, value: 0, thread: None, running }
     }
 
     #[test]
-    fn a_timer_whose_signal_waits_runs_on() {
-        assert_eq!(interval_after([0, 0, 0, 0], 5), None);
-        assert_eq!(interval_after([0, 10_000, 0, 0], 5), Some([0, 10_000, 0, 10_000]));
-        assert_eq!(interval_after([0, 0, 1, 5], 6_000), Some([0, 0, 0, 999_999]));
-        assert_eq!(interval_after([3, 0, 0, 5], NANOS), Some([3, 0, 0, 1]));
+    fn what_a_period_has_sent_is_sent_again() {
+        let tid = Pid::new(5).unwrap();
+        let mut pending = Pending::default();
+        pending.timers.posix =
+            vec![timer(0, Some(Running { due: 100, period: 10 })), timer(1, None)];
+        for (code, id, overrun) in [(SI_TIMER, 0, 3), (SI_TIMER, 1, 0), (-1, 0, 0)] {
+            pending.keep(tid, signal(40, code, id, overrun), true);
+        }
+        pending.leave_to_timers();
+        assert_eq!(pending.timers.posix[0].running, Some(Running { due: 60, period: 10 }));
+        assert_eq!(pending.signals, [signal(40, SI_TIMER, 1, 0)]);
+        assert_eq!(pending.of_threads[&5], [signal(40, -1, 0, 0)]);
     }
 
     #[test]
-    fn what_is_left_never_stops_a_timer() {
-        assert_eq!(left_after(1, 5, 0), NANOS + 5);
-        assert_eq!(left_after(1, 5, 7 * NANOS), 1);
+    fn what_fires_before_the_stop_is_the_timers() {
+        let tid = Pid::new(5).unwrap();
+        let running = Some(Running { due: 100, period: 10 });
+        let mut pending = Pending { is_stopped: true, ..Pending::default() };
+        pending.timers =
+            Timers { real: running, posix: vec![timer(0, running)], of_cpu: [[0; 4]; 2] };
+        pending.keep(tid, signal(40, SI_TIMER, 0, 0), false);
+        pending.keep(tid, signal(SIGALRM, SI_KERNEL, 0, 0), false);
+        pending.keep(tid, signal(SIGALRM, 0, 0, 0), false);
+        assert_eq!(pending.signals, [signal(SIGALRM, 0, 0, 0)]);
+    }
+
+    #[test]
+    fn no_timer_begins_before_time_does() {
+        let running = Running { due: 100, period: 30 };
+        assert_eq!(earlier(running, 3), Some(Running { due: 10, period: 30 }));
+        assert_eq!(
+            [earlier(running, 4), earlier(running, 0), earlier(running, u64::MAX)],
+            [None; 3]
+        );
+        assert_eq!(earlier(Running { due: 100, period: 0 }, 1), None);
     }
 }

@@ -4,7 +4,6 @@
 
 use super::calls::*;
 use super::mappings::{OWN, SHIM_DATA, USER_END};
-use super::pending;
 use super::script::{Outcome, Script};
 use super::smaps::Area;
 use crate::remote::Late;
@@ -40,7 +39,7 @@ pub(crate) struct Batch(pub(crate) Vec<Script>);
 
 impl Batch {
     /// A script with room for so much.
-    fn room(&mut self, calls: usize, bytes: usize) -> &mut Script {
+    pub(crate) fn room(&mut self, calls: usize, bytes: usize) -> &mut Script {
         if !self.0.last().is_some_and(|script| script.has_room(calls, bytes)) {
             self.0.push(Script::new());
         }
@@ -350,12 +349,7 @@ pub(crate) fn identity(image: &ResidentImage) -> Script {
 }
 
 /// What a thread is told before it resumes.
-pub(crate) fn thread(
-    script: &mut Script,
-    image: &ResidentImage,
-    thread: &ThreadImage,
-    host: (u32, u32),
-) {
+pub(crate) fn thread(script: &mut Script, image: &ResidentImage, thread: &ThreadImage) {
     let name = script.put_path(&thread.name);
     script.may(PRCTL, [PR_SET_NAME, name, 0, 0, 0, 0]);
     if thread.nice != 0 || image.identity.nice != 0 {
@@ -364,27 +358,15 @@ pub(crate) fn thread(
     if thread.timer_slack != 0 {
         script.may(PRCTL, [PR_SET_TIMERSLACK, thread.timer_slack, 0, 0, 0, 0]);
     }
-    pending::queue(script, host.0, Some(host.1), &thread.signals);
 }
 
-/// What the process gets when all of its threads are there: timers, signals, limits.
-pub(crate) fn process(
-    script: &mut Script,
-    image: &ResidentImage,
-    host_pid: u32,
-    host_tid: impl Fn(dunix_ids::Pid) -> Option<u32>,
-) -> Result<(), Refusal> {
-    pending::queue(script, host_pid, None, &image.signals);
+/// What the process gets last, when it has what waited for it.
+pub(crate) fn limits(image: &ResidentImage) -> Script {
+    let mut script = Script::new();
     for (resource, &(soft, hard)) in (0_u64..).zip(&image.identity.rlimits) {
         let limit = script.put_words(&[soft, hard]);
         // Beyond what this node may give: its own hard limit stays.
         script.may(PRLIMIT64, [0, resource, limit, 0, 0, 0]);
     }
-    pending::create_posix(script, &image.timers.posix, host_tid)?;
-    let elapsed = pending::elapsed_since(image.timers.read_at);
-    for timer in &image.timers.posix {
-        pending::start_posix(script, timer, elapsed);
-    }
-    pending::start_intervals(script, &image.timers, elapsed);
-    Ok(())
+    script
 }

@@ -7,7 +7,8 @@ use crate::node::Node;
 use dunix_guest_abi::doorbell::REMOTE_FD_WORDS;
 use dunix_guest_abi::layout::{SCRIPT_CALLS, SCRIPT_DATA, SCRIPT_START};
 use dunix_guest_abi::moving::{
-    CALL_STOP_ON_ERROR, SCRIPT_CALLS_MAX, SCRIPT_DATA_BYTES, ScriptCall, ScriptHeader,
+    CALL_STOP_ON_ERROR, CALL_STOP_ON_SUCCESS, SCRIPT_CALLS_MAX, SCRIPT_DATA_BYTES, ScriptCall,
+    ScriptHeader,
 };
 use dunix_linux::Errno;
 use dunix_linux::guest_memory::{GuestMemory, plain_bytes};
@@ -38,6 +39,11 @@ impl Script {
     /// Adds a call that may fail, and returns its index.
     pub(crate) fn may(&mut self, nr: u64, args: [u64; 6]) -> usize {
         self.push("", nr, args, 0)
+    }
+
+    /// Adds a call that ends the script if it succeeds, and returns its index.
+    pub(crate) fn unless(&mut self, nr: u64, args: [u64; 6]) -> usize {
+        self.push("", nr, args, CALL_STOP_ON_SUCCESS)
     }
 
     fn push(&mut self, doing: &'static str, nr: u64, args: [u64; 6], flags: u64) -> usize {
