@@ -41,6 +41,9 @@ async fn everything(nodes: [&Processes; 2]) {
     if "descriptors".contains(&wanted) {
         descriptors_go_on(nodes, 12).await;
     }
+    if "signals".contains(&wanted) {
+        signals_wait(nodes).await;
+    }
     if "moved".contains(&wanted) {
         let program = compiled("../../../../guest/programs/moved.c", &[]);
         a_program_goes_on(nodes, &[&program]).await;
@@ -48,10 +51,7 @@ async fn everything(nodes: [&Processes; 2]) {
     if "witness".contains(&wanted) {
         let program = compiled("../../../../guest/programs/witness/main.c", &WITNESS);
         let millis = (times * 200).to_string();
-        // Expirations and signals that fall into a freeze may be lost: asked for by name only.
-        let left_out = if wanted == "witness" { &[][..] } else { &["--without", "objects"] };
-        println!("left out: {left_out:?}");
-        a_program_goes_on(nodes, &[&[program.as_str(), &millis], left_out].concat()).await;
+        a_program_goes_on(nodes, &[&program, &millis]).await;
     }
     if wanted == "large" {
         a_large_heap_goes_on(nodes, times).await;
@@ -204,6 +204,24 @@ async fn descriptors_go_on(nodes: [&Processes; 2], times: usize) {
     let end = guest.end.await.unwrap();
     assert_eq!(end.status, ExitStatus::Exited(0));
     println!("ok: descriptors");
+}
+
+/// Thousands of signals wait, and timers whose signals are blocked: all go along, or none.
+async fn signals_wait(nodes: [&Processes; 2]) {
+    let program = compiled("pending.c", &[]);
+    let mut guest = Guest::start(nodes[0], &[&program]).await;
+    guest.expect("3000", "good").await;
+    moves(guest.pid, nodes, 4).await;
+    guest.expect("1500", "good").await;
+    match nodes[0].rehearse_move(guest.pid, nodes[1]).await {
+        Err(Refusal::TooLarge { what }) => println!("  {what}"),
+        other => panic!("more signals than a move takes: {other:?}"),
+    }
+    guest.expect("take", "good").await;
+    moves(guest.pid, nodes, 1).await;
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
+    println!("ok: signals");
 }
 
 /// A program that checks itself is moved as fast as it goes until it ends.

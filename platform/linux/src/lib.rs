@@ -23,9 +23,9 @@ pub mod rtnetlink;
 pub mod scm;
 pub mod seccomp;
 pub mod signal;
+pub mod signalfd;
 pub mod terminal;
 pub mod terminal_calls;
-pub mod timers;
 pub mod userfault;
 
 /// An error of the host kernel.

@@ -1,23 +1,10 @@
-//! timerfd and signalfd calls that no safe crate offers.
+//! signalfd(2), which no safe crate offers.
 
 use crate::{Result, check};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-
-/// Sets how many expirations of a timerfd nobody has read (`TFD_IOC_SET_TICKS`), which wakes who
-/// waits for it.
-///
-/// # Errors
-/// `ENOTTY` on a kernel without checkpoint and restore, `EINVAL` for 0.
-pub fn set_ticks(timer: &impl AsFd, ticks: u64) -> Result<()> {
-    const TFD_IOC_SET_TICKS: libc::c_ulong = 0x4008_5400;
-    let fd = timer.as_fd().as_raw_fd();
-    // SAFETY: the request reads eight bytes at its argument.
-    check(unsafe { libc::ioctl(fd, TFD_IOC_SET_TICKS, &raw const ticks) }.into())?;
-    Ok(())
-}
+use std::os::fd::{FromRawFd, OwnedFd};
 
 /// A new signalfd(2), close-on-exec, for the signals of `mask` (bit `n - 1` for signal `n`).
-pub fn signalfd(mask: u64, is_nonblocking: bool) -> Result<OwnedFd> {
+pub fn open(mask: u64, is_nonblocking: bool) -> Result<OwnedFd> {
     let nonblocking = if is_nonblocking { libc::SFD_NONBLOCK } else { 0 };
     let flags = libc::SFD_CLOEXEC | nonblocking;
     // SAFETY: the kernel reads the eight bytes of `mask`.

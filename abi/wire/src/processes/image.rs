@@ -87,18 +87,19 @@ pub enum DescriptorKind {
     Epoll { flags: u32, members: Vec<EpollMember> },
 }
 
-/// How a timer of timerfd_create(2) stands.
+/// How a timer of timerfd_create(2) stands. Times are nanoseconds; an instant is one of the timer's own
+/// clock as the process sees it, which is the same at all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimerState {
     /// `CLOCK_*`.
     pub clock: u32,
-    /// Nanoseconds until it expires, 0 if it is not armed; [`TimerState::taken_ns`] tells since when.
-    pub left_ns: u64,
-    pub interval_ns: u64,
+    /// `TFD_TIMER_*` bits that it was set with.
+    pub set_with: u32,
+    /// When it expires next; 0 if it is not armed.
+    pub due: u64,
+    pub period: u64,
     /// Expirations that nobody has read.
     pub ticks: u64,
-    /// When this was taken down: nanoseconds since the epoch.
-    pub taken_ns: u64,
 }
 
 /// One descriptor that an epoll set watches.

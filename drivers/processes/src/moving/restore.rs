@@ -305,7 +305,7 @@ fn open_at(script: &mut Script, open: &OpenSpec) -> usize {
 /// What the process does with its descriptors once it has all.
 pub(crate) fn late_descriptors(batch: &mut Batch, late: &[Late]) {
     for late in late {
-        let script = batch.room(1, 16);
+        let script = batch.room(1, 32);
         let data = late.structure().map_or(0, |bytes| script.put(&bytes));
         let (nr, args) = late.call(data);
         script.must("restoring a descriptor", nr, args);

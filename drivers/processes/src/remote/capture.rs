@@ -8,6 +8,7 @@ use super::alone::Others;
 use super::fdinfo::{self, Descriptor};
 use super::homes::{Object, Purpose};
 use super::offer::Offer;
+use super::timer;
 use super::watch::ready_now;
 use super::{RemoteFd, RemoteTable};
 use crate::host;
@@ -134,6 +135,7 @@ impl Capture {
             let fd = host::take_fd(self.host_pid, number)?;
             self.add(number, cloexec, fd)?;
         }
+        timer::look_again(self.host_pid, &mut self.offer.descriptors);
         Ok(self.offer)
     }
 

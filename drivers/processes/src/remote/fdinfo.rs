@@ -39,12 +39,17 @@ pub(super) fn of(host_pid: u32, number: i32) -> Result<String, Errno> {
 
 /// The descriptor's status flags, and `O_CLOEXEC`.
 pub(super) fn flags(info: &str) -> u32 {
-    line(info, "flags:").and_then(|f| u32::from_str_radix(f, 8).ok()).unwrap_or(0)
+    octal(info, "flags:").unwrap_or(0)
 }
 
 /// A number behind a name: decimal.
 pub(super) fn number(info: &str, name: &str) -> Option<u64> {
     line(info, name)?.parse().ok()
+}
+
+/// A number behind a name: octal.
+pub(super) fn octal(info: &str, name: &str) -> Option<u32> {
+    u32::from_str_radix(line(info, name)?, 8).ok()
 }
 
 /// A number behind a name: hexadecimal.
@@ -96,6 +101,7 @@ mod tests {
         assert_eq!(number(info, "clockid:"), Some(1));
         assert_eq!(number(info, "ticks:"), Some(2));
         assert_eq!(time_ns(info, "it_value:"), Some(3_000_000_250));
+        assert_eq!(octal(info, "settime flags:"), Some(0));
         assert_eq!(time_ns(info, "missing:"), None);
         assert_eq!(hexadecimal("sigmask:\t0000000000000200\n", "sigmask:"), Some(0x200));
     }

@@ -22,6 +22,7 @@ mod drain;
 mod execute;
 mod fdinfo;
 mod homes;
+mod late;
 mod messages;
 mod mirror;
 mod moving;
@@ -30,6 +31,7 @@ mod pump;
 mod rebuild;
 mod restore;
 mod sockets;
+mod timer;
 mod transfer;
 mod waiting;
 mod watch;
@@ -40,6 +42,7 @@ pub(crate) use depart::Destination;
 pub(crate) use depart::{NotGone, empty_record};
 pub(crate) use drain::Written;
 pub(crate) use homes::Homes;
+pub(crate) use late::Late;
 pub(crate) use messages::MeshFace;
 pub(crate) use mirror::{Mirror, Mirrors};
 pub(crate) use pump::Relay;
@@ -47,7 +50,7 @@ pub(crate) use watch::tell_readiness;
 pub(crate) use {
     capture::Unmovable,
     offer::{Offer, inside},
-    rebuild::{Late, Owner, PendingRelay, Rebuilt},
+    rebuild::{Owner, PendingRelay, Rebuilt},
 };
 
 use crate::node::Node;

@@ -3,12 +3,11 @@
 //! pipe or socket stays where it is, so no byte can be lost or doubled by the move itself.
 
 use super::capture::{Capture, Unmovable, is_of_this_node, path_of};
-use super::fdinfo;
+use super::{fdinfo, timer};
 use dunix_linux::Errno;
-use dunix_wire::processes::image::{DescriptorKind, RemoteKind, TimerState};
+use dunix_wire::processes::image::{DescriptorKind, RemoteKind};
 use rustix::fs::{FileType, OFlags, Stat, fcntl_getfl, major, minor};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::SystemTime;
 
 /// Kernel objects that are about this node or about memory, and so cannot be left behind.
 const BOUND: [(&[u8], &str); 6] = [
@@ -19,9 +18,6 @@ const BOUND: [(&[u8], &str); 6] = [
     (b"anon_inode:seccomp notify", "a seccomp listener"),
     (b"anon_inode:bpf", "a BPF object of this node"),
 ];
-
-/// How often a timer is looked at that expires again and again meanwhile.
-const TIMER_LOOKS_MAX: usize = 8;
 
 impl Capture {
     /// Describes a descriptor that has no twin and whose object is on this node.
@@ -87,33 +83,12 @@ impl Capture {
             b"anon_inode:[eventpoll]" => Err(unmovable("an epoll set that other processes share")),
             b"anon_inode:[eventfd]" if is_alone => event(flags, &info)
                 .map_or_else(|| self.leave_for_calls(fd, stat, RemoteKind::Queue), Ok),
-            b"anon_inode:[timerfd]" if is_alone => match self.timer(number, fd, flags)? {
-                Some(kind) => Ok(kind),
+            b"anon_inode:[timerfd]" if is_alone => match timer::look(self.host_pid, number, fd)? {
+                Some(timer) => Ok(DescriptorKind::Timer { flags, timer }),
                 None => self.leave_for_calls(fd, stat, RemoteKind::Queue),
             },
             _ => self.leave_for_calls(fd, stat, RemoteKind::Queue),
         }
-    }
-
-    /// A timerfd's state. One that has expired shows nothing of its period until it is asked what is
-    /// left.
-    fn timer(
-        &self,
-        number: i32,
-        fd: &OwnedFd,
-        flags: u32,
-    ) -> Result<Option<DescriptorKind>, Errno> {
-        for _ in 0..TIMER_LOOKS_MAX {
-            let left = rustix::time::timerfd_gettime(fd)?.it_value;
-            let info = fdinfo::of(self.host_pid, number)?;
-            // It may expire between the two.
-            if (left.tv_sec, left.tv_nsec) == (0, 0)
-                || fdinfo::time_ns(&info, "it_value:") != Some(0)
-            {
-                return Ok(timer(flags, &info));
-            }
-        }
-        Ok(None)
     }
 
     fn describe_epoll(
@@ -141,16 +116,4 @@ fn event(flags: u32, info: &str) -> Option<DescriptorKind> {
     let count = fdinfo::hexadecimal(info, "eventfd-count:")?;
     let is_semaphore = fdinfo::number(info, "eventfd-semaphore:")? != 0;
     Some(DescriptorKind::Event { flags, count, is_semaphore })
-}
-
-fn timer(flags: u32, info: &str) -> Option<DescriptorKind> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let timer = TimerState {
-        clock: u32::try_from(fdinfo::number(info, "clockid:")?).ok()?,
-        left_ns: fdinfo::time_ns(info, "it_value:")?,
-        interval_ns: fdinfo::time_ns(info, "it_interval:")?,
-        ticks: fdinfo::number(info, "ticks:")?,
-        taken_ns: u64::try_from(now.as_nanos()).ok()?,
-    };
-    Some(DescriptorKind::Timer { flags, timer })
 }

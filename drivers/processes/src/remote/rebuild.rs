@@ -1,6 +1,7 @@
 //! Descriptors of an arriving process: what is made here, what is opened in the tree, what only
 //! gets a number.
 
+use super::late::Late;
 use super::pump::{Drains, Relay};
 use super::{Homes, Mirrors, RemoteFd, RemoteTable, restore};
 use crate::node::Node;
@@ -33,42 +34,6 @@ pub(crate) struct Rebuilt {
     pub(crate) relays: Vec<PendingRelay>,
     /// What the process does by itself, in this order, once it has all descriptors.
     pub(crate) late: Vec<Late>,
-}
-
-/// A system call that only the process itself can make for its descriptors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Late {
-    /// Sets `FD_CLOEXEC`: what starts the process is an exec itself.
-    CloseOnExec { fd: i32 },
-    /// Adds a member to an epoll set.
-    Watch { epoll: i32, member: EpollMember },
-}
-
-impl Late {
-    /// The call's number and arguments; [`Late::structure`] goes to the address `data`.
-    pub(crate) fn call(&self, data: u64) -> (u64, [u64; 6]) {
-        const FCNTL: u64 = 72;
-        const F_SETFD: u64 = 2;
-        const FD_CLOEXEC: u64 = 1;
-        const EPOLL_CTL: u64 = 233;
-        const EPOLL_CTL_ADD: u64 = 1;
-        let number = |fd: i32| u64::from(fd.cast_unsigned());
-        match *self {
-            Late::CloseOnExec { fd } => (FCNTL, [number(fd), F_SETFD, FD_CLOEXEC, 0, 0, 0]),
-            Late::Watch { epoll, member } => {
-                (EPOLL_CTL, [number(epoll), EPOLL_CTL_ADD, number(member.fd), data, 0, 0])
-            }
-        }
-    }
-
-    /// The structure that the call reads: for an epoll set `struct epoll_event`, packed as on x86-64.
-    pub(crate) fn structure(&self) -> Option<[u8; 12]> {
-        let Late::Watch { member, .. } = self else { return None };
-        let mut bytes = [0; 12];
-        bytes[..4].copy_from_slice(&member.events.to_ne_bytes());
-        bytes[4..].copy_from_slice(&member.data.to_ne_bytes());
-        Some(bytes)
-    }
 }
 
 /// A relay whose local end the process has already.
@@ -148,9 +113,16 @@ impl Rebuilt {
             if image.cloexec {
                 close_on_exec.push(Late::CloseOnExec { fd: image.fd });
             }
-            if let (None, DescriptorKind::Epoll { members, .. }) = (image.same_as, &image.kind) {
-                let watch = |member: &EpollMember| Late::Watch { epoll: image.fd, member: *member };
-                rebuilt.late.extend(members.iter().map(watch));
+            match &image.kind {
+                DescriptorKind::Epoll { members, .. } if image.same_as.is_none() => {
+                    let epoll = image.fd;
+                    let watch = |member: &EpollMember| Late::Watch { epoll, member: *member };
+                    rebuilt.late.extend(members.iter().map(watch));
+                }
+                DescriptorKind::Timer { timer, .. } if image.same_as.is_none() => {
+                    rebuilt.late.extend(Late::set_timer(image.fd, timer));
+                }
+                _ => {}
             }
             places.push((place, remote));
         }
@@ -225,7 +197,7 @@ impl Rebuilt {
                 Ok((self.hand_over(fd), None))
             }
             DescriptorKind::Timer { flags, timer } => {
-                Ok((self.hand_over(restore::timer(*flags, timer)?), None))
+                Ok((self.hand_over(restore::timer(*flags, timer.clock)?), None))
             }
             DescriptorKind::Signals { flags, mask } => {
                 Ok((self.hand_over(restore::signals(*flags, *mask)?), None))
