@@ -108,6 +108,8 @@ pub const OP_MOVE_DESCRIPTORS: u64 = 31;
 /// In [`StartInfo::flags`]: no program is loaded (`exe_fd` is not looked at): the process is to
 /// become one that moves here ([`moving`](crate::moving)).
 pub const START_ARRIVAL: u32 = 1 << 0;
+/// In [`StartInfo::flags`]: the shim rewrites hot system-call sites into jumps.
+pub const START_REWRITE: u32 = 1 << 1;
 
 /// Children leave no zombies: SIGCHLD is ignored or has `SA_NOCLDWAIT`.
 pub const CHILDREN_REAPED: u64 = 1 << 0;

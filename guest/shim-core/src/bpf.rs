@@ -85,6 +85,9 @@ const WIDE_LENGTH: usize = 14 + crate::table::WIDE.len();
 /// Asked by the shim of [`WIDE`] whether it is there: it answers `EALREADY`.
 pub const WIDE_PROBE: u64 = doorbell::NR + 1;
 
+/// Asked by the shim of the filters of guests whether there is one: it answers `EALREADY`.
+pub const GUEST_PROBE: u64 = doorbell::NR + 2;
+
 /// A second filter, behind the first, for a process that may have descriptors of other nodes: traps
 /// the guest's calls of [`crate::table::WIDE`].
 pub const WIDE: [Instruction; WIDE_LENGTH] = wide();
@@ -121,11 +124,14 @@ const fn wide() -> [Instruction; WIDE_LENGTH] {
 
 /// Goes before a guest's own filter: calls that the shim issues pass; the guest's program then
 /// begins with an accumulator of zero, as it expects. Jumps are relative and need no change.
-pub const GUEST_PROLOGUE: [Instruction; 6] = [
+pub const GUEST_PROLOGUE: [Instruction; 9] = [
     Instruction { code: LOAD, jt: 0, jf: 0, k: AT_IP_HIGH },
-    Instruction { code: EQUAL, jt: 0, jf: 3, k: RESERVED_HIGH },
+    Instruction { code: EQUAL, jt: 0, jf: 6, k: RESERVED_HIGH },
     Instruction { code: LOAD, jt: 0, jf: 0, k: AT_IP_LOW },
-    Instruction { code: GREATER_EQUAL, jt: 1, jf: 0, k: low(layout::TEXT_END) },
+    Instruction { code: GREATER_EQUAL, jt: 4, jf: 0, k: low(layout::TEXT_END) },
+    Instruction { code: LOAD, jt: 0, jf: 0, k: AT_NR },
+    Instruction { code: EQUAL, jt: 0, jf: 1, k: low(GUEST_PROBE) },
+    Instruction { code: RETURN, jt: 0, jf: 0, k: ret_errno(Errno::EALREADY) },
     Instruction { code: RETURN, jt: 0, jf: 0, k: RET_ALLOW },
     Instruction { code: LOAD_CONSTANT, jt: 0, jf: 0, k: 0 },
 ];

@@ -16,6 +16,7 @@ pub mod entries;
 pub mod errno;
 pub mod proc_path;
 pub mod proc_text;
+pub mod rewrite;
 pub mod script;
 pub mod signal;
 pub mod table;

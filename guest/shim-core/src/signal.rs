@@ -37,7 +37,7 @@ pub const SHIM_MASK: SigSet = SigSet(!SYNCHRONOUS.0);
 
 /// Never blocked, whatever the guest asks for.
 pub const UNMASKABLE: SigSet =
-    SigSet::EMPTY.with(SIGSYS).with(SIGKILL).with(SIGSTOP).with(MOVE_SIGNAL);
+    SigSet::EMPTY.with(SIGSYS).with(SIGILL).with(SIGKILL).with(SIGSTOP).with(MOVE_SIGNAL);
 
 impl SigSet {
     /// No signal.

@@ -14,7 +14,7 @@ use crate::process::Process;
 use crate::script::{self, Role};
 use crate::signal::{self, action};
 use crate::thread::Thread;
-use crate::{filter, host, report};
+use crate::{fast, filter, host, report};
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{OP_PARKED, OP_SCRIPT_DONE, StartInfo};
 use dunix_guest_abi::layout::{ARRIVAL_END, ARRIVAL_STACKS};
@@ -86,6 +86,8 @@ fn restore_thread(thread: &Thread, record: &ParkRecord) -> Result<(), Errno> {
     // SAFETY: the shim itself does not use FS.
     unsafe { host::call(nr::ARCH_PRCTL, [ARCH_SET_FS, record.fs_base, 0, 0, 0, 0]) }?;
     thread.install_gs();
+    thread.process().slot.store(script::header().slot, Ordering::Relaxed);
+    thread.note_slot();
     host::set_altstack(&thread.shim_stack())?;
     // SAFETY: the guest's own word, cleared at the thread's end as it was to be at the source.
     unsafe { host::call(nr::SET_TID_ADDRESS, [record.clear_tid, 0, 0, 0, 0, 0]) }?;
@@ -103,6 +105,7 @@ fn restore_process(process: &Process) -> Result<(), Errno> {
     let header = script::header();
     process.slot.store(header.slot, Ordering::Relaxed);
     process.remote.set_words(&header.remote_fds);
+    fast::note_clock();
     filter::note_wide();
     signal::install()?;
     for signal in 1..=SIGNAL_MAX {

@@ -14,10 +14,12 @@ use crate::arch::switch;
 use crate::process::{EXE_PATH, EXEC_FN, PROCESS, SHIM_PATH, set_has_daemon};
 use crate::stack::InitialStack;
 use crate::thread::Thread;
-use crate::{arrive, calls, doorbell, filter, host, load, report, signal, stack};
+use crate::{arrive, calls, doorbell, filter, host, load, report, rewrite, signal, stack};
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::arena::ARENA_BYTES;
-use dunix_guest_abi::doorbell::{OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, StartInfo};
+use dunix_guest_abi::doorbell::{
+    OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, START_REWRITE, StartInfo,
+};
 use dunix_guest_abi::{ABI_VERSION, layout};
 use dunix_shim_core::Errno;
 use dunix_shim_core::bpf::Bell;
@@ -26,6 +28,8 @@ use dunix_shim_core::signal::{SHIM_MASK, SigSet};
 
 /// First argument of an image that a solo shim executed.
 pub(crate) const MARK: &[u8] = b"\x7fdunix-solo\0";
+/// In the environment of a solo shim: hot system-call sites are rewritten.
+const REWRITE_VARIABLE: &[u8] = b"DUNIX_REWRITE=1";
 /// Arguments before the guest's own after a solo exec.
 pub(crate) const SOLO_ARGUMENTS: usize = 4;
 /// Exit status if the program cannot be started, as shells have it.
@@ -55,7 +59,12 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
     if initial.has_variable(report::VERBOSE_VARIABLE) {
         report::want_hints();
     }
-    let exe_fd = match start() {
+    let started = start();
+    let is_rewriting = match &started {
+        Some(info) => info.flags & START_REWRITE != 0,
+        None => initial.has_variable(REWRITE_VARIABLE),
+    };
+    let exe_fd = match started {
         Some(info) if info.flags & START_ARRIVAL != 0 => {
             map_arena(&info);
             widen();
@@ -64,6 +73,10 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
         Some(info) => start_with_daemon(thread, &info),
         None => start_solo(thread, mask, &mut initial),
     };
+    thread.note_slot();
+    if is_rewriting {
+        rewrite::start();
+    }
     signal::action::inherit(&PROCESS);
     if let Err(error) = signal::install() {
         report::fatal("signal handlers", "errno", u64::from(error.get()));

@@ -3,7 +3,7 @@
 use crate::host;
 use core::sync::atomic::{AtomicBool, Ordering};
 use dunix_guest_abi::doorbell::BOOT_FD;
-use dunix_shim_core::bpf::{Bell, Instruction, Program, WIDE, WIDE_PROBE};
+use dunix_shim_core::bpf::{Bell, GUEST_PROBE, Instruction, Program, WIDE, WIDE_PROBE};
 use dunix_shim_core::{Errno, nr};
 
 const SET_MODE_FILTER: u64 = 1;
@@ -50,6 +50,12 @@ pub(crate) fn find_wide() {
     if unsafe { host::call(WIDE_PROBE, [0; 6]) } == Err(Errno::EALREADY) {
         note_wide();
     }
+}
+
+/// Whether a filter of the guest's own is there, from this program or one that it executed.
+pub(crate) fn has_guests_filter() -> bool {
+    // SAFETY: a number that no kernel knows; the filter answers it.
+    unsafe { host::call(GUEST_PROBE, [0; 6]) == Err(Errno::EALREADY) }
 }
 
 /// The second filter is there: so it is in every process that came by a move.

@@ -68,7 +68,7 @@ pub(crate) fn uint_arg(arg: u64) -> u32 {
 
 /// Lengths and addresses as indices: the shim exists for 64-bit machines only.
 #[expect(clippy::cast_possible_truncation, reason = "u64 and usize have the same width here")]
-pub(crate) fn to_usize(value: u64) -> usize {
+pub(crate) const fn to_usize(value: u64) -> usize {
     const _: () = assert!(usize::BITS == 64);
     value as usize
 }

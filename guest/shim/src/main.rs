@@ -7,6 +7,7 @@
 //! ```text
 //! _start -> boot -> (solo | daemon) -> filter -> load -> guest code
 //! guest call, trapped -> SIGSYS -> signal::entry -> calls::dispatch -> answered, or passed on
+//! the same, rewritten -> arch::fast -> fast -> answered, passed on, or trapped after all
 //! guest signal        ----------^ -> signal::deliver -> guest's handler -> rt_sigreturn (trapped)
 //! ```
 //! Invariants: shim code runs on the thread's own stack with all signals blocked but the
@@ -20,6 +21,7 @@ mod arrive;
 mod boot;
 mod calls;
 mod doorbell;
+mod fast;
 mod filter;
 mod guest;
 mod host;
@@ -29,6 +31,7 @@ mod park;
 mod process;
 mod report;
 mod restart;
+mod rewrite;
 mod script;
 mod signal;
 mod stack;

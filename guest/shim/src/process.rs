@@ -3,6 +3,7 @@
 //! A child that shares its parent's memory (vfork) gets a [`Process`] of its own, in its thread's
 //! slot, so that what it changes before exec stays its own.
 
+use crate::arch::fast;
 use crate::calls::cpu_time::Spent;
 use crate::host;
 use core::cell::UnsafeCell;
@@ -45,16 +46,25 @@ impl Lock {
 }
 
 /// One bit for each of the descriptors 0..1024.
-pub(crate) struct Descriptors([AtomicU64; REMOTE_FD_WORDS]);
+pub(crate) struct Descriptors {
+    words: [AtomicU64; REMOTE_FD_WORDS],
+    /// Calls on these are not as plain as the fast path takes calls for.
+    is_special: bool,
+}
 
 impl Descriptors {
     pub(crate) const fn new() -> Descriptors {
-        Descriptors([const { AtomicU64::new(0) }; REMOTE_FD_WORDS])
+        Descriptors { words: [const { AtomicU64::new(0) }; REMOTE_FD_WORDS], is_special: false }
+    }
+
+    /// A set of descriptors that the fast path is to look at.
+    pub(crate) const fn special() -> Descriptors {
+        Descriptors { is_special: true, ..Descriptors::new() }
     }
 
     fn word(&self, fd: i32) -> Option<(&AtomicU64, u64)> {
         let fd = usize::try_from(fd).ok()?;
-        Some((self.0.get(fd / 64)?, 1 << (fd % 64)))
+        Some((self.words.get(fd / 64)?, 1 << (fd % 64)))
     }
 
     pub(crate) fn has(&self, fd: i32) -> bool {
@@ -63,6 +73,9 @@ impl Descriptors {
 
     pub(crate) fn insert(&self, fd: i32) {
         if let Some((word, bit)) = self.word(fd) {
+            if self.is_special {
+                fast::note_special(fd);
+            }
             word.fetch_or(bit, Ordering::Relaxed);
         }
     }
@@ -76,21 +89,28 @@ impl Descriptors {
     }
 
     pub(crate) fn words(&self) -> [u64; REMOTE_FD_WORDS] {
-        core::array::from_fn(|index| self.0[index].load(Ordering::Relaxed))
+        core::array::from_fn(|index| self.words[index].load(Ordering::Relaxed))
     }
 
     pub(crate) fn set_words(&self, words: &[u64; REMOTE_FD_WORDS]) {
-        for (word, value) in self.0.iter().zip(words) {
+        for (word, value) in self.words.iter().zip(words) {
             word.store(*value, Ordering::Relaxed);
+        }
+        if self.is_special && words.iter().any(|word| *word != 0) {
+            (0..)
+                .take(REMOTE_FD_WORDS * 64)
+                .filter(|fd| self.has(*fd))
+                .for_each(fast::note_special);
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+        self.words.iter().all(|word| word.load(Ordering::Relaxed) == 0)
     }
 }
 
 /// The state of one guest process.
+#[repr(C)]
 pub(crate) struct Process {
     /// PID of the fabric (of the host when solo).
     pub(crate) pid: AtomicU32,
@@ -124,9 +144,9 @@ impl Process {
             lock: Lock::new(),
             actions: UnsafeCell::new([Action::DEFAULT; SIGNAL_MAX as usize + 1]),
             child_policy: AtomicU64::new(0),
-            remote: Descriptors::new(),
+            remote: Descriptors::special(),
             private: Descriptors::new(),
-            signalfds: Descriptors::new(),
+            signalfds: Descriptors::special(),
             spent: Spent::new(),
             children_usage: UnsafeCell::new([0; 18]),
         }

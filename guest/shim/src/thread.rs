@@ -6,15 +6,18 @@
 //! A handler finds its thread from its stack pointer, so nothing depends on registers that the
 //! guest can change. At most [`SLOTS`] threads a process; more fail with `EAGAIN`.
 
+use crate::arch::fast;
 use crate::arch::frame::{AltStack, Resumable, SigInfo};
 use crate::arch::gadget::PASS_RETURN_OFFSET;
 use crate::calls::cpu_time::Spent;
+use crate::doorbell::slot;
 use crate::host;
-use crate::process::Process;
+use crate::process::{Process, has_daemon};
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dunix_guest_abi::layout;
 use dunix_guest_abi::moving::ParkRecord;
+use dunix_shim_core::signal::SigSet;
 use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
@@ -34,10 +37,32 @@ pub(crate) struct Thread {
     this: Cell<u64>,
     /// Where the pass-on stub goes back to; read through GS.
     pub(crate) pass_return: Cell<u64>,
+    /// Where stubs of rewritten sites jump to; read through GS.
+    pub(crate) fast_entry: Cell<u64>,
     /// The call that the pass-on stub issues.
     pub(crate) pass_number: Cell<u64>,
     /// When the stub was entered, on the monotonic clock; zero if the call keeps no time.
     pub(crate) pass_start: Cell<Time>,
+    /// The time stamp instead, for a call that came by the fast path: `pass_start` says so
+    /// ([`crate::calls::passed`]).
+    pub(crate) pass_tsc: Cell<u64>,
+    /// The guest's registers on the fast path, while others are in their place.
+    pub(crate) guest_rsp: Cell<u64>,
+    pub(crate) guest_rdx: Cell<u64>,
+    /// Where the fast path saves the guest's registers: at the top of the shim's stack.
+    pub(crate) fast_frame: Cell<u64>,
+    /// Where it leaves to.
+    pub(crate) fast_target: Cell<u64>,
+    /// The result that it leaves with, if the call was answered.
+    pub(crate) fast_result: Cell<Option<i64>>,
+    /// It runs Rust code, with the guest's signals accepted.
+    pub(crate) is_fast: Cell<bool>,
+    /// A signal came meanwhile: all others are blocked, and it leaves by a trap.
+    pub(crate) has_kept: Cell<bool>,
+    /// The mask that was replaced by blocking all.
+    pub(crate) kept_mask: Cell<SigSet>,
+    /// The flags of the process's slot of the arena (without a daemon, of a word that is 0).
+    pub(crate) slot_flags: Cell<u64>,
     /// A move signal ended the gadget; [`crate::restart`] takes it back.
     pub(crate) poked: Cell<bool>,
     process: Cell<*const Process>,
@@ -48,7 +73,7 @@ pub(crate) struct Thread {
     /// The guest's alternate signal stack.
     pub(crate) altstack: Cell<AltStack>,
     /// The mask to restore if a call ran under a mask of its own.
-    pub(crate) saved_mask: Cell<Option<dunix_shim_core::signal::SigSet>>,
+    pub(crate) saved_mask: Cell<Option<SigSet>>,
     pending: UnsafeCell<[Option<SigInfo>; PENDING_MAX]>,
     /// The guest's robust list and the length it gave.
     pub(crate) robust: Cell<(u64, u64)>,
@@ -112,6 +137,7 @@ impl Thread {
         let thread = unsafe { &*(address as *const Thread) };
         thread.this.set(address);
         thread.process.set(process);
+        thread.prepare_fast_path();
         thread.vfork_word.store(0, Ordering::Relaxed);
         thread.altstack.set(AltStack::NONE);
         thread.saved_mask.set(None);
@@ -125,6 +151,26 @@ impl Thread {
         // SAFETY: ours alone.
         unsafe { thread.pending.get().write([None; PENDING_MAX]) };
         Ok(thread)
+    }
+
+    /// Offset of the process's address, for machine code.
+    pub(crate) const PROCESS_OFFSET: usize = core::mem::offset_of!(Thread, process);
+
+    fn prepare_fast_path(&self) {
+        let stack = self.shim_stack();
+        self.fast_entry.set(fast::entry());
+        self.fast_frame.set(stack.start + stack.bytes - size_of::<fast::Frame>() as u64);
+        self.fast_result.set(None);
+        self.is_fast.set(false);
+        self.has_kept.set(false);
+        self.note_slot();
+    }
+
+    /// Notes where the flags of the process's slot are, whenever that changes.
+    pub(crate) fn note_slot(&self) {
+        static NO_FLAGS: AtomicU32 = AtomicU32::new(0);
+        let flags = if has_daemon() { &slot(self.process()).flags } else { &NO_FLAGS };
+        self.slot_flags.set(flags.as_ptr() as u64);
     }
 
     fn index(&self) -> usize {
@@ -146,6 +192,7 @@ impl Thread {
         let own = unsafe { &*self.own_process.get() };
         own.copy_from(parent);
         self.process.set(own);
+        self.note_slot();
         self.is_vfork_child.set(true);
     }
 

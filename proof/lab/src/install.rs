@@ -192,7 +192,7 @@ fn execute(plan: &Plan, descriptors: &[OwnedFd]) -> Result<std::convert::Infalli
     command.args(&plan.arguments).env_clear().current_dir("/");
     command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
     command.env(GUEST_DOORS_VARIABLE, doors.to_string());
-    for name in ["DUNIX_LOG", "RUST_LOG", "RUST_BACKTRACE"] {
+    for name in ["DUNIX_LOG", "DUNIX_REWRITE", "RUST_LOG", "RUST_BACKTRACE"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }

@@ -56,11 +56,16 @@ pub(crate) fn opened(thread: &Thread, context: &Context, number: u64, args: [u64
     if let Ok(fd) = i32::try_from(result)
         && fd >= 0
     {
-        thread.process().private.insert(fd);
-        thread.process().signalfds.remove(fd);
+        note_opened(thread, fd);
         terminal::opened(thread, number, args, fd);
     }
     Answer::Return(result)
+}
+
+/// A file was opened: nobody shares it.
+pub(crate) fn note_opened(thread: &Thread, fd: i32) {
+    thread.process().private.insert(fd);
+    thread.process().signalfds.remove(fd);
 }
 
 /// Whether a call opens a file.

@@ -18,7 +18,8 @@ pub(crate) fn getdents64(args: [u64; 6]) -> Answer {
     if is_proc_root(args[0]) { list(args).into() } else { Answer::PassOn }
 }
 
-fn is_proc_root(fd: u64) -> bool {
+/// Whether a descriptor is `/proc` itself.
+pub(crate) fn is_proc_root(fd: u64) -> bool {
     let mut stat = [0u64; 18];
     // SAFETY: writes the structure only.
     let known = unsafe { host::call(nr::FSTAT, [fd, stat.as_mut_ptr() as u64, 0, 0, 0, 0]) };

@@ -12,6 +12,7 @@ use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::park;
 use crate::process::has_daemon;
+use crate::rewrite;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{
@@ -93,10 +94,12 @@ fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, 
     // The child's offsets are shared from here on.
     process.private.set_words(&[0; REMOTE_FD_WORDS]);
     process.lock.acquire();
+    rewrite::LOCK.acquire();
     let args =
         [host_flags(wanted.flags), 0, wanted.parent_tid.0, wanted.child_tid.0, wanted.tls, 0];
     // SAFETY: the child gets a copy of this stack and goes on like the parent.
     let result = unsafe { syscall(nr::CLONE, args) };
+    rewrite::LOCK.release();
     process.lock.release();
     if result != 0 {
         return finish_parent(wanted, pid, result);
@@ -150,6 +153,7 @@ fn start_child(thread: &Thread, wanted: &Wanted, pid: u32) {
         host::exit_group(128 + 9);
     }
     process.slot.store(info.slot, Ordering::Relaxed);
+    thread.note_slot();
     process.pid.store(pid, Ordering::Relaxed);
     thread.tid.set(pid);
     // SAFETY: the child has one thread.

@@ -18,6 +18,7 @@ pub(crate) mod passed;
 mod path;
 mod poll;
 mod proc_text;
+pub(crate) mod quick;
 mod receive;
 pub(crate) mod remote;
 mod rest;

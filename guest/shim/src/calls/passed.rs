@@ -9,12 +9,16 @@
 use super::rest::{Transfer, is_timed_by_terminal};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN};
+use crate::fast;
 use crate::host;
 use crate::park;
 use crate::signal::deliver;
 use crate::thread::Thread;
 use dunix_shim_core::nr;
 use dunix_shim_core::time::Time;
+
+/// Seconds of a start that is a time stamp; machine code writes them.
+const STAMPED: i64 = -1;
 
 /// Lets the guest's context go on in the stub.
 pub(crate) fn pass_on(thread: &Thread, context: &mut Context) {
@@ -26,7 +30,7 @@ pub(crate) fn pass_on(thread: &Thread, context: &mut Context) {
 }
 
 /// Whether the object of a call may limit how long it waits: `SO_RCVTIMEO`, `SO_SNDTIMEO`, `VTIME`.
-fn may_have_limit(number: u64) -> bool {
+pub(crate) fn may_have_limit(number: u64) -> bool {
     matches!(
         number,
         nr::READ
@@ -45,8 +49,16 @@ fn may_have_limit(number: u64) -> bool {
     )
 }
 
+/// The fast path notes a time stamp instead of the time, which is of use on this machine only.
+fn settle_start(thread: &Thread) {
+    if thread.pass_start.get().seconds == STAMPED {
+        thread.pass_start.set(fast::time_of(thread.pass_tsc.get()));
+    }
+}
+
 /// A move signal found the stub before its call.
 pub(crate) fn before(thread: &Thread, context: &mut Context) {
+    settle_start(thread);
     if gadget::wants_rest(context) {
         // The kernel keeps the rest of the wait only until a handler has run.
         go_on(thread, context, deliver::INTERRUPTED);
@@ -85,6 +97,7 @@ pub(crate) fn leave_if_remote(thread: &Thread, context: &mut Context, parks: u64
 
 /// A move signal found the stub after its call.
 pub(crate) fn after(thread: &Thread, context: &mut Context) {
+    settle_start(thread);
     park::if_asked(thread);
     go_on(thread, context, context.regs.rax.cast_signed());
 }

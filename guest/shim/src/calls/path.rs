@@ -127,6 +127,15 @@ pub(crate) fn try_handle(
     Some(Answer::from(give_text(result, args, at)))
 }
 
+/// Whether a call's path is neither below `/proc` nor a device: [`try_handle`] would pass it on.
+pub(crate) fn is_plain(number: u64, args: [u64; 6]) -> bool {
+    let Some((at, _)) = path_argument(number, args) else { return false };
+    match guest::read::<[u8; 6]>(GuestAddr(args[at])) {
+        Ok(start) => start != *b"/proc/" && !start.starts_with(b"/dev/"),
+        Err(_) => false,
+    }
+}
+
 /// Opens a text of a process that holds numbers.
 fn open_text(thread: &Thread, path: &[u8], flags: u64) -> Option<Answer> {
     let own = thread.process().pid();

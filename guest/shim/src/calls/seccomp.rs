@@ -7,6 +7,7 @@
 use super::Answer;
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::rewrite;
 use dunix_shim_core::bpf::{GUEST_PROLOGUE, INSTRUCTIONS_MAX, Instruction};
 use dunix_shim_core::{Errno, nr};
 
@@ -58,6 +59,8 @@ fn install(number: u64, mut args: [u64; 6]) -> Result<u64, Errno> {
     let result = guest::read_bytes(GuestAddr(filter), rest).and_then(|()| {
         let prog = [total as u64, at];
         args[2] = prog.as_ptr() as u64;
+        // Rewritten sites would call from where no filter of the guest's looks.
+        rewrite::stop();
         // SAFETY: reads the program.
         unsafe { host::call(number, args) }
     });

@@ -4,6 +4,7 @@ use super::{SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, is_fault};
 use crate::arch::frame::{self, AltStack, Context, Handler, SS_AUTODISARM, SigInfo};
 use crate::host;
 use crate::process::Action;
+use crate::rewrite;
 use crate::thread::Thread;
 use dunix_shim_core::signal::{self, SIGSEGV, SIGSTOP};
 use dunix_shim_core::{Errno, nr};
@@ -11,6 +12,7 @@ use dunix_shim_core::{Errno, nr};
 /// Makes `context`, which is in guest code, enter the guest's handler for a signal.
 pub(crate) fn to_guest(thread: &Thread, context: &mut Context, info: &SigInfo) {
     let number = info.signal.unsigned_abs();
+    context.regs.rip = rewrite::shown(context.regs.rip);
     let action = take_action(thread, number);
     match action.handler {
         host::SIG_DFL => by_default(thread, context, info),

@@ -8,7 +8,7 @@ use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::restart::{self, Timeout};
 use crate::thread::Thread;
-use dunix_shim_core::signal::{SHIM_MASK, SigSet, change_mask};
+use dunix_shim_core::signal::{SHIM_MASK, SIG_UNBLOCK, SigSet, change_mask};
 use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
@@ -30,6 +30,20 @@ pub(crate) fn rt_sigprocmask(context: &mut Context, args: [u64; 6]) -> Result<u6
         guest::write(GuestAddr(args[2]), &old)?;
     }
     Ok(0)
+}
+
+/// rt_sigprocmask(2) as the kernel may do it on its own: the set without signals that must get
+/// through, and the arguments with room for its address.
+pub(crate) fn for_kernel(args: [u64; 6]) -> Result<(SigSet, [u64; 6]), Errno> {
+    if args[3] != SIGSET_BYTES {
+        return Err(Errno::EINVAL);
+    }
+    if args[1] == 0 {
+        return Ok((SigSet::EMPTY, args));
+    }
+    let set: SigSet = guest::read(GuestAddr(args[1]))?;
+    let is_taken_out = args[0] != SIG_UNBLOCK;
+    Ok((if is_taken_out { set.for_kernel() } else { set }, args))
 }
 
 /// Issues a call that sets a mask for its own duration. The kernel does that atomically, so the

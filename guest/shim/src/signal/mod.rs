@@ -3,6 +3,8 @@
 //! ```text
 //! entry --SIGSYS of the filter--> calls::handle
 //!       --fault in a copy-------> fixup
+//!       --fault in a jump-------> rewrite::repair
+//!       --on the fast path------> fast::keep, or the guest as before or after its call (arch::fast)
 //!       --move signal-----------> parks, or the interrupted call goes on (restart, calls::passed)
 //!       --in the gadget---------> noted; the call ends; deliver::finish delivers
 //!       --in guest code---------> deliver::to_guest
@@ -15,14 +17,15 @@ pub(crate) mod restore;
 
 use crate::arch::frame::{Context, SigInfo};
 use crate::arch::gadget::{self, Place};
-use crate::arch::{copy, switch};
+use crate::arch::{copy, fast, switch};
 use crate::calls::passed;
 use crate::guest::{self, GuestAddr};
 use crate::host::{self, KernelAction};
 use crate::park;
+use crate::rewrite;
 use crate::thread::Thread;
 use dunix_guest_abi::signal::MOVE_SIGNAL;
-use dunix_shim_core::signal::{SHIM_MASK, SIGBUS, SIGSEGV, SIGSYS};
+use dunix_shim_core::signal::{SHIM_MASK, SIGBUS, SIGILL, SIGSEGV, SIGSYS};
 use dunix_shim_core::table::{self, Class};
 use dunix_shim_core::{Errno, nr};
 
@@ -45,7 +48,7 @@ pub(crate) const SA_CHILD_BITS: u64 = 3;
 const SYS_SECCOMP: i32 = 1;
 
 /// Signals that always enter the shim, whatever the guest has set.
-pub(crate) const ALWAYS_CAUGHT: [u32; 4] = [SIGSYS, SIGSEGV, SIGBUS, MOVE_SIGNAL];
+pub(crate) const ALWAYS_CAUGHT: [u32; 5] = [SIGSYS, SIGSEGV, SIGBUS, SIGILL, MOVE_SIGNAL];
 
 /// The action that makes the kernel enter the shim; `guest_flags` that change its behaviour stay.
 pub(crate) fn kernel_action(guest_flags: u64) -> KernelAction {
@@ -75,13 +78,17 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
     // SAFETY: the kernel made both for this handler, on this stack.
     let (info, context) = unsafe { (&mut *info, &mut *context) };
     if signal.unsigned_abs() == SIGSYS && info.code == SYS_SECCOMP && is_trapped_class(context) {
-        crate::calls::handle(thread, context);
+        trapped(thread, context);
         return;
     }
     if let Some(go_on) = copy::fixup(context.regs.rip).filter(|_| is_fault(info)) {
         context.regs.rip = go_on;
         return;
     }
+    if rewrite::repair(context, info) {
+        return;
+    }
+    fast::leave(thread, context);
     if is_move(thread, info) {
         poked(thread, context);
         return;
@@ -101,11 +108,25 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
             deliver::to_guest(thread, context, info);
         }
         Place::Shim if is_fault(info) => die_of_fault(signal, context),
+        Place::Shim if thread.is_fast.get() => crate::fast::keep(thread, context, Some(info)),
         place => {
             thread.note(*info);
             end_gadget(context, place);
         }
     }
+}
+
+/// A call of the guest's, from a site or from the slot of a rewritten one.
+fn trapped(thread: &Thread, context: &mut Context) {
+    if let Some(tail) = rewrite::tail_of_trap(context.regs.rip) {
+        context.regs.rip = tail;
+        if crate::fast::end(thread, context) {
+            return;
+        }
+    } else {
+        rewrite::trapped(context);
+    }
+    crate::calls::handle(thread, context);
 }
 
 /// Whether the signal is the daemon's, to make the thread look at its slot.
@@ -124,6 +145,7 @@ fn poked(thread: &Thread, context: &mut Context) {
         Place::Guest => park::if_asked(thread),
         Place::PassBefore => passed::before(thread, context),
         Place::PassAfter => passed::after(thread, context),
+        Place::Shim if thread.is_fast.get() => crate::fast::keep(thread, context, None),
         Place::Shim => {}
         place => {
             thread.poked.set(true);

@@ -3,6 +3,7 @@
 use crate::arch::frame::{self, Context, Frame};
 use crate::arch::switch;
 use crate::guest;
+use crate::rewrite;
 use crate::thread::Thread;
 use dunix_shim_core::signal::SIGSEGV;
 
@@ -22,6 +23,7 @@ pub(crate) fn rt_sigreturn(thread: &Thread, context: &Context) {
     };
     super::action::restore_altstack(thread, frame.context.stack);
     frame.context.stack = thread.shim_stack();
+    frame.context.regs.rip = rewrite::real(frame.context.regs.rip);
     frame.context.mask = frame.context.mask.for_kernel();
     // SAFETY: the area is this thread's, and nothing else is resumed from it at this time; the
     // kernel checks what the guest wrote.

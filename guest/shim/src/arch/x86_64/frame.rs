@@ -128,9 +128,9 @@ impl Context {
         self.regs.rax = result.cast_unsigned();
     }
 
-    /// Puts the context back onto its call instruction (two bytes).
+    /// Puts the context back onto its call instruction, or what stands in its place.
     pub(crate) fn rewind_call(&mut self) {
-        self.regs.rip -= 2;
+        self.regs.rip = crate::rewrite::before(self.regs.rip);
     }
 
     /// The extended state that belongs to this frame, which the kernel wrote on the shim's stack.

@@ -1,0 +1,143 @@
+//! Rewriting: hot sites of trapped calls become jumps to the fast path.
+//!
+//! ```text
+//! SIGSYS -> trapped: counted -- often enough --> patch::try_site -> the site is a jump, its stub in an arena
+//! SIGILL -> repair:  inside a rewritten site --> goes on where it meant to
+//! addresses: guest's <- shown -- context's;  guest's -- real -> context's
+//! ```
+//! Only text is rewritten that maps a file privately and cannot be written, and nothing that the shim itself
+//! maps. Text with jumps belongs to the process: a fork copies it, a move carries it, an exec loses it.
+//! Slots are never given back, so whoever is in one may stay; when arenas or the table of sites are full,
+//! sites stay as they are.
+
+mod arena;
+mod patch;
+mod sites;
+
+use crate::arch::frame::{Context, SigInfo};
+use crate::fast;
+use crate::guest::{self, GuestAddr};
+use crate::host;
+use crate::process::Lock;
+use core::sync::atomic::{AtomicBool, Ordering};
+use dunix_guest_abi::layout;
+use dunix_shim_core::rewrite::{
+    CALL_BYTES, LOAD_BYTES, SITE_MAX, SLOT_BYTES, Site, TAIL_AT, TRAP_AT, jump,
+};
+use dunix_shim_core::signal::SIGILL;
+use sites::State;
+
+/// Traps of a site before it is rewritten: as many as cost what rewriting costs.
+const TRAPS_BEFORE: u64 = 4;
+
+/// Held while anything is rewritten, and by fork, so that no child finds half a jump.
+pub(crate) static LOCK: Lock = Lock::new();
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// Lets sites be rewritten from now on.
+pub(crate) fn start() {
+    if crate::filter::has_guests_filter() {
+        return;
+    }
+    IS_ON.store(true, Ordering::Relaxed);
+    fast::open();
+}
+
+/// Rewrites nothing more, and lets every call trap: a filter of the guest's own is to see them.
+pub(crate) fn stop() {
+    IS_ON.store(false, Ordering::Relaxed);
+    fast::shut();
+}
+
+/// Counts a trap; rewrites the site if it is hot. The context then goes on behind the jump.
+pub(crate) fn trapped(context: &mut Context) {
+    let number = context.call().0;
+    if !IS_ON.load(Ordering::Relaxed) || !fast::is_hot(number) {
+        return;
+    }
+    let call = context.regs.rip.wrapping_sub(CALL_BYTES);
+    if (layout::BASE..layout::END).contains(&call) || arena::slot_of(call).is_some() {
+        return;
+    }
+    match sites::count(call) {
+        Some(traps) if traps >= TRAPS_BEFORE => {}
+        _ => return,
+    }
+    LOCK.acquire();
+    let done = patch::try_site(call, number);
+    LOCK.release();
+    if done {
+        context.regs.rip = real(context.regs.rip);
+    }
+}
+
+/// The slot that a rewritten site leads to, if the site still is what it was made.
+fn slot_behind(call: u64) -> Option<(u64, Site)> {
+    let State::Rewritten(slot) = sites::find(call)? else { return None };
+    let (form, site) = arena::read(slot)?;
+    let mut found = [0; SITE_MAX];
+    let bytes = form.bytes();
+    guest::read_bytes(GuestAddr(call - form.bytes_before()), &mut found[..bytes]).ok()?;
+    (jump(form, call, slot)?[..bytes] == found[..bytes]).then_some((slot, site))
+}
+
+/// What the guest is to see for an address of a context.
+pub(crate) fn shown(rip: u64) -> u64 {
+    match arena::slot_of(rip).and_then(arena::read) {
+        Some((_, site)) => site.shown(rip % SLOT_BYTES),
+        None => rip,
+    }
+}
+
+/// Where a context goes on that the guest says is at `rip`.
+pub(crate) fn real(rip: u64) -> u64 {
+    match slot_behind(rip.wrapping_sub(CALL_BYTES)) {
+        Some((slot, site)) if site.hides_after() => slot + TAIL_AT,
+        _ => rip,
+    }
+}
+
+/// Where the guest makes a call anew behind which a context is at `rip`: at the call instruction, even if it is
+/// hidden now, because only there the number is the one that the guest had.
+
+pub(crate) fn before(rip: u64) -> u64 {
+    match arena::slot_of(rip).and_then(arena::read) {
+        Some((_, site)) => site.call,
+        None => rip - CALL_BYTES,
+    }
+}
+
+/// The tail of the slot whose trap raised the signal in a context at `rip`.
+pub(crate) fn tail_of_trap(rip: u64) -> Option<u64> {
+    let slot = arena::slot_of(rip)?;
+    (rip - slot == TRAP_AT + CALL_BYTES).then_some(slot + TAIL_AT)
+}
+
+/// Sets right what meets the inside of a rewritten site; `false` if the fault is the guest's own.
+pub(crate) fn repair(context: &mut Context, info: &SigInfo) -> bool {
+    if info.signal.unsigned_abs() != SIGILL || info.code <= 0 {
+        return false;
+    }
+    let rip = context.regs.rip;
+    if sites::is_changing(rip) {
+        // Another thread is writing the jump: it is there in a moment.
+        host::yield_now();
+        return true;
+    }
+    if let Some((slot, site)) = slot_behind(rip.wrapping_sub(CALL_BYTES))
+        && site.hides_after()
+    {
+        context.regs.rip = slot + TAIL_AT;
+        return true;
+    }
+    if let Some((slot, site)) = slot_behind(rip) {
+        // Somebody jumped behind the load of the number: a call like any other. Else the jump has
+        // been completed since.
+        if !site.hides_after() {
+            context.regs.rip = slot + TRAP_AT;
+        }
+        return true;
+    }
+    // The same for the load, with the call behind it.
+    slot_behind(rip + LOAD_BYTES).is_some_and(|(_, site)| site.start() == rip)
+}
