@@ -54,7 +54,9 @@ pub fn movable(code: &[u8]) -> Option<usize> {
         at += 1;
         two_bytes(second, is_narrow)?
     } else {
-        one_byte(opcode)?
+        // The other members of this group begin and end transactions.
+        let is_move = !matches!(opcode, 0xc6 | 0xc7) || *code.get(at)? >> 3 & 7 == 0;
+        one_byte(opcode).filter(|_| is_move)?
     };
     let word = if is_narrow { 2 } else { 4 };
     let length = at
@@ -185,6 +187,7 @@ mod tests {
             &[0xff, 0xd0],
             &[0xff, 0x25, 0, 0, 0, 0],
             &[0xcc],
+            &[0xc7, 0xf8, 0, 0, 0, 0],
             &[0xf4],
         ] {
             assert_eq!(movable(code), None, "{code:x?}");
