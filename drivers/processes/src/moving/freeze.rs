@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 pub(crate) const FREEZE_WAIT: Duration = Duration::from_millis(200);
 /// How long, if one of them only waits for a processor.
 const RUNNABLE_WAIT: Duration = Duration::from_millis(500);
+/// Pauses after which a process is asked again that has lent its memory, in milliseconds.
+const LENT_PAUSES_MS: [u64; 7] = [2, 4, 8, 16, 32, 64, 128];
 /// What `T` of a state means here, where only the host is asked.
 const SIGSTOP: u8 = 19;
 /// How often it is looked whether a thread has ended instead: that rings no bell.
@@ -57,9 +59,16 @@ pub(crate) struct Frozen {
 
 impl Node {
     /// Freezes a process that runs here: its threads park, or after
-    /// [`FREEZE_WAIT`] it goes on and the refusal names the thread that did not.
+    /// [`FREEZE_WAIT`] it goes on and the refusal names the thread that did not. One whose memory a
+    /// child made by vfork(2) uses is asked again for a while: it is lent only until the child's exec.
     pub(crate) async fn freeze(self: &Arc<Node>, pid: Pid) -> Result<Frozen, Refusal> {
         self.wait_for_pages(pid).await?;
+        for pause in LENT_PAUSES_MS.map(Duration::from_millis) {
+            match self.begin_freeze(pid)?.parked().await {
+                Err(Refusal::SharedMemory { .. }) => tokio::time::sleep(pause).await,
+                other => return other,
+            }
+        }
         self.begin_freeze(pid)?.parked().await
     }
 
