@@ -159,7 +159,6 @@ fn a_storm_shows_to_no_program() -> Result<(), String> {
 }
 
 #[test]
-#[ignore = "a timerfd may lose expirations that fall into a freeze"]
 fn a_storm_shows_to_no_witness() -> Result<(), String> {
     storm(1..=1, |program| program.name == WITNESS)
 }
