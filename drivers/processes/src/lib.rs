@@ -65,7 +65,8 @@ impl Processes {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let runtime = tokio::runtime::Handle::current();
         let homes = remote::Homes::new()?;
-        let node = Arc::new(Node::new(config, table, arena, bell, homes, runtime));
+        let pages = moving::pager::PageThreads::start()?;
+        let node = Arc::new(Node::new(config, table, arena, bell, homes, pages, runtime));
         remote::tell_readiness(&node)?;
         let server = server::Server::new(node.clone())?;
         std::thread::Builder::new()

@@ -9,7 +9,7 @@ use crate::config::{Extension, PlaceWish, Policy};
 use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
-use crate::moving::pager::{Offers, Paging};
+use crate::moving::pager::{Offers, PageThreads, Paging};
 use crate::moving::{Halls, Moves, Shell, Spawning};
 use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
@@ -48,6 +48,7 @@ pub(crate) struct Node {
     pub(crate) mirrors: Mirrors,
     /// Pages of processes that leave.
     pub(crate) offers: Offers,
+    pub(crate) page_threads: PageThreads,
     pub(crate) runtime: Handle,
     pub(crate) events: broadcast::Sender<ProcessEvent>,
     /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
@@ -168,6 +169,7 @@ impl Node {
         arena: SlotArena,
         bell: OwnedFd,
         homes: Homes,
+        page_threads: PageThreads,
         runtime: Handle,
     ) -> Node {
         Node {
@@ -184,6 +186,7 @@ impl Node {
             homes,
             mirrors: Mirrors::default(),
             offers: Offers::default(),
+            page_threads,
             runtime,
             events: broadcast::Sender::new(EVENTS_KEPT),
             bell,

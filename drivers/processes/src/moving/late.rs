@@ -113,6 +113,7 @@ pub(super) fn page_in(
 ) -> Result<Unreleased, Refusal> {
     let ranges: Vec<Range<u64>> = late.iter().map(|&(start, end)| start..end).collect();
     let known = Arc::new(std::sync::OnceLock::<Paging>::new());
+    let _threads = node.page_threads.enter();
     let (node, ours) = (Arc::downgrade(node), known.clone());
     let kill = move |lost: &Lost| {
         if let (Some(node), Some(paging)) = (Weak::upgrade(&node), ours.get()) {

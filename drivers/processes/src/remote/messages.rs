@@ -90,7 +90,7 @@ impl Handler for MeshFace {
         match decode(&header) {
             Ok(StreamOpening::Descriptor(header)) => self.0.serve_stream(from, header, stream),
             Ok(StreamOpening::Pages(header)) => {
-                let _runtime = self.0.runtime.enter();
+                let _threads = self.0.page_threads.enter();
                 self.0.offers.serve(from, header, stream);
             }
             Err(error) => tracing::warn!(%from, %error, "a stream is refused"),

@@ -130,7 +130,7 @@ impl Incoming {
     ///
     /// `fault` is the process's own. `kill` must end the process and all its children by fork that
     /// are here, if pages are lost; those that are just being forked have to look at
-    /// [`Paging::end`] themselves. Call it in a runtime.
+    /// [`Paging::end`] themselves. Call it inside [`PageThreads`](super::PageThreads).
     ///
     /// # Errors
     /// What the kernel says to one of the ranges, or [`Errno::AGAIN`] without a thread.

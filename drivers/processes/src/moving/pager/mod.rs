@@ -26,11 +26,13 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod threads;
 
 pub(crate) use incoming::{Content, Incoming, StageError};
 pub(crate) use offers::{Offers, Serving};
 pub(crate) use shared::{Paging, PagingEnd, PagingFigures};
 pub(crate) use source::{PageSource, ServeError};
+pub(crate) use threads::PageThreads;
 
 /// Most address spaces (a process and its children by fork) that wait for the pages of one move.
 /// Beyond it all of them are killed: a fork cannot be refused once the kernel has done it.

@@ -44,7 +44,7 @@ impl Offers {
     }
 
     /// A peer has opened a move's stream: serves it, or resets it if nothing is offered to that peer.
-    /// Call it in a runtime.
+    /// Call it inside [`PageThreads`](super::PageThreads).
     pub(crate) fn serve(&self, from: NodeId, header: PagesHeader, stream: MeshStream) {
         let offer = {
             let mut offers = self.lock();

@@ -208,6 +208,29 @@ async fn who_lacks_pages_is_killed_when_they_are_lost() {
     assert_eq!(rest, "");
 }
 
+/// Whoever waits for a page, perhaps behind a lock that its guest holds, is not who brings it.
+#[tokio::test]
+async fn pages_come_while_the_driver_s_own_thread_waits_for_one() {
+    let threads = PageThreads::start().unwrap();
+    let inside = threads.enter();
+    let Some(the_move) = start(8, "exit").await else { return };
+    drop(inside);
+    let (group, memory) = (the_move.target.group(), GuestMemory::of(the_move.target.child.id()));
+    let (came, outcome) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let is_stuck = outcome.recv_timeout(Duration::from_secs(20)).is_err();
+        if is_stuck {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        is_stuck
+    });
+    // The runtime of this test has this thread only, and it sleeps in the kernel here.
+    let read = memory.read(heap(8).end - 4096, &mut [0; 8]);
+    let _ = came.send(());
+    assert!(!watch.join().unwrap(), "no page came");
+    assert_eq!(read, Ok(()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_source_learns_that_the_target_is_gone() {
     let Some(the_move) = start(8, "exit").await else { return };
