@@ -116,13 +116,7 @@ impl ProcTable {
         asker: ReplyTo,
         result: Result<Answer, Errno>,
     ) {
-        let is_here = match self.processes.get_mut(&pid) {
-            Some(process) => {
-                process.is_joining = false;
-                true
-            }
-            None => false,
-        };
+        let is_here = self.ends_joining(pid);
         let result = match result {
             Ok(_) if is_here => {
                 self.change_group(pid, pgid, None);
@@ -134,6 +128,12 @@ impl ProcTable {
             Err(error) => Err(error),
         };
         self.reply_to(asker, result);
+    }
+
+    /// What a process asked of a group's home is settled; returns whether it is still here.
+    pub(crate) fn ends_joining(&mut self, pid: Pid) -> bool {
+        let process = self.processes.get_mut(&pid);
+        process.map(|process| process.is_joining = false).is_some()
     }
 
     /// Puts a process into another group (and session), and tells those concerned.

@@ -178,14 +178,7 @@ impl ProcTable {
             }
             target => target,
         };
-        self.effects.push_back(Effect::Signal {
-            pid,
-            target,
-            signal: request.signal,
-            info: request.info,
-            sender_pid: request.sender.pid.map_or(0, Pid::get),
-            sender_uid: request.sender.uid,
-        });
+        self.signal_host(pid, target, request);
         Ok(())
     }
 
@@ -215,9 +208,13 @@ impl ProcTable {
         let host = process.host.filter(|_| process.is_frozen() && request.signal == SIGKILL);
         let Some(host) = host else { return process.held.push(held) };
         process.held.push(Held::Struck(Box::new(held)));
+        self.signal_host(pid, HostTarget::Process(host), request);
+    }
+
+    fn signal_host(&mut self, pid: Pid, target: HostTarget, request: &SignalRequest) {
         self.effects.push_back(Effect::Signal {
             pid,
-            target: HostTarget::Process(host),
+            target,
             signal: request.signal,
             info: request.info,
             sender_pid: request.sender.pid.map_or(0, Pid::get),

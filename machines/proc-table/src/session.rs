@@ -37,13 +37,7 @@ impl ProcTable {
     }
 
     pub(crate) fn conclude_lead(&mut self, pid: Pid, token: Token, result: Result<Answer, Errno>) {
-        let is_here = match self.processes.get_mut(&pid) {
-            Some(process) => {
-                process.is_joining = false;
-                true
-            }
-            None => false,
-        };
+        let is_here = self.ends_joining(pid);
         let result = match result {
             Ok(_) if is_here => {
                 self.lead_session(pid);
