@@ -193,20 +193,6 @@ pub(crate) async fn send_from(fd: OwnedFd, end: End, mut stream: StreamSender, m
     let Ok(local) = Local::new(fd, end, Interest::READABLE) else { return };
     let mut buffer = vec![0; CHUNK];
     loop {
-        let credit = tokio::select! {
-            biased;
-            drain = drains.next() => {
-                if drain_now(&local, &mut stream, &mut buffer).await.is_err() {
-                    return;
-                }
-                let _ = drain.send(());
-                continue;
-            }
-            credit = stream.writable() => match credit {
-                Ok(credit) => credit.clamp(1, CHUNK),
-                Err(_) => return,
-            }
-        };
         let got = tokio::select! {
             biased;
             drain = drains.next() => {
@@ -216,23 +202,36 @@ pub(crate) async fn send_from(fd: OwnedFd, end: End, mut stream: StreamSender, m
                 let _ = drain.send(());
                 continue;
             }
-            got = local.read(&mut buffer[..credit]) => got,
-            _ = stream.closed() => return,
+            got = read_on_credit(&local, &mut stream, &mut buffer) => got,
         };
         match got {
-            Ok(0) => break,
-            Ok(count) => {
+            Some(0) => break,
+            Some(count) => {
                 if stream.send(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
                     return;
                 }
             }
-            // A socket's reset: the other side sees the stream break off.
-            Err(_) => return,
+            None => return,
         }
     }
     stream.finish();
     // Whoever waits for this pump waits for the bytes' arrival; new drains are answered by the end.
     let _ = stream.drained().await;
+}
+
+/// Reads some bytes once the stream takes any; 0 is end of file. `None`: nobody takes them any more,
+/// or a socket was reset, which the other side sees as a stream that breaks off.
+async fn read_on_credit(
+    local: &Local,
+    stream: &mut StreamSender,
+    buffer: &mut [u8],
+) -> Option<usize> {
+    let credit = stream.writable().await.ok()?.clamp(1, CHUNK);
+    tokio::select! {
+        biased;
+        got = local.read(&mut buffer[..credit]) => got.ok(),
+        _ = stream.closed() => None,
+    }
 }
 
 /// Sends all that is there now and waits for its arrival.
