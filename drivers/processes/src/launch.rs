@@ -114,8 +114,7 @@ impl Node {
         let host = |errno: Errno| LaunchError::Keeper(errno.to_string());
         let (daemon_end, guest_end) = scm::packet_pair().map_err(host)?;
         let (done, outcome) = oneshot::channel();
-        let Launch { pid, origin, mut spec, descriptors, remote, exec_fn } = launch;
-        spec.namespaces = u16::try_from(self.namespaces.len()).unwrap_or(u16::MAX);
+        let Launch { pid, origin, spec, descriptors, remote, exec_fn } = launch;
         let wish = PlaceWish::of_environment(&spec.envp);
         let launching = Launching {
             pid,
@@ -130,11 +129,27 @@ impl Node {
         let token = self.with(|state, _| state.begin(launching))?;
         lock(&self.arrivals).push((token, daemon_end));
         self.ring_bell();
+        if let Err(error) = self.ask_spawn(token, spec, guest_end, descriptors).await {
+            self.with(|state, now| state.fail(now, token, LaunchError::Keeper(error)));
+        }
+        outcome.await.unwrap_or(Err(LaunchError::ShuttingDown))
+    }
+
+    /// Asks the keeper for a host process in the guests' namespaces, with the socket by which it finds
+    /// its daemon. What comes of it is told on the keeper's socket.
+    pub(crate) async fn ask_spawn(
+        self: &Arc<Node>,
+        token: u64,
+        mut spec: SpawnSpec,
+        boot: OwnedFd,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        spec.namespaces = u16::try_from(self.namespaces.len()).unwrap_or(u16::MAX);
         let node = self.clone();
         let asked = self.runtime.spawn_blocking(move || {
             let fds = SpawnFds {
                 shim: node.shim.as_fd(),
-                boot: guest_end.as_fd(),
+                boot: boot.as_fd(),
                 namespaces: node.namespaces.iter().map(AsFd::as_fd).collect(),
                 descriptors: descriptors.iter().map(AsFd::as_fd).collect(),
             };
@@ -142,14 +157,10 @@ impl Node {
             let _order = lock(&node.asking);
             protocol::ask_spawn(node.keeper.as_fd(), token, &spec, &fds)
         });
-        if let Some(error) = match asked.await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        } {
-            self.with(|state, now| state.fail(now, token, LaunchError::Keeper(error)));
+        match asked.await {
+            Ok(asked) => asked.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
         }
-        outcome.await.unwrap_or(Err(LaunchError::ShuttingDown))
     }
 
     /// The keeper has forked.

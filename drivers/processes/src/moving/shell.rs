@@ -4,10 +4,9 @@
 use super::hall::{ARRIVING_TID, Hall};
 use crate::node::{Node, lock};
 use crate::slots::SlotIndex;
-use dunix_keeper::protocol::{self, SpawnFds, SpawnSpec};
+use dunix_keeper::protocol::SpawnSpec;
 use dunix_linux::{Errno, scm};
 use dunix_wire::processes::Refusal;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -110,23 +109,11 @@ impl Node {
             cwd: b"/".to_vec(),
             groups: Some(Vec::new()),
             umask: 0o22,
-            namespaces: u16::try_from(self.namespaces.len()).unwrap_or(u16::MAX),
             is_arrival: true,
             ..SpawnSpec::default()
         };
-        let node = self.clone();
-        let asked = self.runtime.spawn_blocking(move || {
-            let fds = SpawnFds {
-                shim: node.shim.as_fd(),
-                boot: guest_end.as_fd(),
-                namespaces: node.namespaces.iter().map(AsFd::as_fd).collect(),
-                descriptors: Vec::new(),
-            };
-            // One spawn's messages must not mix with another's.
-            let _order = lock(&node.asking);
-            protocol::ask_spawn(node.keeper.as_fd(), token, &spec, &fds)
-        });
-        if !matches!(asked.await, Ok(Ok(()))) {
+        if let Err(error) = self.ask_spawn(token, spec, guest_end, Vec::new()).await {
+            tracing::error!(node = %self.id, %error, "the keeper cannot be asked for a process");
             self.shell_refused(token, Errno::IO);
         }
         match outcome.await {

@@ -22,10 +22,10 @@ const MSG_WAITFORONE: u64 = 0x1_0000;
 /// Bytes of `struct mmsghdr`.
 const MESSAGE_BYTES: u64 = 64;
 /// Words of `struct msghdr`: the vector, its parts, control messages, their bytes, flags.
-const VECTOR_AT: usize = 2;
-const PARTS_AT: usize = 3;
-const CONTROL_AT: usize = 4;
-const CONTROL_BYTES_AT: usize = 5;
+pub(super) const VECTOR_AT: usize = 2;
+pub(super) const PARTS_AT: usize = 3;
+pub(super) const CONTROL_AT: usize = 4;
+pub(super) const CONTROL_BYTES_AT: usize = 5;
 const FLAGS_AT: usize = 6;
 /// Most parts of a vector (`UIO_MAXIOV`).
 const PARTS_MAX: u64 = 1024;

@@ -1,5 +1,6 @@
 //! Sockets: ports and credentials are the fabric's.
 
+use super::receive::{CONTROL_AT, CONTROL_BYTES_AT, PARTS_AT, VECTOR_AT};
 use super::rest::Transfer;
 use super::{Answer, receive, remote};
 use crate::arch::frame::Context;
@@ -17,11 +18,6 @@ const AF_INET6: u8 = 10;
 const CONTROL_BYTES_MAX: usize = 1024;
 const SOL_SOCKET: u32 = 1;
 const SCM_CREDENTIALS: u32 = 2;
-/// Offsets in `struct msghdr`.
-const VECTOR_AT: usize = 2;
-const PARTS_AT: usize = 3;
-const CONTROL_AT: usize = 4;
-const CONTROL_BYTES_AT: usize = 5;
 const CMSG_HEADER_BYTES: usize = 16;
 
 /// Handles a call on sockets.
