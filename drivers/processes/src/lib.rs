@@ -21,7 +21,6 @@ mod host;
 mod inspect;
 mod launch;
 mod list;
-#[allow(dead_code, unused_imports, reason = "the hand-over calls it")]
 mod moving;
 mod node;
 mod ops;

@@ -13,7 +13,6 @@
 use crate::node::{Node, State};
 use dunix_ids::{NodeId, Pid};
 use dunix_migration::{Effect, Input, Migration};
-use dunix_wire::Topic;
 use dunix_wire::processes::{MoveId, MoveMessage, Package, ProcessesMessage, Refusal};
 use std::collections::BTreeMap;
 use std::sync::Arc;

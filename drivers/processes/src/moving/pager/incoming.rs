@@ -8,7 +8,6 @@ use super::frames::{Frames, Item};
 use super::pending::Pending;
 use super::shared::{Paging, PagingEnd, Shared};
 use super::thread::Pager;
-use bytes::Bytes;
 use dunix_ids::NodeId;
 use dunix_linux::Errno;
 use dunix_linux::userfault::Userfault;

@@ -30,7 +30,7 @@ mod threads;
 
 pub(crate) use incoming::{Content, Incoming, StageError};
 pub(crate) use offers::{Offers, Serving};
-pub(crate) use shared::{Paging, PagingEnd, PagingFigures};
+pub(crate) use shared::{Paging, PagingEnd};
 pub(crate) use source::{PageSource, ServeError};
 pub(crate) use threads::PageThreads;
 

@@ -48,7 +48,8 @@ impl Pending {
     }
 
     /// Bytes that have not come.
-    pub(crate) fn bytes(&self) -> u64 {
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
         self.bytes
     }
 

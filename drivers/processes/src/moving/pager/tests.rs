@@ -4,6 +4,7 @@
 //! Needs root and a C compiler. Each scenario runs twice: with pages pushed as it plays, and with
 //! none but those that it touches.
 
+use super::shared::PagingFigures;
 use super::*;
 use dunix_ids::NodeId;
 use dunix_linux::guest_memory::GuestMemory;
