@@ -135,28 +135,51 @@ fn terminal() -> (File, OwnedFd) {
     (master.into(), slave.into())
 }
 
+/// What is typed, and what must be shown then.
+enum Step {
+    /// A line.
+    Line(&'static str, &'static str),
+    /// A key, typed again until it has its effect.
+    Key(&'static str, &'static str),
+}
+
+const STEPS: [Step; 18] = {
+    use Step::{Key, Line};
+    [
+        Line("echo $((6 * 7))", "42\r\n"),
+        Line("sleep 1000 &", "[1] "),
+        Line("jobs", "Running"),
+        Line("fg", "sleep 1000\r\n"),
+        Key("\x1a", "Stopped"),
+        Line("bg", "[1]+ sleep"),
+        Line("jobs", "Running"),
+        Line("kill %1; wait", "Terminated"),
+        Line("cat &", "[1] "),
+        // SIGTTIN, which the shell shows before its next prompt.
+        Key("\r", "Stopped"),
+        Line("kill %1; fg", "Terminated"),
+        Line(
+            "sh -c 'trap \"echo int $((6 * 7)); exit 9\" INT; echo begun $((6 * 8)); \
+             while :; do sleep 1; done'",
+            "begun 48",
+        ),
+        Key("\x03", "int 42"),
+        Line("echo status $?", "status 9\r\n"),
+        // A background write stops with TOSTOP (SIGTTOU), and the job goes on in the foreground.
+        Line("stty tostop; echo $((6 * 7))", "42\r\n"),
+        Line("/bin/echo $((7 * 7)) &", "[1] "),
+        Key("\r", "Stopped"),
+        Line("fg", "49\r\n"),
+    ]
+};
+
 fn job_control(mut shell: Shell) {
-    shell.command("echo $((6 * 7))", "42\r\n");
-    shell.command("sleep 1000 &", "[1] ");
-    shell.command("jobs", "Running");
-    shell.command("fg", "sleep 1000\r\n");
-    shell.key("\x1a", "Stopped");
-    shell.command("bg", "[1]+ sleep");
-    shell.command("jobs", "Running");
-    shell.command("kill %1; wait", "Terminated");
-    shell.command("cat &", "[1] ");
-    // SIGTTIN, which the shell shows before its next prompt.
-    shell.key("\r", "Stopped");
-    shell.command("kill %1; fg", "Terminated");
-    shell.type_in("sh -c 'trap \"echo int $((6 * 7)); exit 9\" INT; echo begun $((6 * 8)); while :; do sleep 1; done'\r");
-    shell.wait_for("begun 48");
-    shell.key("\x03", "int 42");
-    shell.command("echo status $?", "status 9\r\n");
-    // A background write stops with TOSTOP (SIGTTOU), and the job goes on in the foreground.
-    shell.command("stty tostop; echo $((6 * 7))", "42\r\n");
-    shell.command("/bin/echo $((7 * 7)) &", "[1] ");
-    shell.key("\r", "Stopped");
-    shell.command("fg", "49\r\n");
+    for step in STEPS {
+        match step {
+            Step::Line(line, output) => shell.command(line, output),
+            Step::Key(key, effect) => shell.key(key, effect),
+        }
+    }
     shell.type_in("exit 7\r");
     assert_eq!(shell.end(), 7);
 }

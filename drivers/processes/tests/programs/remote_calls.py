@@ -33,6 +33,19 @@ def fails(number, call, *arguments):
     raise AssertionError("it succeeded")
 
 
+def listening():
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("")
+    server.listen(5)
+    return server
+
+
+def connected(server):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(server.getsockname())
+    return client
+
+
 def is_nonblocking(fd):
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK != 0
 
@@ -41,20 +54,15 @@ def is_nonblocking(fd):
 
 @check
 def listener():
-    server = socket.socket(socket.AF_UNIX)
-    server.bind("")
-    server.listen(5)
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(server.getsockname())
+    server = listening()
+    client = connected(server)
     child = start("listener", [server.fileno()])
     client.sendall(b"question")
     client.shutdown(socket.SHUT_WR)
     assert client.recv(100) == b"answer"
     assert client.recv(100) == b""
     client.close()
-    other = socket.socket(socket.AF_UNIX)
-    other.connect(server.getsockname())
-    other.close()
+    connected(server).close()
     ended(child)
 
 
@@ -117,9 +125,7 @@ def internet_away(fd):
 
 @check
 def nonblocking():
-    server = socket.socket(socket.AF_UNIX)
-    server.bind("")
-    server.listen(5)
+    server = listening()
     child = start("nonblocking", [server.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout.read(1) == b"1"
     assert is_nonblocking(server.fileno())
@@ -183,11 +189,8 @@ def messages_away(fd):
 
 @check
 def bulk():
-    server = socket.socket(socket.AF_UNIX)
-    server.bind("")
-    server.listen(1)
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(server.getsockname())
+    server = listening()
+    client = connected(server)
     child = start("bulk", [server.fileno()])
     data = bytes(number * 7 % 251 for number in range(3_000_000))
     writer = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
