@@ -97,9 +97,8 @@ pub(crate) fn real(rip: u64) -> u64 {
     }
 }
 
-/// Where the guest makes a call anew behind which a context is at `rip`: at the call instruction, even if it is
-/// hidden now, because only there the number is the one that the guest had.
-
+/// Where the guest makes a call anew behind which a context is at `rip`: at the call instruction,
+/// even if it is hidden now, because only there the number is the one that the guest had.
 pub(crate) fn before(rip: u64) -> u64 {
     match arena::slot_of(rip).and_then(arena::read) {
         Some((_, site)) => site.call,
