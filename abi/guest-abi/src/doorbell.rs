@@ -105,6 +105,16 @@ pub const OP_PARKED: u64 = 29;
 pub const OP_SCRIPT_DONE: u64 = 30;
 /// By a script at an arrival: the daemon puts descriptors that it holds at their numbers. Returns 0.
 pub const OP_MOVE_DESCRIPTORS: u64 = 31;
+/// pidfd_open(2): `a1` = pid, `a2` = [`PIDFD_NONBLOCK`] or 0. Returns a descriptor (`O_CLOEXEC`) that is
+/// readable once the process has ended, wherever it runs, `-ESRCH`, or `-EINVAL` for a thread.
+pub const OP_PIDFD_OPEN: u64 = 32;
+/// `a1` = fd. Returns the PID that a descriptor of [`OP_PIDFD_OPEN`] is about, with [`PIDFD_ENDED`]
+/// added if the process has ended, or `-EBADF`.
+pub const OP_PIDFD: u64 = 33;
+/// With [`OP_PIDFD_OPEN`]: `O_NONBLOCK`.
+pub const PIDFD_NONBLOCK: u64 = 0o4000;
+/// With [`OP_PIDFD`]: only the status of the process may be left.
+pub const PIDFD_ENDED: u64 = 1 << 32;
 /// In [`StartInfo::flags`]: no program is loaded (`exe_fd` is not looked at): the process is to
 /// become one that moves here ([`moving`](crate::moving)).
 pub const START_ARRIVAL: u32 = 1 << 0;

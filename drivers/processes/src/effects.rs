@@ -80,9 +80,14 @@ impl Node {
     fn reply(&self, token: Token, result: Result<Answer, Errno>) {
         let Some(pending) = self.with(|state, _| state.take_pending(token)) else { return };
         match (pending, result) {
+            (Pending::End(inode), result) => self.end_was_watched(inode, result),
+            (Pending::Pidfd(call, pid, flags), Ok(_)) => self.make_pidfd(call, pid, flags),
             (Pending::Call(call), Ok(answer)) => call.answer(value_of(answer)),
             (Pending::Location(call), Ok(_)) => call.refuse(dunix_linux::Errno::REMOTE),
-            (Pending::Call(call) | Pending::Location(call), Err(errno)) => {
+            (
+                Pending::Call(call) | Pending::Location(call) | Pending::Pidfd(call, ..),
+                Err(errno),
+            ) => {
                 call.refuse(errno_of(errno));
             }
             (Pending::Daemon(sender), result) => drop(sender.send(result)),

@@ -11,6 +11,7 @@ use crate::launch::Launching;
 use crate::list::Stories;
 use crate::moving::pager::{Offers, PageThreads, Paging};
 use crate::moving::{Halls, Moves, Shell, Spawning};
+use crate::ops::Pidfds;
 use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
@@ -87,6 +88,8 @@ pub(crate) struct State {
     pub(crate) launches: BTreeMap<u64, Launching>,
     pub(crate) roots: BTreeMap<Pid, tokio::sync::oneshot::Sender<RootEnd>>,
     pub(crate) stories: Stories,
+    /// What guests have that stands for processes.
+    pub(crate) pidfds: Pidfds,
     /// Calls on remote descriptors, by ticket.
     pub(crate) in_flight: BTreeMap<u64, InFlight>,
     /// How often a process has come here with an object of another node, until the last lets go.
@@ -151,6 +154,10 @@ pub(crate) enum Pending {
     Call(DoorbellCall),
     /// A guest that asked for a process's host number: wherever it is, it is not here.
     Location(DoorbellCall),
+    /// A guest that wants a descriptor for a process of another node; the process and its flags.
+    Pidfd(DoorbellCall, Pid, u64),
+    /// A descriptor for a process, by its inode.
+    End(u64),
     /// The daemon itself.
     Daemon(tokio::sync::oneshot::Sender<Result<Answer, Errno>>),
 }
@@ -264,6 +271,7 @@ impl State {
             launches: BTreeMap::new(),
             roots: BTreeMap::new(),
             stories: Stories::default(),
+            pidfds: Pidfds::default(),
             in_flight: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             is_shutting_down: false,

@@ -19,7 +19,7 @@ use alloc::string::String;
 use core::time::Duration;
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
-    Credentials, Errno, ParentLink, ProcMessage, ProcessBody, ProcessRecord, RunState,
+    Answer, Credentials, Errno, ParentLink, ProcMessage, ProcessBody, ProcessRecord, RunState,
     record::{CHILDREN_MAX, LESSEES_MAX, SERIALS_MAX},
     table::ChildChange,
 };
@@ -93,6 +93,7 @@ impl ProcTable {
         self.unbind_host(&process, pid);
         self.effects.push_back(Effect::Gone { pid });
         let held = core::mem::take(&mut process.held);
+        let watchers = core::mem::take(&mut process.watchers);
         let tombstone = Tombstone {
             to,
             pgid: process.pgid,
@@ -103,6 +104,7 @@ impl ProcTable {
             threads,
         };
         self.tombstones.insert(self.now, pid, tombstone);
+        self.tell_watchers(watchers, Answer::Node(to));
         if way == Way::Exec {
             for held in held {
                 self.send_after(pid, to, held);

@@ -90,10 +90,12 @@ impl ProcTable {
         let children = core::mem::take(&mut process.children);
         let hang_up = process.terminal.take().filter(|_| process.sid == pid);
         process.version += 1;
+        let watchers = core::mem::take(&mut process.watchers);
         let version = process.version;
         let session = process.sid;
         self.processes.insert(pid, process);
         self.effects.push_back(Effect::Gone { pid });
+        self.tell_watchers(watchers, Answer::Done);
         for (child, entry) in children {
             self.leave_child(pid, version, child, &entry);
         }

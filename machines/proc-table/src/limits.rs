@@ -8,6 +8,8 @@ pub const PROCESSES_MAX: usize = 16384;
 pub const THREADS_MAX: usize = 65536;
 /// Most asynchronous operations open at a node; at the limit a new one answers `EAGAIN`.
 pub const OPERATIONS_MAX: usize = 65536;
+/// Most watchers of a process's end that its node keeps; further ones hear of it when they ask again.
+pub const WATCHERS_MAX: usize = 4096;
 /// How long an asynchronous operation waits for other nodes; then it answers as if what it asked
 /// about were gone (`ESRCH`).
 pub const OPERATION_WAIT: Duration = Duration::from_secs(5);

@@ -1,10 +1,14 @@
 //! Finding a process: by the sender's hint, after its tombstones, and at last by its number's
 //! leaser.
 
-use crate::{Note, ProcTable, limits, number::Place, process::Held};
+use crate::{
+    Note, ProcTable, limits,
+    number::Place,
+    process::{Held, Watchers},
+};
 use dunix_ids::{NodeId, Pid};
 use dunix_wire::processes::{
-    Answer, Errno, ProcMessage, ProcessBody,
+    Answer, Errno, ProcMessage, ProcessBody, ReturnTo,
     table::{HOPS_MAX, Question},
 };
 
@@ -126,14 +130,34 @@ impl ProcTable {
         }
     }
 
-    fn answer(&mut self, pid: Pid, question: Question, reply: dunix_wire::processes::ReturnTo) {
+    fn answer(&mut self, pid: Pid, question: Question, reply: ReturnTo) {
         let Some(process) = self.processes.get(&pid) else { return };
         let answer = match question {
+            Question::End { .. } if process.is_zombie() => Answer::Done,
+            Question::End { watch } => return self.keep_watcher(pid, watch, reply),
             Question::Group => Answer::Pid(process.pgid),
             Question::Session => Answer::Pid(process.sid),
             Question::Node => Answer::Node(self.config.node),
         };
         self.send_reply(reply, Ok(answer));
+    }
+
+    /// Keeps who waits for the end of a process. Beyond the limit he is not kept: he asks again.
+    fn keep_watcher(&mut self, pid: Pid, watch: u64, reply: ReturnTo) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let watchers = &mut process.watchers;
+        if watchers.len() < limits::WATCHERS_MAX || watchers.contains_key(&(reply.node, watch)) {
+            watchers.insert((reply.node, watch), reply.token);
+        }
+    }
+
+    /// Answers all who wait for the end of a process.
+    pub(crate) fn tell_watchers(&mut self, watchers: Watchers, answer: Answer) {
+        for ((node, _), token) in watchers {
+            if self.is_live(node) {
+                self.send_reply(ReturnTo { node, token }, Ok(answer));
+            }
+        }
     }
 
     /// What a message to nobody means: the asker learns that there is nobody, a child that its

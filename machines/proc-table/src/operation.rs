@@ -18,6 +18,8 @@ pub(crate) enum ReplyTo {
 pub(crate) enum Then {
     /// The driver is told.
     Tell(Token),
+    /// The end of a process is waited for: without an answer in time the driver asks again.
+    Watch(Token),
     /// setpgid: the process changes its group, and whoever asked for it is told.
     Join { pid: Pid, pgid: Pid, asker: ReplyTo },
     /// setsid.
@@ -98,7 +100,7 @@ impl ProcTable {
 
     fn conclude(&mut self, then: Then, result: Result<Answer, Errno>) {
         match then {
-            Then::Tell(token) => self.reply_now(token, result),
+            Then::Tell(token) | Then::Watch(token) => self.reply_now(token, result),
             Then::Join { pid, pgid, asker } => self.conclude_join(pid, pgid, asker, result),
             Then::Confirm { parent, child } => self.conclude_confirm(parent, child, result),
             Then::Lead { pid, token } => self.conclude_lead(pid, token, result),
@@ -114,6 +116,7 @@ impl ProcTable {
             match entry.remove().then {
                 // Who was asked may have died with the question: a child is not lost by that.
                 Then::Confirm { parent, child } => self.confirm_child(parent, child),
+                Then::Watch(token) => self.reply_now(token, Ok(Answer::Node(self.config.node))),
                 then => self.conclude(then, Err(Errno::SRCH)),
             }
         }

@@ -27,6 +27,10 @@ pub(crate) enum Held {
     Struck(Box<Held>),
 }
 
+/// Who waits for a process's end: the nodes that asked, by the names that they gave their watches, and
+/// their tokens.
+pub(crate) type Watchers = BTreeMap<(NodeId, u64), u64>;
+
 /// How a process leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Way {
@@ -82,6 +86,8 @@ pub(crate) struct Process {
     /// The node that handed it over.
     pub(crate) came_from: Option<NodeId>,
     pub(crate) held: Vec<Held>,
+    /// They ask anew where it goes.
+    pub(crate) watchers: Watchers,
     /// How it ended: of a zombie, or of one whose host process ended while it was leaving.
     pub(crate) end: Option<(ExitStatus, Rusage)>,
 }
@@ -141,6 +147,7 @@ impl Process {
             is_joining: false,
             came_from: None,
             held: Vec::new(),
+            watchers: Watchers::new(),
             end: None,
         }
     }

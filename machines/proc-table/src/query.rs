@@ -24,6 +24,25 @@ impl ProcTable {
         self.ask(now, token, pid, Question::Node);
     }
 
+    /// Waits for the end of a process on any node, as long as an operation may take. Answers `Done`: it
+    /// has ended; `Node`: it lives, ask again, by the same `watch`; `ESRCH`: there is none (any more).
+    pub fn watch_end(&mut self, now: Duration, token: Token, watch: u64, pid: Pid) {
+        self.begin(now);
+        if pid == Pid::INIT {
+            self.reply_now(token, Err(Errno::SRCH));
+        } else if let Some(reply) = self.open_operation(Then::Watch(token)) {
+            let question = Question::End { watch };
+            self.send_process(pid, None, ProcessBody::Ask { question, reply });
+        }
+        self.finish();
+    }
+
+    /// Whether there is a process, zombies included, or thread of this number here.
+    #[must_use]
+    pub fn is_here(&self, id: Pid) -> bool {
+        self.process_of(id).is_some()
+    }
+
     fn ask(&mut self, now: Duration, token: Token, pid: Pid, question: Question) {
         self.begin(now);
         if pid == Pid::INIT {

@@ -69,6 +69,10 @@ fn body() -> impl Strategy<Value = ProcessBody> {
         Just(ProcessBody::Reaped),
         Just(ProcessBody::TerminalLost(ObjectId { home: NodeId(1), serial: 1 })),
         return_to().prop_map(|reply| ProcessBody::Ask { question: Question::Group, reply }),
+        (any::<u64>(), return_to()).prop_map(|(watch, reply)| ProcessBody::Ask {
+            question: Question::End { watch },
+            reply
+        }),
         (pid(), pid(), return_to()).prop_map(|(sid, pgid, reply)| ProcessBody::Regroup {
             sid,
             pgid,

@@ -150,6 +150,9 @@ pub enum Question {
     Session,
     /// Its node; answered [`Answer::Node`].
     Node,
+    /// Its end; answered [`Answer::Done`] when it has ended, or [`Answer::Node`] when it has gone to
+    /// that node, where it is to be asked again. One node asks for one `watch` once at a time.
+    End { watch: u64 },
 }
 
 /// How a member of a group stands, as the home sees it.

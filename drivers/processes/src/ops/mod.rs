@@ -7,11 +7,13 @@ mod exec;
 mod fork;
 mod identity;
 mod kill;
+mod pidfd;
 mod start;
 mod thread;
 mod wait;
 
 pub(crate) use fork::end_unbound;
+pub(crate) use pidfd::Pidfds;
 pub(crate) use start::bits;
 
 use crate::call::DoorbellCall;
@@ -42,6 +44,8 @@ impl Node {
             OP_SETSID => self.handle_setsid(call),
             OP_TO_HOST => self.handle_to_host(call),
             OP_FROM_HOST => self.handle_from_host(call),
+            OP_PIDFD_OPEN => self.handle_pidfd_open(call),
+            OP_PIDFD => self.handle_pidfd(call),
             OP_PARKED | OP_SCRIPT_DONE => self.handle_parking(call),
             OP_REMOTE => self.handle_remote(call),
             OP_REMOTE_CANCEL => self.handle_remote_cancel(call),

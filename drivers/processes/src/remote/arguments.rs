@@ -1,5 +1,6 @@
 //! Holder: what a call of a guest is about, read from its memory, and its outcome written there.
 
+use super::execute::PIDFD_OPEN;
 use dunix_guest_abi::doorbell::RemoteCall;
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::messages::{ADDRESS_BYTES_MAX, CONTROL_BYTES_MAX};
@@ -103,6 +104,9 @@ pub(super) fn read(memory: &GuestMemory, asked: &RemoteCall) -> Result<CallArgum
             let input = gather(memory, &pieces(memory, first, second)?)?;
             let arguments = [1, input.len() as u64, third, 0, 0];
             Ok(CallArguments::Plain { number: PWRITE64, arguments, input })
+        }
+        PIDFD_OPEN => {
+            Ok(CallArguments::Plain { number: PIDFD_OPEN, arguments: [0; 5], input: Vec::new() })
         }
         number => plain(memory, number, asked.args),
     }
@@ -223,9 +227,8 @@ pub(super) fn write(
             let CallExtra::Accepted { address, .. } = extra else { return Ok(()) };
             give_counted(memory, first, second, address)
         }
-        WRITE | WRITEV | LSEEK | IOCTL | POLL | SENDTO | SENDMSG | CONNECT | PWRITEV | PWRITEV2 => {
-            Ok(())
-        }
+        WRITE | WRITEV | LSEEK | IOCTL | POLL | SENDTO | SENDMSG | CONNECT | PWRITEV | PWRITEV2
+        | PIDFD_OPEN => Ok(()),
         number => give_plain(memory, number, asked.args, data),
     }
 }

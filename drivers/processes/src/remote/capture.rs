@@ -242,6 +242,9 @@ impl Capture {
                 self.describe_device(fd, stat)?.ok_or_else(|| unmovable("a device of this node"))
             }
             FileType::Fifo => self.describe_pipe(fd, stat),
+            FileType::Socket if self.is_pidfd(stat) => {
+                self.leave_for_calls(fd, stat, RemoteKind::Socket)
+            }
             FileType::Socket => self.describe_socket(number, fd, stat),
             FileType::RegularFile | FileType::Directory => {
                 if is_of_this_node(fd)? {
@@ -254,6 +257,11 @@ impl Capture {
             FileType::Symlink => Err(unmovable("a symbolic link")),
             FileType::Unknown => Err(unmovable("a kernel object of this node")),
         }
+    }
+
+    /// Whether it stands for a process: its home knows for which.
+    fn is_pidfd(&self, stat: &Stat) -> bool {
+        self.offer.node.look(|state| state.pidfds.find(stat).is_some())
     }
 
     /// A device that every node has, or a terminal.

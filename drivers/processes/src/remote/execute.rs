@@ -12,7 +12,7 @@ use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, plain_calls, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
 use dunix_wire::processes::{CallArguments, CallExtra, CallOutcome, CallerJob, RemoteCallRequest};
-use rustix::fs::{OFlags, SeekFrom, major, minor};
+use rustix::fs::{OFlags, SeekFrom, fstat, major, minor};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 /// The numbers of bind(2) and listen(2).
 const BIND: u32 = 49;
 const LISTEN: u32 = 50;
+/// The number of pidfd_open(2): asks which process a descriptor is about.
+pub(super) const PIDFD_OPEN: u32 = 434;
 
 /// A call that succeeded.
 pub(super) type Done = CallOutcome;
@@ -66,6 +68,11 @@ impl Node {
             }
             CallArguments::Ioctl { request, value, argument, answer_bytes } => {
                 ioctl(&object, request, value, argument, answer_bytes)
+            }
+            CallArguments::Plain { number: PIDFD_OPEN, .. } => {
+                let stat = fstat(&object.original)?;
+                let value = self.look(|state| state.pidfd_value(&stat)).ok_or(Errno::BADF)?;
+                Ok(CallOutcome { value, ..CallOutcome::default() })
             }
             CallArguments::Plain { number, arguments, input } => {
                 if number == BIND

@@ -4,6 +4,7 @@
 //! slot of its own by resuming a copy of the parent's context. A vfork parent waits here, with all
 //! signals blocked as in the kernel, for the word that the kernel clears at the child's exec or exit.
 
+use super::pidfd;
 use crate::arch::frame::Context;
 use crate::arch::switch::{self, Clone};
 use crate::arch::syscall;
@@ -28,11 +29,13 @@ pub(crate) const VFORK_FLAGS: u64 = CLONE_VM | CLONE_VFORK | SIGCHLD;
 
 const CLONE_VM: u64 = 0x100;
 const CLONE_SIGHAND: u64 = 0x800;
+const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_PTRACE: u64 = 0x2000;
 const CLONE_VFORK: u64 = 0x4000;
 const CLONE_PARENT: u64 = 0x8000;
 const CLONE_THREAD: u64 = 0x1_0000;
 const CLONE_PARENT_SETTID: u64 = 0x10_0000;
+const CLONE_DETACHED: u64 = 0x40_0000;
 const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
 const CLONE_CHILD_SETTID: u64 = 0x100_0000;
 const SETTID_FLAGS: u64 = CLONE_PARENT_SETTID | CLONE_CHILD_SETTID;
@@ -63,15 +66,39 @@ pub(crate) fn clone(thread: &Thread, context: &mut Context, args: [u64; 6]) -> R
         child_tid: GuestAddr(args[3]),
         tls: args[4],
     };
+    if has_daemon() && wanted.flags & CLONE_PIDFD != 0 {
+        return with_pidfd(thread, context, &wanted);
+    }
+    dispatch(thread, context, &wanted)
+}
+
+/// A child and a descriptor for it, which clone(2) stores where it would store the TID.
+fn with_pidfd(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, Errno> {
+    let forbidden = CLONE_THREAD | CLONE_PARENT_SETTID | CLONE_DETACHED;
+    if wanted.flags & forbidden != 0 {
+        return Err(Errno::EINVAL);
+    }
+    guest::read::<i32>(wanted.parent_tid)?;
+    let plain = Wanted { flags: wanted.flags & !CLONE_PIDFD, ..*wanted };
+    let child = dispatch(thread, context, &plain)?;
+    if child != 0 {
+        // A child of one that ignores SIGCHLD may have gone without a trace: then there is none.
+        let fd = pidfd::open_for(host::uint_arg(child), 0).map_or(-1, host::int_arg);
+        let _ = guest::write(wanted.parent_tid, &fd);
+    }
+    Ok(child)
+}
+
+fn dispatch(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, Errno> {
     if wanted.flags & CLONE_THREAD != 0 {
         if wanted.flags & (CLONE_VM | CLONE_SIGHAND) != CLONE_VM | CLONE_SIGHAND {
             return Err(Errno::EINVAL);
         }
-        new_thread(thread, context, &wanted)
+        new_thread(thread, context, wanted)
     } else if wanted.flags & CLONE_VM != 0 {
-        sharing_child(thread, context, &wanted)
+        sharing_child(thread, context, wanted)
     } else {
-        fork(thread, context, &wanted)
+        fork(thread, context, wanted)
     }
 }
 

@@ -22,13 +22,13 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, args: [u64; 6]) -> Option
         nr::TKILL => tgkill(thread, 0, args[0], args[1]),
         nr::RT_SIGQUEUEINFO => queue(OP_KILL, [args[0], args[1]], GuestAddr(args[2])),
         nr::RT_TGSIGQUEUEINFO => tgqueue(args[0], args[1], args[2], GuestAddr(args[3])),
-        nr::PIDFD_OPEN | nr::PIDFD_SEND_SIGNAL => Err(Errno::ENOSYS),
         _ => return None,
     };
     Some(result.into())
 }
 
-fn check_signal(signal: u64) -> Result<u32, Errno> {
+/// Reads a signal's number.
+pub(super) fn check_signal(signal: u64) -> Result<u32, Errno> {
     let signal = host::uint_arg(signal);
     if signal <= SIGNAL_MAX { Ok(signal) } else { Err(Errno::EINVAL) }
 }
@@ -39,6 +39,17 @@ fn kill(thread: &Thread, pid: i32, signal: u64) -> Result<u64, Errno> {
         return send_own(thread, signal, SI_USER);
     }
     ring(OP_KILL, [host::fd_arg(pid), u64::from(signal), 0, 0])
+}
+
+/// Sends a signal to the own process.
+pub(super) fn kill_own(thread: &Thread, signal: u32) -> Result<u64, Errno> {
+    send_own(thread, signal, SI_USER)
+}
+
+/// Sends a signal to a process by its number.
+pub(super) fn kill_other(pid: u32, signal: u32, info: Option<&SigInfo>) -> Result<u64, Errno> {
+    let info = info.map_or(0, |info| core::ptr::from_ref(info) as u64);
+    ring(OP_KILL, [u64::from(pid), u64::from(signal), info, 0])
 }
 
 fn tgkill(thread: &Thread, tgid: u64, tid: u64, signal: u64) -> Result<u64, Errno> {
@@ -72,6 +83,15 @@ fn send_own(thread: &Thread, signal: u32, code: i32) -> Result<u64, Errno> {
             host::call(nr::RT_TGSIGQUEUEINFO, [pid, tid, u64::from(signal), at, 0, 0])
         }
     }
+}
+
+/// What a signal carries, which must be this one.
+pub(super) fn carried_with(signal: u32, at: GuestAddr) -> Result<SigInfo, Errno> {
+    let info: KernelInfo = guest::read(at)?;
+    if info.signal.unsigned_abs() != signal {
+        return Err(Errno::EINVAL);
+    }
+    carried(at)
 }
 
 fn carried(at: GuestAddr) -> Result<SigInfo, Errno> {

@@ -16,6 +16,7 @@ mod limit;
 mod other;
 pub(crate) mod passed;
 mod path;
+mod pidfd;
 mod poll;
 mod proc_text;
 pub(crate) mod quick;
@@ -179,6 +180,7 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
     descriptor::try_handle(thread, number, args)
         .or_else(|| ids::try_handle(thread, number, args))
         .or_else(|| kill::try_handle(thread, number, args))
+        .or_else(|| pidfd::try_handle(thread, number, args))
         .or_else(|| wait::try_handle(thread, context, number, args))
         .or_else(|| cpu_time::try_handle(thread, number, args))
         .or_else(|| socket::try_handle(thread, context, number, args))

@@ -1,6 +1,6 @@
 //! wait4(2), waitid(2), and what waited-for children used.
 
-use super::Answer;
+use super::{Answer, pidfd};
 use crate::arch::frame::Context;
 use crate::doorbell::ring_until_done;
 use crate::guest::{self, GuestAddr};
@@ -83,16 +83,28 @@ fn wait4(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
 }
 
 fn waitid(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
-    const P_PGID: u64 = 2;
+    const P_PID: u64 = 1;
+    const P_PIDFD: u64 = 3;
     const SIGCHLD: i32 = 17;
     let options = u64::from(host::uint_arg(args[3]));
     let states = WEXITED | WUNTRACED | WCONTINUED;
     let known = states | WNOHANG | WNOWAIT | WLINUX;
     let kind = u64::from(host::uint_arg(args[0]));
-    if options & states == 0 || options & !known != 0 || kind > P_PGID {
+    if options & states == 0 || options & !known != 0 || kind > P_PIDFD {
         return Answer::from(Err(Errno::EINVAL));
     }
-    let found = match wait(thread, context, (kind, u64::from(host::uint_arg(args[1]))), options) {
+    let mut target = (kind, u64::from(host::uint_arg(args[1])));
+    let mut is_nonblocking = false;
+    if kind == P_PIDFD {
+        match pidfd::subject(thread, args[1]) {
+            Ok(subject) => target = (P_PID, u64::from(subject.pid)),
+            Err(error) => return Answer::from(Err(error)),
+        }
+        is_nonblocking = options & WNOHANG == 0 && is_nonblocking_fd(args[1]);
+    }
+    let wnohang = if is_nonblocking { WNOHANG } else { 0 };
+    let found = match wait(thread, context, target, options | wnohang) {
+        Ok(None) if is_nonblocking => return Answer::from(Err(Errno::EAGAIN)),
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -109,6 +121,14 @@ fn waitid(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
         written = guest::write(GuestAddr(args[4]), &found.rusage);
     }
     written.map(|()| 0).into()
+}
+
+fn is_nonblocking_fd(fd: u64) -> bool {
+    const F_GETFL: u64 = 3;
+    const O_NONBLOCK: u64 = 0o4000;
+    // SAFETY: only asks.
+    let flags = unsafe { host::call(nr::FCNTL, [fd, F_GETFL, 0, 0, 0, 0]) };
+    flags.is_ok_and(|flags| flags & O_NONBLOCK != 0)
 }
 
 /// What the children used that were waited for, as `struct rusage`.

@@ -83,6 +83,10 @@ impl Stage for Fabric {
                 let (pid, token) = (self.pid(name), self.token());
                 self.on(node_of(node), out, |table, now| table.locate(now, token, pid));
             }
+            ["watch", node, name] => {
+                let (pid, token) = (self.pid(name), self.token());
+                self.on(node_of(node), out, |table, now| table.watch_end(now, token, 1, pid));
+            }
             ["terminal", name] => {
                 self.of(name, out, |table, _, pid| table.set_terminal(pid, Some(TERMINAL)));
             }

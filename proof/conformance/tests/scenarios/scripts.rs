@@ -154,6 +154,32 @@ for path in \"f\", \".\", \"/proc/self/mounts\", \"/dev/null\":
     try: e.register(os.open(path, os.O_RDONLY)); print(path, \"watched\")
     except OSError as error: print(path, error.errno)
 '";
+    /// pidfd_open(2), pidfd_send_signal(2), waitid(2): a descriptor that stands for a process, wherever.
+    descriptors_of_processes = "cat > p.py <<'END'
+import os, select, signal, subprocess
+def ready(fd, wait=0): return bool(select.select([fd], [], [], wait)[0])
+def fails(call, *arguments):
+    try: call(*arguments); print('fine')
+    except OSError as error: print(error.errno)
+p = subprocess.Popen(['bash', '-c', 'sleep 60; :'])
+fd = os.pidfd_open(p.pid)
+print(ready(fd), os.get_inheritable(fd), os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG))
+signal.pidfd_send_signal(fd, signal.SIGTERM)
+r = (ready(fd, 10), os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOWAIT))
+print(r[0], r[1].si_code, r[1].si_status, r[1].si_pid == p.pid)
+fails(signal.pidfd_send_signal, fd, signal.SIGTERM)
+print(p.wait(), ready(fd))
+fails(signal.pidfd_send_signal, fd, 0)
+fails(os.waitid, os.P_PIDFD, fd, os.WEXITED)
+p = subprocess.Popen(['sleep', '0.3'])
+fd = os.pidfd_open(p.pid, os.O_NONBLOCK)
+fails(os.waitid, os.P_PIDFD, fd, os.WEXITED)
+print(ready(fd, 10), os.waitid(os.P_PIDFD, fd, os.WEXITED).si_status)
+for pid in 0, -1, 999999: fails(os.pidfd_open, pid)
+fails(signal.pidfd_send_signal, 1, 0)
+print(ready(os.pidfd_open(os.getppid())))
+END
+/usr/bin/python3 p.py";
     /// fifo(7): a named pipe joins whoever opens it, wherever.
     named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
 }

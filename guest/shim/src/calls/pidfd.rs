@@ -1,0 +1,82 @@
+//! Descriptors that stand for processes: pidfd_open(2) and what is done with them.
+//!
+//! The daemon makes them and knows which process each is about, wherever that runs.
+
+use super::remote::{self, Attempt};
+use super::{Answer, kill};
+use crate::doorbell::ring;
+use crate::guest::GuestAddr;
+use crate::host;
+use crate::thread::Thread;
+use dunix_guest_abi::doorbell::{OP_PIDFD, OP_PIDFD_OPEN, PIDFD_ENDED, PIDFD_NONBLOCK};
+use dunix_shim_core::signal::SigSet;
+use dunix_shim_core::{Errno, nr};
+
+/// A process that a descriptor is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject {
+    pub(crate) pid: u32,
+    /// Only its status may be left: its number could already be another's.
+    pub(crate) has_ended: bool,
+}
+
+/// Handles a call on such a descriptor.
+pub(crate) fn try_handle(thread: &Thread, number: u64, args: [u64; 6]) -> Option<Answer> {
+    match number {
+        nr::PIDFD_OPEN => Some(open(args).into()),
+        nr::PIDFD_SEND_SIGNAL => Some(send_signal(thread, args).into()),
+        _ => None,
+    }
+}
+
+fn open(args: [u64; 6]) -> Result<u64, Errno> {
+    let (pid, flags) = (host::int_arg(args[0]), u64::from(host::uint_arg(args[1])));
+    if pid <= 0 || flags & !PIDFD_NONBLOCK != 0 {
+        return Err(Errno::EINVAL);
+    }
+    open_for(pid.unsigned_abs(), flags)
+}
+
+/// Makes a descriptor for a process; `O_CLOEXEC`.
+pub(crate) fn open_for(pid: u32, flags: u64) -> Result<u64, Errno> {
+    ring(OP_PIDFD_OPEN, [u64::from(pid), flags, 0, 0])
+}
+
+/// Which process a descriptor is about. No signal interrupts the question.
+///
+/// # Errors
+/// `EBADF`: it is no such descriptor.
+pub(crate) fn subject(thread: &Thread, fd: u64) -> Result<Subject, Errno> {
+    let fd = host::int_arg(fd);
+    let number = host::fd_arg(fd);
+    let mut answer = None;
+    if thread.process().remote.has(fd) {
+        // Its home knows.
+        let (mask, args) = (SigSet(u64::MAX).for_kernel(), [number, 0, 0, 0, 0, 0]);
+        if let Attempt::Ended(result) = remote::attempt(thread, mask, nr::PIDFD_OPEN, args) {
+            answer = Some(Errno::check(result));
+        }
+    }
+    let found = answer.unwrap_or_else(|| ring(OP_PIDFD, [number, 0, 0, 0]));
+    let found = found.map_err(|_| Errno::EBADF)?;
+    Ok(Subject { pid: host::uint_arg(found), has_ended: found & PIDFD_ENDED != 0 })
+}
+
+/// pidfd_send_signal(2).
+fn send_signal(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
+    if host::uint_arg(args[3]) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let signal = kill::check_signal(args[1])?;
+    let subject = subject(thread, args[0])?;
+    let info = GuestAddr(args[2]);
+    let info = if info.is_null() { None } else { Some(kill::carried_with(signal, info)?) };
+    if subject.has_ended {
+        // Whether its status is still there.
+        return kill::kill_other(subject.pid, 0, None);
+    }
+    if info.is_none() && subject.pid == thread.process().pid() {
+        return kill::kill_own(thread, signal);
+    }
+    kill::kill_other(subject.pid, signal, info.as_ref())
+}
