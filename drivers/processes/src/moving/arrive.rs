@@ -335,10 +335,30 @@ impl Maker {
         restore::thread(&mut script, &self.image, first);
         let host_tid =
             |tid| members.iter().find(|member| member.tid == tid).map(|member| member.host_tid);
-        timers::create_posix(&mut script, &self.image.timers.posix, host_tid)?;
+        self.create_timers(hall, host_tid).await?;
         self.resume(&mut script, first, members.len() == 1);
         self.run(hall, FIRST, &script).await?;
         Ok(members)
+    }
+
+    /// Makes the timers of timer_create(2), which name the threads.
+    async fn create_timers(
+        &self,
+        hall: &Hall,
+        host_tid: impl Fn(Pid) -> Option<u32>,
+    ) -> Result<(), Refusal> {
+        let timers = &self.image.timers.posix;
+        if timers.is_empty() {
+            return Ok(());
+        }
+        let mut script = Script::new();
+        let asked = timers::ask_for_ids(&mut script);
+        let answer = self.run(hall, FIRST, &script).await?;
+        let is_told = answer.is_some_and(|outcome| outcome.value(asked).is_ok());
+        let ids = if is_told { timers::Ids::Told } else { timers::Ids::Counted };
+        let (batch, created) = timers::create_posix(timers, ids, host_tid)?;
+        let outcomes = self.run_batch(hall, batch).await?;
+        created.iter().try_for_each(|created| created.check(&outcomes))
     }
 
     /// Gives the threads, which have resumed, what waited for them. Not before: the signal actions of

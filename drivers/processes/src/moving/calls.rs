@@ -25,6 +25,7 @@ pub(crate) const CHROOT: u64 = 161;
 pub(crate) const TIMER_CREATE: u64 = 222;
 pub(crate) const TIMER_SETTIME: u64 = 223;
 pub(crate) const TIMER_GETTIME: u64 = 224;
+pub(crate) const TIMER_DELETE: u64 = 226;
 pub(crate) const CLOCK_GETTIME: u64 = 228;
 pub(crate) const OPENAT: u64 = 257;
 pub(crate) const DUP3: u64 = 292;

@@ -77,6 +77,12 @@ impl Script {
             && (self.data.len() + bytes + 8) as u64 <= SCRIPT_DATA_BYTES
     }
 
+    /// How many calls it has.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }

@@ -15,6 +15,7 @@
 use super::calls::*;
 use super::clocks;
 use super::pending::Member;
+use super::restore::Batch;
 use super::script::{Outcome, Script, host};
 use dunix_guest_abi::moving::SCRIPT_START_REAL;
 use dunix_ids::Pid;
@@ -26,6 +27,8 @@ use dunix_wire::processes::resident::{PosixTimer, Running, TIMERS_MAX, Timers};
 pub(super) const TIMERS_PER_SCRIPT: usize = 48;
 /// How often each is asked what is left.
 const LOOKS: usize = 4;
+/// Greatest id that timers are counted up to, and one.
+const IDS_COUNTED_MAX: u32 = 4096;
 const NANOS: u64 = 1_000_000_000;
 const SIGEV_NONE: u32 = 1;
 const SIGEV_THREAD_ID: u32 = 4;
@@ -165,37 +168,90 @@ pub(super) fn start_posix(script: &mut Script, timer: &PosixTimer) {
     script.must("timer_settime", TIMER_SETTIME, [id, TIMER_ABSTIME, at, 0, 0, 0]);
 }
 
-/// Makes the timers of timer_create(2) with their ids; they do not run yet.
-pub(crate) fn create_posix(
-    script: &mut Script,
+/// How timers get their ids back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ids {
+    /// The kernel is told each (`PR_TIMER_CREATE_RESTORE_IDS`).
+    Told,
+    /// It counts from 0, as every kernel did before it could be told: others are made and deleted in between.
+    Counted,
+}
+
+/// Adds the question whether the kernel can be told ids; its index. It can be from there on.
+pub(super) fn ask_for_ids(script: &mut Script) -> usize {
+    script.may(PRCTL, [PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0, 0])
+}
+
+/// Scripts that make the timers of timer_create(2) with their ids in a process that has had none; they do
+/// not run yet.
+pub(super) fn create_posix(
     timers: &[PosixTimer],
+    ids: Ids,
     host_tid: impl Fn(Pid) -> Option<u32>,
-) -> Result<(), Refusal> {
-    if timers.is_empty() {
-        return Ok(());
-    }
-    script.must("keeping timer ids", PRCTL, [PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0, 0]);
+) -> Result<(Batch, Vec<Created>), Refusal> {
+    let mut timers: Vec<&PosixTimer> = timers.iter().collect();
+    timers.sort_unstable_by_key(|timer| timer.id);
+    let (mut batch, mut created) = (Batch::default(), Vec::new());
+    let mut next = 0;
     for timer in timers {
+        if ids == Ids::Counted {
+            if timer.id >= IDS_COUNTED_MAX {
+                let what = "a timer of timer_create(2) after thousands of others".into();
+                return Err(Refusal::KernelState { what });
+            }
+            for id in next..timer.id {
+                make_and_delete(batch.room(2, 128), id);
+            }
+            next = timer.id + 1;
+        }
         let thread = match timer.thread {
             Some(tid) => host_tid(tid).ok_or(Refusal::Protocol)?,
             None => 0,
         };
-        let id = script.put(&timer.id.to_ne_bytes());
-        let event = [
-            timer.value,
-            u64::from(timer.signal) | u64::from(timer.notify) << 32,
-            u64::from(thread),
-            0,
-            0,
-            0,
-            0,
-            0,
-        ];
-        let event = script.put_words(&event);
-        script.must("timer_create", TIMER_CREATE, [int(timer.clock), event, id, 0, 0, 0]);
+        let script = batch.room(1, 128);
+        let at = create(script, timer.clock, event(timer, thread), timer.id);
+        created.push(Created { script: batch.0.len() - 1, at, id: timer.id });
     }
-    script.must("keeping timer ids", PRCTL, [PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0, 0]);
-    Ok(())
+    if ids == Ids::Told {
+        let args = [PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0, 0];
+        batch.room(1, 0).must("keeping timer ids", PRCTL, args);
+    }
+    Ok((batch, created))
+}
+
+/// A timer that a batch makes: in which script, where its id will be, and what that must be.
+pub(super) struct Created {
+    script: usize,
+    at: u64,
+    id: u32,
+}
+
+impl Created {
+    /// Whether it got its id.
+    pub(super) fn check(&self, outcomes: &[Outcome]) -> Result<(), Refusal> {
+        let bytes = outcomes.get(self.script).map(|outcome| outcome.bytes(self.at, 4));
+        if bytes == Some(&self.id.to_ne_bytes()[..]) {
+            return Ok(());
+        }
+        Err(Refusal::KernelState { what: "the number of a timer of timer_create(2)".into() })
+    }
+}
+
+/// `struct sigevent`.
+fn event(timer: &PosixTimer, host_tid: u32) -> [u64; 8] {
+    let how = u64::from(timer.signal) | u64::from(timer.notify) << 32;
+    [timer.value, how, u64::from(host_tid), 0, 0, 0, 0, 0]
+}
+
+fn create(script: &mut Script, clock: i32, event: [u64; 8], id: u32) -> u64 {
+    let (at, event) = (script.put(&id.to_ne_bytes()), script.put_words(&event));
+    script.must("timer_create", TIMER_CREATE, [int(clock), event, at, 0, 0, 0]);
+    at
+}
+
+fn make_and_delete(script: &mut Script, id: u32) {
+    create(script, CLOCK_MONOTONIC, [0, u64::from(SIGEV_NONE) << 32, 0, 0, 0, 0, 0, 0], id);
+    script.must("timer_delete", TIMER_DELETE, [u64::from(id), 0, 0, 0, 0, 0]);
 }
 
 /// The timers of timer_create(2), as `/proc/PID/timers` shows them.
@@ -268,6 +324,29 @@ mod tests {
         assert_eq!(timers[1].clock, 1);
         assert_eq!(parse_timers(TEXT, &[]), None);
         assert_eq!(parse_timers("", &[]), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_kernel_that_counts_is_led_to_each_id() {
+        let timer = |id| PosixTimer {
+            id,
+            clock: 1,
+            notify: 0,
+            signal: 40,
+            value: 0,
+            thread: None,
+            running: None,
+        };
+        let calls = |ids, timers: &[PosixTimer]| {
+            let (batch, created) = create_posix(timers, ids, |_| None).ok()?;
+            assert_eq!(created.len(), timers.len());
+            Some(batch.0.iter().map(Script::len).sum::<usize>())
+        };
+        assert_eq!(calls(Ids::Told, &[timer(3), timer(1)]), Some(3));
+        // 0, 0 gone, 1, 2, 2 gone, 3.
+        assert_eq!(calls(Ids::Counted, &[timer(3), timer(1)]), Some(6));
+        assert_eq!(calls(Ids::Counted, &[timer(4095)]), Some(2 * 4095 + 1));
+        assert_eq!(calls(Ids::Counted, &[timer(4096)]), None);
     }
 
     #[test]
