@@ -44,6 +44,9 @@ async fn everything(nodes: [&Processes; 2]) {
     if "signals".contains(&wanted) {
         signals_wait(nodes).await;
     }
+    if "entries".contains(&wanted) {
+        directories_are_read_on(nodes, 4).await;
+    }
     if "moved".contains(&wanted) {
         let program = compiled("../../../../guest/programs/moved.c", &[]);
         a_program_goes_on(nodes, &[&program]).await;
@@ -222,6 +225,20 @@ async fn signals_wait(nodes: [&Processes; 2]) {
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
     println!("ok: signals");
+}
+
+/// Directories are read in parts, each at another node.
+async fn directories_are_read_on(nodes: [&Processes; 2], times: usize) {
+    let program = compiled("entries.c", &[]);
+    let mut guest = Guest::start(nodes[0], &[&program]).await;
+    guest.expect("some", "good").await;
+    for number in 0..times {
+        moves(guest.pid, [nodes[number % 2], nodes[(number + 1) % 2]], 1).await;
+        guest.expect(if number + 1 < times { "some" } else { "end" }, "good").await;
+    }
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
+    println!("ok: entries");
 }
 
 /// A program that checks itself is moved as fast as it goes until it ends.

@@ -6,7 +6,7 @@ use super::capture::{Capture, Unmovable, is_of_this_node, path_of};
 use super::{fdinfo, timer};
 use dunix_linux::Errno;
 use dunix_wire::processes::image::{DescriptorKind, RemoteKind};
-use rustix::fs::{FileType, OFlags, Stat, fcntl_getfl, major, minor};
+use rustix::fs::{FileType, OFlags, SeekFrom, Stat, fcntl_getfl, fstatfs, major, minor};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Kernel objects that are about this node or about memory, and so cannot be left behind.
@@ -39,6 +39,13 @@ impl Capture {
             },
             FileType::Fifo => self.leave_for_calls(fd, stat, RemoteKind::Pipe),
             FileType::Socket => self.leave_for_calls(fd, stat, RemoteKind::Socket),
+            FileType::RegularFile | FileType::Directory
+                if own_proc(fd, self.host_pid)?.is_some() && self.is_alone_with(number, fd) =>
+            {
+                let path = own_proc(fd, self.host_pid)?.unwrap_or_default();
+                let offset = rustix::fs::seek(fd, SeekFrom::Current(0))?;
+                Ok(DescriptorKind::File { path, flags: fcntl_getfl(fd)?.bits(), offset })
+            }
             FileType::RegularFile if is_of_this_node(fd)? => {
                 self.leave_for_calls(fd, stat, RemoteKind::File)
             }
@@ -109,6 +116,19 @@ impl Capture {
         }
         Ok(DescriptorKind::Epoll { flags, members })
     }
+}
+
+/// What tells of the process itself, under the name by which it finds that at every node: `/proc/self/...`.
+/// Threads have other numbers there.
+fn own_proc(fd: &OwnedFd, host_pid: u32) -> Result<Option<Vec<u8>>, Errno> {
+    const PROC: u64 = 0x9fa0;
+    if u64::try_from(fstatfs(fd)?.f_type) != Ok(PROC) {
+        return Ok(None);
+    }
+    let path = path_of(fd.as_fd())?;
+    let rest = path.strip_prefix(format!("/proc/{host_pid}").as_bytes());
+    let is_ours = |rest: &&[u8]| rest.is_empty() || rest[0] == b'/' && !rest.starts_with(b"/task/");
+    Ok(rest.filter(is_ours).map(|rest| [b"/proc/self", rest].concat()))
 }
 
 /// An eventfd's state, if the kernel tells all of it (Linux 6.5 says whether it is a semaphore).

@@ -210,8 +210,7 @@ impl Rebuilt {
 
     fn open(&mut self, path: &[u8], flags: u32, offset: Option<u64>) -> Place {
         let is_path = OFlags::from_bits_retain(flags).contains(OFlags::PATH);
-        let is_directory = OFlags::from_bits_retain(flags).contains(OFlags::DIRECTORY);
-        let offset = offset.filter(|&offset| offset != 0 && !is_path && !is_directory);
+        let offset = offset.filter(|&offset| offset != 0 && !is_path);
         let (path, numbers) = (path.to_vec(), Vec::new());
         self.opens.push(OpenSpec { path, flags: flags.cast_signed(), offset, numbers });
         Place::Open(self.opens.len() - 1)
