@@ -18,6 +18,8 @@ use std::{
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a node that is there may not answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where labs keep their nodes' logs.
@@ -128,7 +130,13 @@ impl Lab {
     /// # Errors
     /// One is lost; with what the nodes' logs say of it.
     pub fn check_nodes(&self, nodes: usize) -> Result<(), String> {
-        let up = self.nodes_up();
+        let asked = Instant::now();
+        let mut up = self.nodes_up();
+        // A list has those that answer in time. A busy one does so later, a lost one never.
+        while up < nodes && asked.elapsed() < ANSWER_LIMIT {
+            thread::sleep(POLL_PAUSE);
+            up = self.nodes_up();
+        }
         if up == nodes {
             return Ok(());
         }
