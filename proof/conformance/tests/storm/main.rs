@@ -20,7 +20,7 @@ const NODES: usize = 3;
 /// Time between two moves of a process on average.
 const EVERY: &str = "50ms";
 /// Of the moves that are asked for and possible, so many in a hundred are done.
-const DONE_PERCENT: u64 = 80;
+const DONE_PERCENT: u64 = 90;
 /// How long one program may take under the storm.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Where the reasons of refusals are explained.
