@@ -17,6 +17,7 @@ mod arrive;
 mod calls;
 mod clocks;
 mod come;
+mod donor;
 mod freeze;
 mod hall;
 mod handover;
@@ -36,7 +37,8 @@ mod smaps;
 mod timers;
 
 pub(crate) use arrive::{Arrival, Arriving};
-pub(crate) use freeze::{Donor, Frozen};
+pub(crate) use donor::Donor;
+pub(crate) use freeze::Frozen;
 pub(crate) use hall::Halls;
 pub(crate) use handover::Moves;
 pub(crate) use shell::{Shell, Spawning};

@@ -23,6 +23,7 @@ mod offers;
 mod pending;
 mod shared;
 mod source;
+mod space;
 #[cfg(test)]
 mod tests;
 mod thread;

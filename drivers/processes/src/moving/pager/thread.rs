@@ -8,11 +8,12 @@
 use super::frames::Item;
 use super::pending::Pending;
 use super::shared::{PagingEnd, Shared};
+use super::space::{Done, Space};
 use super::{Lost, SPACES_MAX};
 use bytes::Bytes;
 use dunix_ids::NodeId;
 use dunix_linux::Errno;
-use dunix_linux::userfault::{Event, Filled, PAGE, PAGE_BYTES, Userfault};
+use dunix_linux::userfault::{Event, Userfault};
 use dunix_transport::StreamEnd;
 use dunix_wire::processes::pages::WINDOW_BYTES;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,26 +46,10 @@ pub(super) struct Pager {
     started: Instant,
 }
 
-/// The memory of one process.
-struct Space {
-    fault: Userfault,
-    pending: Pending,
-    /// Old places of mremap(2), whose unmapping is still to be told; it concerns nothing that came
-    /// there since.
-    vacated: Vec<Range<u64>>,
-}
-
 /// What the kernel did not take because an event was under way.
 enum Refused {
     Fault { space: u64, address: u64, is_write: bool },
     Pages { space: u64, source: u64, bytes: Bytes },
-}
-
-/// What became of a request.
-enum Done {
-    Yes,
-    Refused,
-    SpaceGone,
 }
 
 impl Pager {
@@ -74,7 +59,7 @@ impl Pager {
         fault: Userfault,
         pending: Pending,
     ) -> Pager {
-        let first = Space { fault, pending, vacated: Vec::new() };
+        let first = Space::new(fault, pending);
         Pager {
             shared,
             source,
@@ -159,28 +144,13 @@ impl Pager {
         Ok(())
     }
 
-    /// Follows a change of a space's mappings. `arrived`: where mremap(2) has put pages in the same
-    /// breath: nobody knows yet that they are there, so an unmapping of that place is older.
+    /// Follows a change of a space's mappings. `arrived`: see [`Space::unmap`].
     fn follow(&mut self, id: u64, change: Event, arrived: &[Range<u64>]) -> Result<(), Lost> {
         let Some(space) = self.spaces.get_mut(&id) else { return Ok(()) };
         match change {
-            Event::Remap { from, to, bytes } => {
-                space.pending.remap(from, to, bytes);
-                space.vacated.push(from..from.saturating_add(bytes));
-                space.look_again(from, bytes);
-            }
-            Event::Remove { start, end } => {
-                space.pending.forget(start..end);
-                space.look_again(start, end.saturating_sub(start));
-            }
-            Event::Unmap { start, end } => {
-                let known = space.vacated.iter().position(|range| *range == (start..end));
-                match known {
-                    Some(at) => drop(space.vacated.swap_remove(at)),
-                    None => without(start..end, arrived).for_each(|r| space.pending.forget(r)),
-                }
-                space.look_again(start, end.saturating_sub(start));
-            }
+            Event::Remap { from, to, bytes } => space.move_pages(from, to, bytes),
+            Event::Remove { start, end } => space.forget(start, end),
+            Event::Unmap { start, end } => space.unmap(start, end, arrived),
             Event::Fork(fault) => {
                 let pending = space.pending.clone();
                 return self.add_child(id, fault, pending);
@@ -194,7 +164,7 @@ impl Pager {
     fn add_child(&mut self, parent: u64, fault: Userfault, pending: Pending) -> Result<(), Lost> {
         let child = self.next_space;
         self.next_space += 1;
-        self.spaces.insert(child, Space { fault, pending, vacated: Vec::new() });
+        self.spaces.insert(child, Space::new(fault, pending));
         if self.spaces.len() > SPACES_MAX {
             return Err(Lost::TooManySpaces);
         }
@@ -336,102 +306,9 @@ impl Pager {
     }
 }
 
-impl Space {
-    /// Makes threads that wait for pages of a range fault again.
-    fn look_again(&self, start: u64, bytes: u64) {
-        // Fails for an empty range, where nobody waits.
-        let _ = self.fault.wake(start, bytes);
-    }
-
-    /// Places what this space lacks of these pages.
-    fn place(&mut self, source: u64, bytes: &Bytes) -> Result<Done, Lost> {
-        for piece in self.pending.pieces_of(source..source + bytes.len() as u64) {
-            let start = usize::try_from(piece.source - source).unwrap_or(usize::MAX);
-            let end = start.saturating_add(usize::try_from(piece.bytes).unwrap_or(usize::MAX));
-            let Some(part) = bytes.get(start..end) else { continue };
-            match self.fill(piece.place, part)? {
-                Done::Yes => {}
-                other => return Ok(other),
-            }
-        }
-        Ok(Done::Yes)
-    }
-
-    /// Fills missing pages; those that are there already, or are mapped no more, are passed over.
-    ///
-    /// That nothing is mapped (`ENOENT`) can mean an event that is not read: the kernel looks whether
-    /// one is under way before it looks for the mapping. So it has to say so twice.
-    fn fill(&mut self, to: u64, bytes: &[u8]) -> Result<Done, Lost> {
-        let (mut at, mut is_unmapped) = (0, false);
-        // A run that crosses mappings is refused as a whole, so it then goes page by page.
-        let mut step = bytes.len();
-        while at < bytes.len() {
-            let address = to + at as u64;
-            let part = &bytes[at..bytes.len().min(at + step)];
-            let Filled { bytes: filled, stopped } = self.fault.copy(address, part);
-            self.pending.forget(address..address + filled);
-            at += usize::try_from(filled).unwrap_or(usize::MAX);
-            let was_unmapped = std::mem::replace(&mut is_unmapped, stopped == Some(Errno::NOENT));
-            match stopped {
-                None => {}
-                Some(Errno::AGAIN) => return Ok(Done::Refused),
-                Some(Errno::SRCH) => return Ok(Done::SpaceGone),
-                Some(Errno::NOENT) if part.len() as u64 > PAGE => {
-                    (step, is_unmapped) = (PAGE_BYTES, false);
-                }
-                Some(Errno::NOENT) if !was_unmapped => {}
-                Some(Errno::NOENT | Errno::EXIST) => {
-                    self.pending.forget(address..address + PAGE);
-                    self.look_again(address, PAGE);
-                    (at, is_unmapped) = (at + PAGE_BYTES, false);
-                }
-                Some(error) => return Err(Lost::Host(error)),
-            }
-        }
-        Ok(Done::Yes)
-    }
-
-    /// A page that the source does not have, or that has come meanwhile.
-    fn give_zeros(&self, address: u64, is_write: bool) -> Result<Done, Lost> {
-        // A page that is written at once is made so, else the write would fault a second time.
-        let filled = if is_write {
-            self.fault.copy(address, &[0; PAGE_BYTES])
-        } else {
-            self.fault.zero(address, PAGE)
-        };
-        match filled.stopped {
-            None => Ok(Done::Yes),
-            Some(Errno::AGAIN) => Ok(Done::Refused),
-            Some(Errno::SRCH) => Ok(Done::SpaceGone),
-            Some(Errno::NOENT | Errno::EXIST) => {
-                self.look_again(address, PAGE);
-                Ok(Done::Yes)
-            }
-            Some(error) => Err(Lost::Host(error)),
-        }
-    }
-}
-
 fn new_place(change: &Event) -> Option<Range<u64>> {
     match change {
         Event::Remap { to, bytes, .. } => Some(*to..to.saturating_add(*bytes)),
         _ => None,
     }
-}
-
-/// The parts of a range that are in none of the others.
-fn without(range: Range<u64>, others: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
-    let mut parts = vec![range];
-    for other in others {
-        parts = parts
-            .into_iter()
-            .flat_map(|part| {
-                let before = part.start..part.end.min(other.start);
-                let after = part.start.max(other.end)..part.end;
-                [before, after]
-            })
-            .filter(|part| part.start < part.end)
-            .collect();
-    }
-    parts.into_iter()
 }
