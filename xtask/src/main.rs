@@ -37,7 +37,7 @@ usage: cargo xtask CHORE
                     public test suites (python, go, stress, daily) or some of their modules, natively and
                     in labs of one node and of three, compared case by case
   unpack DIR        put the C code base of the demo into a new folder
-  bench             measure starts, streams and CPU time against ssh, TCP and native programs";
+  bench             measure starts, streams, moves, files and CPU time against ssh, TCP and native programs";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -257,6 +257,8 @@ Examples:
   dunix lab --nodes 3 --name demo                keep it until ^C; then: dunix --fabric demo ps
   dunix lab --storm 50ms --seed 7 -- make -j4    while everything is being moved
 
+The other commands are for outside of the fabric: a second terminal, not a program in the lab.
+
 At its end a storm reports on standard error which moves were asked for, done, and refused for which
 reason. It does not change the exit status.")]
 pub struct LabArgs {
