@@ -1,8 +1,8 @@
 //! What nodes say to each other about processes ([`Topic::Processes`](crate::Topic)).
 //!
 //! Owns: the process table's messages ([`table`]), the image of a process that execs onto another
-//! node ([`image`]), the hand-over of one that moves while it runs ([`moving`]) and its description
-//! ([`resident`]), the headers of byte streams ([`relay`]), and the pages of a process that moves
+//! node ([`image`]), the hand-over of one that moves while it runs ([`moving`], [`refusal`]) and its
+//! description ([`resident`]), the headers of byte streams ([`relay`]), and the pages of a process that moves
 //! ([`pages`]).
 //! Refuses: behaviour. Limits are named here and checked by whoever decodes.
 //!
@@ -15,6 +15,7 @@ pub mod image;
 pub mod moving;
 pub mod pages;
 pub mod record;
+pub mod refusal;
 pub mod relay;
 pub mod resident;
 pub mod table;
@@ -24,12 +25,13 @@ pub use image::{
     CallArguments, CallExtra, CallOutcome, CallerJob, DescriptorImage, ExecImage, Readiness,
     RemoteCallRequest,
 };
-pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package, Refusal};
+pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package};
 pub use pages::{PageFrame, PagesHeader};
 pub use record::{
     Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
     RunState, Rusage, SignalSerial,
 };
+pub use refusal::Refusal;
 pub use relay::{StreamHeader, StreamOpening};
 pub use table::{
     Answer, MemberState, ProcMessage, ProcessBody, ReturnTo, Sender, SignalInfo, SignalRequest,

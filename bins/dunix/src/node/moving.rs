@@ -3,7 +3,7 @@
 use dunix_admin_api::{AdminError, ErrorKind, MoveOutcome, MoveRefused, MoveRequest, Moved};
 use dunix_ids::NodeId;
 use dunix_processes::Processes;
-use dunix_wire::processes::moving::{MoveReport, MoveWish, Refusal};
+use dunix_wire::processes::{MoveReport, MoveWish, Refusal};
 use std::time::{Duration, Instant};
 
 /// Moves a process to a node that is known to exist.
