@@ -47,6 +47,9 @@ async fn everything(nodes: [&Processes; 2]) {
     if "entries".contains(&wanted) {
         directories_are_read_on(nodes, 4).await;
     }
+    if "locks".contains(&wanted) {
+        locks_are_not_lost(nodes).await;
+    }
     if "moved".contains(&wanted) {
         let program = compiled("../../../../guest/programs/moved.c", &[]);
         a_program_goes_on(nodes, &[&program]).await;
@@ -239,6 +242,31 @@ async fn directories_are_read_on(nodes: [&Processes; 2], times: usize) {
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
     println!("ok: entries");
+}
+
+/// What has locked a file stays with the lock.
+async fn locks_are_not_lost(nodes: [&Processes; 2]) {
+    let program = "
+import fcntl, sys, tempfile
+file = tempfile.NamedTemporaryFile()
+for line in sys.stdin:
+    how, what = line.split()
+    getattr(fcntl, how)(file.fileno(), getattr(fcntl, what))
+    print(what, flush=True)
+";
+    let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", "-c", program]).await;
+    for how in ["lockf", "flock"] {
+        guest.expect(&format!("{how} LOCK_EX"), "LOCK_EX").await;
+        match nodes[0].rehearse_move(guest.pid, nodes[1]).await {
+            Err(Refusal::Descriptor { what, .. }) => println!("  {what}"),
+            other => panic!("a lock of {how}(2): {other:?}"),
+        }
+        guest.expect(&format!("{how} LOCK_UN"), "LOCK_UN").await;
+        moves(guest.pid, nodes, 2).await;
+    }
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
+    println!("ok: locks");
 }
 
 /// A program that checks itself is moved as fast as it goes until it ends.

@@ -52,6 +52,9 @@ impl Capture {
             FileType::Directory if is_of_this_node(fd)? => {
                 self.leave_for_calls(fd, stat, RemoteKind::Directory)
             }
+            FileType::RegularFile | FileType::Directory if self.is_locked(number)? => {
+                Err(unmovable("a file that it has locked, of which only this node knows"))
+            }
             FileType::RegularFile => {
                 let is_private = self.is_alone_with(number, fd);
                 self.describe_file(fd, stat, is_private)
@@ -64,6 +67,12 @@ impl Capture {
             FileType::BlockDevice => Err(unmovable("a block device")),
             FileType::Unknown => self.describe_kernel_object(number, fd, stat),
         }
+    }
+
+    /// Whether the process holds a lock by this descriptor, of fcntl(2) or flock(2).
+    fn is_locked(&self, number: i32) -> Result<bool, Errno> {
+        let info = fdinfo::of(self.host_pid, number)?;
+        Ok(info.lines().any(|line| line.starts_with("lock:")))
     }
 
     /// What has no file type: eventfd(2), timerfd_create(2), signalfd(2), epoll(7), ...
