@@ -17,7 +17,22 @@ struct Work {
     what: &'static str,
 }
 
-const WORKS: [Work; 3] = [
+const WORKS: [Work; 6] = [
+    Work {
+        name: "python3 -c pass, 20 times",
+        script: "for i in {1..20}; do python3 -c pass; done",
+        what: "CPU of python3 -c pass / native",
+    },
+    Work {
+        name: "a bash loop of built-ins",
+        script: "for i in {1..20000}; do [ -e /etc/passwd ] && read x < /etc/hostname; done",
+        what: "CPU of a bash loop of built-ins / native",
+    },
+    Work {
+        name: "gcc -O2 of 5,000 lines",
+        script: "for i in {1..1250}; do printf 'int f%d(int *a, int n) {\\n int s = 0; for (int i = 0; i < n; i++)\\n s += a[i] * %d + s / (i + %d);\\n return s; }\\n' $i $i $i; done | gcc -O2 -c -x c -o /dev/null -",
+        what: "CPU of gcc -O2 / native",
+    },
     Work {
         name: "find",
         script: "find /usr/include /usr/lib /usr/share -name '*a*' | wc -l",

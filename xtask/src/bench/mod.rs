@@ -6,13 +6,15 @@
 //! stream  a pipe between nodes, GiB/s and CPU seconds a GiB        : TCP, TCP with TLS
 //! move    a running process to the other node and back             : waking a CPU, copying memory
 //! tree    compiling, reading, writing, making files, on two nodes  : the same natively
-//! cpu     find, tar, a fork+exec loop in a lab of one node         : the same natively
+//! calls   single system calls, trapped and from rewritten sites    : the same natively
+//! cpu     find, tar, python3, gcc, bash in a lab of one node        : the same natively
 //! ```
 //!
 //! Runs of a figure and its peers are interleaved, so that other load meets all of them; a figure is
 //! the median, with the interval that holds it with 95% confidence. There are no bounds to pass:
 //! `docs/BENCHMARKS.md` says what was measured, and what each figure is made of.
 
+mod calls;
 mod cpu;
 mod exec;
 mod meter;
@@ -44,6 +46,7 @@ pub(crate) fn run() -> Result<()> {
     ratios.extend(stream::measure(&binaries)?);
     ratios.extend(moves::measure(&binaries, &scratch)?);
     ratios.extend(tree::measure(&binaries)?);
+    ratios.extend(calls::measure(&binaries, &scratch)?);
     ratios.extend(cpu::measure(&binaries)?);
     println!("\nload   {}", read("/proc/loadavg"));
     println!("\nratios of medians");
