@@ -18,7 +18,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-enum { SITES = 48, CALLS = 14, THREADS = 3, ARITHMETIC = 0x8d5 };
+enum { SITES = 48, THREADS = 3, ARITHMETIC = 0x8d5 };
+static int calls_each = 14;
 
 struct registers {
     uint64_t rax, rdi, rsi, rdx, r10, r8, r9, rbx, rbp, r12, r13, r14, r15, flags;
@@ -128,7 +129,7 @@ static void fault_and_return(void) {
 }
 
 static void calls(uint64_t seed, int with_faults) {
-    for (int call = 0; call < CALLS; call++)
+    for (int call = 0; call < calls_each; call++)
         for (int site = 0; site < SITES; site++) {
             probe((site * 7 + (int)(seed & 7)) % SITES, &seed);
             char c[4] = "yyy";
@@ -190,6 +191,7 @@ static void child(int round) {
 
 int main(int argc, char **argv) {
     int rounds = argc > 1 ? atoi(argv[1]) : 60;
+    if (argc > 2) calls_each = atoi(argv[2]);
     struct sigaction action = {.sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
     sigaction(SIGALRM, &action, 0);
     sigaction(SIGUSR1, &action, 0);

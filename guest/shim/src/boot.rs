@@ -28,8 +28,8 @@ use dunix_shim_core::signal::{SHIM_MASK, SigSet};
 
 /// First argument of an image that a solo shim executed.
 pub(crate) const MARK: &[u8] = b"\x7fdunix-solo\0";
-/// In the environment of a solo shim: hot system-call sites are rewritten.
-const REWRITE_VARIABLE: &[u8] = b"DUNIX_REWRITE=1";
+/// In the environment of a solo shim: system-call sites stay as they are.
+const NO_REWRITE_VARIABLE: &[u8] = b"DUNIX_REWRITE=0";
 /// Arguments before the guest's own after a solo exec.
 pub(crate) const SOLO_ARGUMENTS: usize = 4;
 /// Exit status if the program cannot be started, as shells have it.
@@ -62,7 +62,7 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
     let started = start();
     let is_rewriting = match &started {
         Some(info) => info.flags & START_REWRITE != 0,
-        None => initial.has_variable(REWRITE_VARIABLE),
+        None => !initial.has_variable(NO_REWRITE_VARIABLE),
     };
     let exe_fd = match started {
         Some(info) if info.flags & START_ARRIVAL != 0 => {

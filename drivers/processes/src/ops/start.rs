@@ -88,7 +88,8 @@ impl Node {
     }
 }
 
-/// Whether shims rewrite system-call sites: to look for defects, the daemon's environment may say so.
+/// Whether shims rewrite system-call sites: the daemon's environment says so, until storms have
+/// shown for long enough that nobody notices.
 fn rewrites() -> bool {
     static REWRITES: OnceLock<bool> = OnceLock::new();
     *REWRITES.get_or_init(|| std::env::var_os("DUNIX_REWRITE").is_some_and(|value| value == "1"))

@@ -45,6 +45,12 @@ pub(crate) fn under_shim(words: &[&str]) -> Output {
     run(command)
 }
 
+pub(crate) fn under_shim_without_rewriting(words: &[&str]) -> Output {
+    let mut command = Command::new(shim());
+    command.args(words).env("DUNIX_REWRITE", "0");
+    run(command)
+}
+
 /// Runs a command both ways and checks that nothing tells them apart; returns the output.
 #[track_caller]
 pub(crate) fn same(words: &[&str]) -> String {

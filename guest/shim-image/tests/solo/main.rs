@@ -3,7 +3,10 @@
 mod both_ways;
 mod storm;
 
-use both_ways::{checker, has, native, python, same, same_script, scratch, shim, under_shim};
+use both_ways::{
+    checker, compare, has, native, python, same, same_script, scratch, shim, under_shim,
+    under_shim_without_rewriting,
+};
 
 #[test]
 fn small_programs() {
@@ -80,6 +83,25 @@ fn waits_end_as_signal7_says() {
 fn nothing_is_lost_in_a_storm_of_signals() {
     if let Some(program) = checker("storm") {
         assert!(same(&[&program]).ends_with("alarms ok\n"));
+    }
+}
+
+/// Thousands of sites are rewritten while other threads call from them.
+#[test]
+fn rewritten_sites_lose_nothing() {
+    if let Some(program) = checker("sites") {
+        assert_eq!(same(&[&program, "80"]), "sites ok\n");
+    }
+}
+
+#[test]
+fn sites_that_are_not_rewritten_lose_nothing_either() {
+    for name in ["sites", "storm", "handlers", "restart"] {
+        if let Some(program) = checker(name) {
+            let words = [&*program];
+            let found = under_shim_without_rewriting(&words);
+            assert!(!compare(&words, &native(&words), &found).contains("FAILED"));
+        }
     }
 }
 

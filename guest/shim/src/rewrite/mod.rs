@@ -19,6 +19,7 @@ use crate::fast;
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::process::Lock;
+use crate::thread::Thread;
 use core::sync::atomic::{AtomicBool, Ordering};
 use dunix_guest_abi::layout;
 use dunix_shim_core::rewrite::{
@@ -28,7 +29,7 @@ use dunix_shim_core::signal::SIGILL;
 use sites::State;
 
 /// Traps of a site before it is rewritten: as many as cost what rewriting costs.
-const TRAPS_BEFORE: u64 = 4;
+const TRAPS_BEFORE: u64 = 8;
 
 /// Held while anything is rewritten, and by fork, so that no child finds half a jump.
 pub(crate) static LOCK: Lock = Lock::new();
@@ -50,9 +51,10 @@ pub(crate) fn stop() {
 }
 
 /// Counts a trap; rewrites the site if it is hot. The context then goes on behind the jump.
-pub(crate) fn trapped(context: &mut Context) {
+pub(crate) fn trapped(thread: &Thread, context: &mut Context) {
     let number = context.call().0;
-    if !IS_ON.load(Ordering::Relaxed) || !fast::is_hot(number) {
+    // A child that shares its parent's memory could be killed alone, with the lock.
+    if !IS_ON.load(Ordering::Relaxed) || !fast::is_hot(number) || thread.is_vfork_child.get() {
         return;
     }
     let call = context.regs.rip.wrapping_sub(CALL_BYTES);

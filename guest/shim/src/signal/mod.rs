@@ -124,7 +124,7 @@ fn trapped(thread: &Thread, context: &mut Context) {
             return;
         }
     } else {
-        rewrite::trapped(context);
+        rewrite::trapped(thread, context);
     }
     crate::calls::handle(thread, context);
 }

@@ -223,6 +223,8 @@ global_asm!(
     "mov r8, [rdi + 48]",
     "mov r9, [rdi + 56]",
     "mov rdi, [rdi + 16]",
+    // A call leaves the address behind it in rcx: what an earlier one left must not be taken for this one's.
+    "xor ecx, ecx",
     ".globl dunix_quick_open",
     "dunix_quick_open:",
     "cmp byte ptr gs:[{is_kept}], 0",
