@@ -50,6 +50,9 @@ async fn everything(nodes: [&Processes; 2]) {
     if "locks".contains(&wanted) {
         locks_are_not_lost(nodes).await;
     }
+    if "scheduling".contains(&wanted) {
+        scheduling_follows(nodes, 3).await;
+    }
     if "moved".contains(&wanted) {
         let program = compiled("../../../../guest/programs/moved.c", &[]);
         a_program_goes_on(nodes, &[&program]).await;
@@ -267,6 +270,36 @@ for line in sys.stdin:
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
     println!("ok: locks");
+}
+
+/// Each thread's scheduling policy and processors are its own.
+async fn scheduling_follows(nodes: [&Processes; 2], times: usize) {
+    let program = "
+import os, sys, threading
+last, seen, ask = max(os.sched_getaffinity(0)), [], threading.Semaphore(0)
+told = threading.Semaphore(0)
+def work():
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.sched_setaffinity(0, {last})
+    while True:
+        ask.acquire()
+        seen.append((os.sched_getscheduler(0), os.sched_getaffinity(0) == {last}))
+        told.release()
+threading.Thread(target=work, daemon=True).start()
+everywhere = os.sched_getaffinity(0)
+for line in sys.stdin:
+    ask.release(); told.acquire()
+    print(seen.pop(), os.sched_getscheduler(0), os.sched_getaffinity(0) == everywhere, flush=True)
+";
+    let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", "-c", program]).await;
+    guest.expect("look", "(3, True) 0 True").await;
+    for number in 0..times {
+        moves(guest.pid, [nodes[number % 2], nodes[(number + 1) % 2]], 1).await;
+        guest.expect("look", "(3, True) 0 True").await;
+    }
+    drop(guest.say);
+    assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
+    println!("ok: scheduling");
 }
 
 /// A program that checks itself is moved as fast as it goes until it ends.

@@ -158,7 +158,15 @@ pub struct ThreadImage {
     pub nice: i8,
     /// `PR_SET_TIMERSLACK`, nanoseconds; 0 if the host does not tell.
     pub timer_slack: u64,
+    /// `SCHED_*` (sched(7)), and the priority of those that have one.
+    pub policy: u8,
+    pub priority: u8,
+    /// Processors that it may use, a bit each; empty: all that its node gives.
+    pub processors: Vec<u8>,
 }
+
+/// Most bytes of [`ThreadImage::processors`].
+pub const PROCESSORS_BYTES_MAX: usize = 1024;
 
 /// A `siginfo_t` of x86-64.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

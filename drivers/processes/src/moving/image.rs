@@ -18,6 +18,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+/// Whose threads have run times that a node has admitted (sched(7)).
+const SCHED_DEADLINE: u8 = 6;
+
 /// A description and what it promises.
 pub(crate) struct Described {
     pub(crate) image: ResidentImage,
@@ -199,13 +202,20 @@ fn records_of(subject: &Subject) -> Result<Vec<ParkRecord>, Errno> {
 
 fn threads_of(subject: &Subject) -> Result<Vec<ThreadImage>, Refusal> {
     let host_pid = subject.hall.host_pid;
-    let mut threads = Vec::new();
+    let (mut threads, all) = (Vec::new(), processors_of("/proc/self"));
     for (member, &record) in subject.members.iter().zip(&subject.records) {
         let directory = format!("/proc/{host_pid}/task/{}", member.host_tid);
         let name = std::fs::read(format!("{directory}/comm")).map_err(|_| Refusal::Ended)?;
         let times = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
         let nice = stat_field(&times, 19).unwrap_or(0);
         let slack = std::fs::read_to_string(format!("/proc/{}/timerslack_ns", member.host_tid));
+        let small = |number| stat_field(&times, number).and_then(|field| u8::try_from(field).ok());
+        let policy = small(41).unwrap_or(0);
+        if policy == SCHED_DEADLINE {
+            return Err(Refusal::KernelState {
+                what: "deadlines that its node has promised".into(),
+            });
+        }
         threads.push(ThreadImage {
             tid: member.tid,
             record,
@@ -213,9 +223,28 @@ fn threads_of(subject: &Subject) -> Result<Vec<ThreadImage>, Refusal> {
             signals: subject.of_threads.get(&member.tid.get()).cloned().unwrap_or_default(),
             nice: i8::try_from(nice).unwrap_or(0),
             timer_slack: slack.ok().and_then(|slack| slack.trim().parse().ok()).unwrap_or(0),
+            policy,
+            priority: small(40).unwrap_or(0),
+            processors: Some(processors_of(&directory)).filter(|p| *p != all).unwrap_or_default(),
         });
     }
     Ok(threads)
+}
+
+/// The processors that a thread may use, a bit each, as sched_setaffinity(2) takes them.
+fn processors_of(directory: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(format!("{directory}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
+    processors(line.unwrap_or_default())
+}
+
+/// Reads words of 32 bits in hexadecimal, the last one first.
+fn processors(words: &str) -> Vec<u8> {
+    let words = words.trim().rsplit(',').map(|word| u32::from_str_radix(word, 16).unwrap_or(0));
+    let mut bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+    bytes.truncate(PROCESSORS_BYTES_MAX);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
 }
 
 /// A field of `/proc/PID/stat` by its number in proc_pid_stat(5), from 3 on.
@@ -330,6 +359,12 @@ mod tests {
         let text = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 -5 1 0 4242 0";
         assert_eq!((stat_field(text, 4), stat_field(text, 19)), (Some(1), Some(-5)));
         assert_eq!((stat_field(text, 99), stat_field("nonsense", 4)), (None, None));
+    }
+
+    #[test]
+    fn processors_are_read() {
+        assert_eq!(processors("\t3"), [3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(processors("00000001,80000002"), [2, 0, 0, 0x80, 1, 0, 0, 0]);
     }
 
     #[test]

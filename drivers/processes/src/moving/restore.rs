@@ -102,7 +102,9 @@ pub(crate) fn check(image: &ResidentImage, record: &ProcessRecord) -> Result<(),
         && image.late.iter().all(|&(start, end)| start < end && is_page(start) && is_page(end))
         && image.memory.auxv.len() <= 1024
         && image.exe_path.len() < dunix_guest_abi::doorbell::PATH_BYTES
-        && image.threads.iter().all(|thread| thread.name.len() < 16);
+        && image.threads.iter().all(|thread| {
+            thread.name.len() < 16 && thread.processors.len() <= PROCESSORS_BYTES_MAX
+        });
     if sound { Ok(()) } else { Err(Refusal::Protocol) }
 }
 
@@ -354,6 +356,17 @@ pub(crate) fn thread(script: &mut Script, image: &ResidentImage, thread: &Thread
     script.may(PRCTL, [PR_SET_NAME, name, 0, 0, 0, 0]);
     if thread.nice != 0 || image.identity.nice != 0 {
         script.may(SETPRIORITY, [0, 0, int(i32::from(thread.nice)), 0, 0, 0]);
+    }
+    if !thread.processors.is_empty() {
+        let bytes = thread.processors.len() as u64;
+        let set = script.put(&thread.processors);
+        // A node that has none of them gives all that it has.
+        script.may(SCHED_SETAFFINITY, [0, bytes, set, 0, 0, 0]);
+    }
+    if thread.policy != 0 {
+        let priority = script.put(&u32::from(thread.priority).to_ne_bytes());
+        let policy = u64::from(thread.policy);
+        script.must("sched_setscheduler", SCHED_SETSCHEDULER, [0, policy, priority, 0, 0, 0]);
     }
     if thread.timer_slack != 0 {
         script.may(PRCTL, [PR_SET_TIMERSLACK, thread.timer_slack, 0, 0, 0, 0]);
