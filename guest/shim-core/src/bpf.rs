@@ -313,13 +313,16 @@ impl Program {
     }
 
     fn futex(&mut self) {
-        // Wake, requeue, wake-op have no deadline; wait and wait-bitset may; the rest inherits priority.
+        // Wake, requeue, wake-op have no deadline; wait and wait-bitset may; the rest inherits priority:
+        // its locks are trapped, its condition variables, which C libraries gave up, refused.
         self.emit(LOAD, 0, 0, at_arg(1));
         self.emit(AND, 0, 0, 0x7f);
-        self.emit(EQUAL, 5, 0, 0);
-        self.emit(EQUAL, 4, 0, 9);
-        self.emit(GREATER_EQUAL, 0, 2, 6);
-        self.emit(EQUAL, 1, 0, 10);
+        self.emit(EQUAL, 7, 0, 0);
+        self.emit(EQUAL, 6, 0, 9);
+        self.emit(GREATER_EQUAL, 0, 4, 6);
+        self.emit(EQUAL, 3, 0, 10);
+        self.emit(EQUAL, 8, 0, 13);
+        self.emit(GREATER_EQUAL, 0, 7, 9);
         self.give(ret_errno(Errno::ENOSYS));
         self.give(RET_ALLOW);
         self.emit(LOAD, 0, 0, at_arg(3));

@@ -18,7 +18,7 @@ pub enum Class {
     Refuse(Errno),
     /// Native unless the first address lies in the reserved range.
     Mapping,
-    /// futex(2): native without a deadline; priority inheritance is refused.
+    /// futex(2): native without a deadline; locks that inherit priority are trapped.
     Futex,
     /// ioctl(2): trapped if the request is one of terminals.
     Terminal,
@@ -336,7 +336,7 @@ table! {
     199 FREMOVEXATTR Native, "a file operation: interrupted only before any effect";
     200 TKILL Trap, "the target is a process of the fabric";
     201 TIME Native, "cannot block; no name of a process";
-    202 FUTEX Futex, "native unless it has a deadline or is priority-inheriting";
+    202 FUTEX Futex, "spans are kept over moves; words of locks that inherit priority hold TIDs of the fabric";
     203 SCHED_SETAFFINITY OtherProcess, "native on the caller itself, else the target is a process of the fabric";
     204 SCHED_GETAFFINITY OtherProcess, "native on the caller itself, else the target is a process of the fabric";
     205 SET_THREAD_AREA Refuse(Errno::ENOSYS), "obsolete, never implemented on this architecture, or superseded";

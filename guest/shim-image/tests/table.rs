@@ -23,7 +23,7 @@ fn class_of(row: &Row) -> String {
         Class::Trap => "trapped".into(),
         Class::Refuse(errno) => format!("refused: errno {}", errno.get()),
         Class::Mapping => "native; trapped in the reserved range".into(),
-        Class::Futex => "native; trapped with a deadline; priority inheritance refused".into(),
+        Class::Futex => "native; trapped with a deadline and for priority inheritance".into(),
         Class::Terminal => "native; trapped for terminals".into(),
         Class::DescriptorFlags => "trapped; flags native".into(),
         Class::PeerCredentials => "native; trapped for SO_PEERCRED".into(),

@@ -111,6 +111,19 @@ pub(crate) fn write<T: Plain>(to: GuestAddr, value: &T) -> Result<(), Errno> {
     write_bytes(to, bytes)
 }
 
+/// Puts `new` in the place of `expected`, as one step for all threads; returns what was there.
+///
+/// # Errors
+/// `EFAULT`; `EINVAL` if the address is no multiple of 4.
+pub(crate) fn exchange(at: GuestAddr, expected: u32, new: u32) -> Result<u32, Errno> {
+    at.check(size_of::<u32>())?;
+    if !at.0.is_multiple_of(4) {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: the guest's and aligned, as was checked just now.
+    unsafe { copy::exchange(at.0 as *mut u32, expected, new) }.ok_or(Errno::EFAULT)
+}
+
 /// Reads a zero-terminated string, without the zero.
 ///
 /// # Errors

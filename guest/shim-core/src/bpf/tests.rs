@@ -77,6 +77,7 @@ fn wanted(bell: Bell, call: &Call) -> u32 {
         Class::Futex => match low(second) & 0x7f {
             0 | 9 => native(fourth == 0),
             1..=5 | 10 => RET_ALLOW,
+            6..=8 | 13 => RET_TRAP,
             _ => ret_errno(Errno::ENOSYS),
         },
         Class::Terminal => native(low(second) & 0xff00 != 0x5400),
@@ -224,7 +225,8 @@ fn arguments_decide_where_the_class_says_so() {
     assert_eq!(guest(nr::FUTEX, [0, 128 + 9, 0, 8 << 32, 0, 0]), RET_TRAP);
     assert_eq!(guest(nr::FUTEX, [0, 128 + 1, 0, 8, 0, 0]), RET_ALLOW, "wake");
     assert_eq!(guest(nr::FUTEX, [0, 10, 0, 8, 0, 0]), RET_ALLOW, "wake bitset");
-    assert_eq!(guest(nr::FUTEX, [0, 6, 0, 0, 0, 0]), ret_errno(Errno::ENOSYS), "lock PI");
+    assert_eq!(guest(nr::FUTEX, [0, 6, 0, 0, 0, 0]), RET_TRAP, "lock PI");
+    assert_eq!(guest(nr::FUTEX, [0, 11, 0, 0, 0, 0]), ret_errno(Errno::ENOSYS));
     for (clock, want) in [(1, RET_ALLOW), (2, RET_TRAP), (3, RET_TRAP), (4, RET_ALLOW)] {
         assert_eq!(guest(nr::CLOCK_GETTIME, [clock, 0, 0, 0, 0, 0]), want, "clock {clock}");
     }

@@ -18,6 +18,7 @@ pub(crate) mod passed;
 mod path;
 mod pidfd;
 mod poll;
+mod priority;
 mod proc_text;
 pub(crate) mod quick;
 mod receive;
@@ -114,6 +115,9 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
                 .or_else(|| timed::try_handle(thread, context, number, args))
                 .unwrap_or(Answer::PassOn)
         }
+        nr::FUTEX if has_daemon() => priority::try_handle(thread, context, args)
+            .or_else(|| timed::try_handle(thread, context, number, args))
+            .unwrap_or(Answer::PassOn),
         _ if timed::is_timed(number) => {
             timed::try_handle(thread, context, number, args).unwrap_or(Answer::PassOn)
         }

@@ -4,12 +4,11 @@
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::thread::Thread;
-use core::sync::atomic::{AtomicU32, Ordering};
 use dunix_shim_core::{Errno, nr};
 
-const FUTEX_WAITERS: u32 = 0x8000_0000;
-const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
-const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+pub(super) const FUTEX_WAITERS: u32 = 0x8000_0000;
+pub(super) const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+pub(super) const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 /// As the kernel's `ROBUST_LIST_LIMIT`.
 const ENTRIES_MAX: usize = 2048;
 /// Bytes of `struct robust_list_head`.
@@ -50,23 +49,20 @@ pub(crate) fn release(thread: &Thread) {
 }
 
 fn mark(thread: &Thread, at: u64) {
-    if !at.is_multiple_of(4) || guest::read::<u32>(GuestAddr(at)).is_err() {
-        return;
-    }
-    // SAFETY: readable and aligned just now; a guest that unmaps its mutexes while its threads
-    // end gets the fault that it asked for.
-    let word = unsafe { &*(at as *const AtomicU32) };
-    let mut value = word.load(Ordering::Acquire);
+    let at = GuestAddr(at);
+    let Ok(mut value) = guest::read::<u32>(at) else { return };
     while value & FUTEX_TID_MASK == thread.tid.get() {
         let dead = value & FUTEX_WAITERS | FUTEX_OWNER_DIED;
-        match word.compare_exchange(value, dead, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) if value & FUTEX_WAITERS != 0 => {
-                // SAFETY: wakes one waiter of a word, shared or not.
-                let _ = unsafe { host::call(nr::FUTEX, [at, 1, 1, 0, 0, 0]) };
+        match guest::exchange(at, value, dead) {
+            Ok(found) if found == value => {
+                if value & FUTEX_WAITERS != 0 {
+                    // SAFETY: wakes one waiter of a word, shared or not.
+                    let _ = unsafe { host::call(nr::FUTEX, [at.0, 1, 1, 0, 0, 0]) };
+                }
                 return;
             }
-            Ok(_) => return,
-            Err(now) => value = now,
+            Ok(found) => value = found,
+            Err(_) => return,
         }
     }
 }

@@ -180,6 +180,40 @@ fails(signal.pidfd_send_signal, 1, 0)
 print(ready(os.pidfd_open(os.getppid())))
 END
 /usr/bin/python3 p.py";
+    /// pthread_mutexattr_setprotocol(3), futex(2): locks that inherit priority, robust ones too.
+    locks_that_inherit_priority = "cat > m.py <<'END'
+import ctypes, threading, time
+c = ctypes.CDLL(None)
+def mutex(robust):
+    attributes, lock = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+    c.pthread_mutexattr_init(attributes)
+    print(c.pthread_mutexattr_setprotocol(attributes, 1), c.pthread_mutexattr_setrobust(attributes, robust))
+    print(c.pthread_mutexattr_settype(attributes, 2), c.pthread_mutex_init(lock, attributes))
+    return lock
+def later(seconds):
+    t = time.time() + seconds
+    return (ctypes.c_long * 2)(int(t), int(t % 1 * 1e9))
+def on_thread(call, *arguments):
+    found = []
+    t = threading.Thread(target=lambda: found.append(call(*arguments))); t.start(); t.join()
+    return found[0]
+for robust in 0, 1:
+    lock, total = mutex(robust), [0]
+    print(c.pthread_mutex_lock(lock), c.pthread_mutex_lock(lock), on_thread(c.pthread_mutex_trylock, lock))
+    print(on_thread(c.pthread_mutex_timedlock, lock, later(0.1)), on_thread(c.pthread_mutex_unlock, lock))
+    def work():
+        for _ in range(200):
+            c.pthread_mutex_lock(lock)
+            value = total[0]; time.sleep(0); total[0] = value + 1
+            c.pthread_mutex_unlock(lock)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads: t.start()
+    print(c.pthread_mutex_unlock(lock))
+    for t in threads: t.join()
+    print(total[0], c.pthread_mutex_trylock(lock), c.pthread_mutex_unlock(lock))
+print(on_thread(c.pthread_mutex_lock, lock), c.pthread_mutex_lock(lock), c.pthread_mutex_consistent(lock), c.pthread_mutex_unlock(lock))
+END
+/usr/bin/python3 m.py";
     /// fifo(7): a named pipe joins whoever opens it, wherever.
     named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
 }
