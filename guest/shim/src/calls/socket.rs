@@ -17,6 +17,7 @@ const AF_INET6: u8 = 10;
 /// Control messages that the shim looks through; a longer rest passes unchanged.
 const CONTROL_BYTES_MAX: usize = 1024;
 const SOL_SOCKET: u32 = 1;
+const SO_PEERCRED: u32 = 17;
 const SCM_CREDENTIALS: u32 = 2;
 const CMSG_HEADER_BYTES: usize = 16;
 
@@ -102,7 +103,7 @@ fn connect(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer>
 fn peer_credentials(args: [u64; 6]) -> Result<u64, Errno> {
     // SAFETY: the guest's own call; does not wait.
     let result = unsafe { host::call(nr::GETSOCKOPT, args) }?;
-    if u64::from(host::uint_arg(args[1])) == u64::from(SOL_SOCKET) {
+    if [args[1], args[2]].map(host::uint_arg) == [SOL_SOCKET, SO_PEERCRED] {
         let at = GuestAddr(args[3]);
         let pid: u32 = guest::read(at)?;
         guest::write(at, &super::other::from_host(pid))?;
