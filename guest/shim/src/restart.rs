@@ -13,6 +13,7 @@
 //! own: each turn takes one signal of the daemon's.
 
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN, Request};
+use crate::calls::limit::{self, Limit};
 use crate::calls::remote::{self, Attempt};
 use crate::host;
 use crate::park;
@@ -100,7 +101,15 @@ pub(crate) unsafe fn keep_after(
             // By a move since it was issued first: the object has stayed behind.
             match remote::attempt(thread, request.mask, request.nr, request.args) {
                 Attempt::Ended(result) => return End { result, is_cut: false },
-                Attempt::Here(0) => {}
+                // The kernel would count the object's own limit anew at each turn.
+                Attempt::Here(0) => {
+                    let fd = host::int_arg(request.args[0]);
+                    if let (None, Limit::Some(span)) = (&timeout, limit::of(request.nr, fd)) {
+                        let end = host::now().plus(span);
+                        // SAFETY: forwarded from the caller.
+                        return unsafe { limit::issue(thread, request, end, earlier) };
+                    }
+                }
                 Attempt::Here(done) => return End { result: done.cast_signed(), is_cut: true },
             }
         }

@@ -12,7 +12,7 @@ mod exit;
 mod fork;
 mod ids;
 mod kill;
-mod limit;
+pub(crate) mod limit;
 mod other;
 pub(crate) mod passed;
 mod path;
