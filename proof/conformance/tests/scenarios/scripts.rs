@@ -127,9 +127,9 @@ python3 m.py";
     /// getaddrinfo(3): `AI_ADDRCONFIG` leaves localhost its address.
     localhost_is_known = "python3 -c 'import socket as s; print(s.getaddrinfo(\"localhost\", 80, type=s.SOCK_STREAM, flags=s.AI_ADDRCONFIG) != [])'";
     /// getsockopt(2) in a process with a descriptor of another node.
-    socket_options_are_read = "seq 2 > f; (read x; python3 -c 'import socket
+    socket_options_are_read = "seq 4 > f; (for i in 1 2 3; do read x; python3 -c 'import socket
 s = socket.socket()
-print([s.getsockopt(socket.SOL_SOCKET, o) for o in (socket.SO_TYPE, socket.SO_DOMAIN)])'; cat) < f";
+print([s.getsockopt(socket.SOL_SOCKET, o) for o in (socket.SO_TYPE, socket.SO_DOMAIN)])'; done; cat) < f";
     /// ip(7): a port that the kernel chose is reached from everywhere, whether bind(2) or listen(2) got it.
     any_port_is_reached = "cat > s.py <<'END'
 import socket, sys
