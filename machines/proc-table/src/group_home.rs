@@ -5,7 +5,10 @@
 //! to all its members of the group that have not had that serial, and sends it after those that
 //! moved away lately. So a process that moves or forks meanwhile gets it exactly once.
 
-use crate::{Note, ProcTable, SIGCONT, SIGHUP, limits, process::Held};
+use crate::{
+    Note, ProcTable, SIGCONT, SIGHUP, limits,
+    process::{Held, Process},
+};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
@@ -251,7 +254,10 @@ impl ProcTable {
             .filter(|(_, process)| process.pgid == pgid && !process.is_zombie())
             .map(|(pid, _)| *pid)
             .collect();
-        let (mut delivered, mut denied) = (0, 0);
+        // Zombies that the group's home still counts can be signalled, to no effect.
+        let is_zombie = |process: &&Process| process.pgid == pgid && process.is_zombie();
+        let zombies = self.processes.values().filter(is_zombie).count();
+        let (mut delivered, mut denied) = (u32::try_from(zombies).unwrap_or(u32::MAX), 0);
         for pid in members {
             match self.signal_member(pid, pgid, serial, request) {
                 Err(Errno::PERM) => denied += 1,
