@@ -111,19 +111,21 @@ static struct sockaddr_in address;
 static pthread_t server, client;
 static volatile bool cut;
 
+// Answers until a connection brings nothing. It may not end by `stopping`: the client could have
+// sent its next message to it already, and would wait for ever.
 static void *serves(void *unused) {
     (void)unused;
     uint8_t message[MESSAGE];
-    for (;;) {
+    for (bool asked = true; asked;) {
         int connection = accept4(listener, 0, 0, SOCK_CLOEXEC);
         if (connection < 0) return fail(&sockets, "accept: %s", strerror(errno)), NULL;
         ssize_t length;
-        while ((length = read(connection, message, MESSAGE)) > 0)
+        for (asked = false; (length = read(connection, message, MESSAGE)) > 0; asked = true)
             if (send(connection, message, length, 0) != length) fail(&sockets, "send: %s", strerror(errno));
         if (length < 0) fail(&sockets, "read: %s", strerror(errno));
         close(connection);
-        if (stopping) return 0;
     }
+    return 0;
 }
 
 static void *calls(void *unused) {
@@ -164,9 +166,10 @@ static void sockets_start(void) {
 
 static void sockets_finish(void) {
     pthread_join(client, 0);
-    // The server leaves after the connection that it finds ended.
+    // Brings nothing, should the client's last one have brought something, or have failed.
     int last = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connect(last, (struct sockaddr *)&address, sizeof address) == 0 || errno == ECONNREFUSED) close(last);
+    need(connect(last, (struct sockaddr *)&address, sizeof address) == 0, "the last connection");
+    close(last);
     pthread_join(server, 0);
 }
 

@@ -12,8 +12,10 @@ for i in 1 2 3; do head -c 200000 /dev/zero | tr '\0' "$i" | cat | wc -c; done
 
 (sleep 0.4; echo late) & (sleep 0.1; echo early) & wait
 sleep 60 & job=$!
-# Without -f, a shell that has heard of the stop and not yet of the rest tells of the stop.
-kill -STOP $job; kill -CONT $job; kill $job; wait -f $job; echo "job: $?"
+# Until the shell has heard of the stop, and of the rest, it would tell of what it heard last.
+kill -STOP $job; until [[ $(jobs) == *Stopped* ]]; do sleep 0.02; done
+kill -CONT $job; until [[ $(jobs) == *Running* ]]; do sleep 0.02; done
+kill $job; wait -f $job; echo "job: $?"
 sh -c 'sleep 0.3; exit 7' & wait $!; echo "child: $?"
 sh -c 'trap "echo caught; exit 9" TERM; echo ready > ready; while :; do sleep 0.02; done' & job=$!
 while ! test -s ready; do sleep 0.02; done
