@@ -110,6 +110,7 @@ fn a_cut_link_is_survived() {
         let patience = Instant::now() + support::PATIENCE;
         while !matches!(fs::read_to_string(pair.at(2, "tmp/c")), Ok(text) if text == "meanwhile") {
             assert!(Instant::now() < patience, "node 2 does not come back");
+            // A file tells nobody that it can be read again.
             std::thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(open.metadata().expect("fstat").len(), 9);

@@ -8,9 +8,10 @@
 //! It is made here, by the host's copy on write, and moved: the parent never waits for it. Most
 //! children execute at once, and are placed then.
 
-use crate::config::{ChildDid, ChildQuestion, Decision, Placement};
+use crate::config::{ChildQuestion, Decision, Placement};
 use crate::node::{Local, Node};
 use dunix_ids::Pid;
+use dunix_placement::ChildDid;
 use dunix_wire::processes::Refusal;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -100,7 +101,8 @@ impl Node {
     }
 }
 
-/// Waits until a young child has executed, ended or worked; the last is placed anew.
+/// Waits until a young child has executed, ended or worked; the last is placed anew. The kernel tells
+/// nobody what a process has computed: it is looked at.
 async fn watch(node: Weak<Node>, pid: Pid) {
     let mut age = FIRST_LOOK;
     tokio::time::sleep(FIRST_LOOK).await;

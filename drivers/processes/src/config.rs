@@ -5,6 +5,7 @@ use crate::terminal::{Job, TerminalCall};
 use dunix_guest_abi::doorbell::{EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::Errno;
+use dunix_placement::ChildDid;
 use dunix_transport::Mesh;
 use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
@@ -70,19 +71,6 @@ pub struct ChildQuestion {
     pub wish: PlaceWish,
     /// It has computed for a while; otherwise it is just made and has run nothing.
     pub is_working: bool,
-}
-
-/// What a child made by fork(2) came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ChildDid {
-    /// It executed another program.
-    Executed,
-    /// It ended before it had worked much.
-    Ended,
-    /// It works by itself.
-    Worked,
-    /// It could not be moved, for a reason that its siblings will have too.
-    Stays,
 }
 
 /// What a process tree asks for by `DUNIX_PLACE` in its environment.

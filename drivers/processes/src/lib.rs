@@ -32,9 +32,10 @@ mod terminal;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{
-    ChildDid, ChildQuestion, Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement,
-    Policy, PortCall, ProcessesConfig, StayHere,
+    ChildQuestion, Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy,
+    PortCall, ProcessesConfig, StayHere,
 };
+pub use dunix_placement::ChildDid;
 pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};
 pub use launch::LaunchError;

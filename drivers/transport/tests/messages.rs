@@ -100,6 +100,7 @@ async fn a_stuck_runtime_does_not_stop_the_mesh() {
     let begun = Instant::now();
     while begun.elapsed() < KeepAlive::SILENCE_MAX + KeepAlive::INTERVAL {
         assert_eq!(ask(Topic::Files).await.expect("answered"), b"alive?".as_slice());
+        // Not a wait for anything: ten questions a second.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(one.seen.try_recv().is_err(), "nobody went down");

@@ -20,7 +20,7 @@ const LOOKED_AT: u8 = 8;
 /// After a refusal so many children are not tried, at most; one after the first, then twice as many.
 const SKIPPED_MAX: u8 = 64;
 
-/// What a child came to.
+/// What a child made by fork(2) came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChildDid {
     /// It executed another program.
@@ -29,7 +29,7 @@ pub enum ChildDid {
     Ended,
     /// It works by itself.
     Worked,
-    /// It could not be moved, and its siblings will not either.
+    /// It could not be moved, for a reason that its siblings will have too.
     Stays,
 }
 

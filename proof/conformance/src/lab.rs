@@ -1,6 +1,6 @@
 //! A lab for the tests, and folders for native runs.
 
-use crate::{Outcome, run_within};
+use crate::{Outcome, run_within, wait_within};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
@@ -181,12 +181,8 @@ impl Lab {
     fn stop(&mut self) {
         // It may have ended already.
         let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
-        let deadline = Instant::now() + STOP_LIMIT;
-        while Instant::now() < deadline {
-            match self.process.try_wait() {
-                Ok(None) => thread::sleep(POLL_PAUSE),
-                _ => return,
-            }
+        if !matches!(wait_within(&mut self.process, STOP_LIMIT), Ok(None)) {
+            return;
         }
         eprintln!("lab {} did not end: killed", self.name);
         let _ = self.process.kill();

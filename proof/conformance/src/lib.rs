@@ -11,4 +11,4 @@ pub mod witness;
 
 pub use harness::{Scenario, Verdict, main};
 pub use lab::{Lab, Scratch};
-pub use outcome::{Outcome, run_within};
+pub use outcome::{Outcome, run_within, wait_within};

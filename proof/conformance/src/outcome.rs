@@ -1,14 +1,15 @@
 //! What came of a command: its output and how it ended.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::{
-    io::Read,
+    io::{self, Read},
     os::unix::process::{CommandExt, ExitStatusExt},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
-
-const POLL_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a command printed and its status as a shell gives it.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,20 +41,13 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Result<Outcome, Str
     let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    let deadline = Instant::now() + limit;
-    let mut hung = false;
-    let status = loop {
-        match child.try_wait().map_err(|error| error.to_string())? {
-            Some(status) => break status,
-            None if Instant::now() > deadline && !hung => {
-                hung = true;
-                // Its readers of our pipes go with it.
-                let group = rustix::process::Pid::from_child(&child);
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            None => thread::sleep(POLL_PAUSE),
-        }
-    };
+    let ended = wait_within(&mut child, limit).map_err(|error| error.to_string())?;
+    let hung = ended.is_none();
+    if hung {
+        // Its readers of our pipes go with it.
+        let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    }
+    let status = child.wait().map_err(|error| error.to_string())?;
     let text = |thread: thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&thread.join().unwrap_or_default()).into_owned()
     };
@@ -66,6 +60,25 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Result<Outcome, Str
     }
     let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(Outcome { stdout, stderr, status })
+}
+
+/// Waits for a child, at most so long; `None`: it has not ended.
+///
+/// # Errors
+/// The host's, of pidfd_open(2), poll(2) or wait(2).
+pub fn wait_within(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let ends = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&ends, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return child.wait().map(Some),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn collect(source: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {

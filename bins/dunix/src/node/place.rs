@@ -61,14 +61,6 @@ impl Policy for ByLoad {
     }
 
     fn child_did(&self, program: &[u8], what: ChildDid) {
-        self.load.child_did(
-            program,
-            match what {
-                ChildDid::Executed => dunix_load::ChildDid::Executed,
-                ChildDid::Ended => dunix_load::ChildDid::Ended,
-                ChildDid::Worked => dunix_load::ChildDid::Worked,
-                ChildDid::Stays => dunix_load::ChildDid::Stays,
-            },
-        );
+        self.load.child_did(program, what);
     }
 }

@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 pub(crate) const FREEZE_WAIT: Duration = Duration::from_millis(200);
 /// How long, if one of them only waits for a processor.
 const RUNNABLE_WAIT: Duration = Duration::from_millis(500);
-/// Pauses after which a process is asked again that has lent its memory, in milliseconds.
+/// Pauses after which a process is asked again that has lent its memory, in milliseconds. Its child may
+/// give it back by an exec, by its end or by a death that nobody announces: it is looked at again.
 const LENT_PAUSES_MS: [u64; 7] = [2, 4, 8, 16, 32, 64, 128];
 /// What `T` of a state means here, where only the host is asked.
 const SIGSTOP: u8 = 19;

@@ -1,6 +1,6 @@
 //! What happens when a part of a lab dies. Each scenario has a lab of its own.
 
-use dunix_conformance::{Lab, Scenario, Verdict, run_within};
+use dunix_conformance::{Lab, Scenario, Verdict, run_within, wait_within};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
@@ -47,20 +47,14 @@ fn daemon_killed_during_a_run(_: &Lab) -> Verdict {
     }
     let daemon = daemons(lab.pid()).pop().ok_or("no daemon found")?;
     kill_process(daemon, Signal::KILL).map_err(|error| error.to_string())?;
-    let started = Instant::now();
-    loop {
-        if let Some(status) = run.try_wait().map_err(|error| error.to_string())? {
-            return match status.code() {
-                Some(125 | 137) => Ok(()),
-                code => Err(format!("the run ended with {code:?}")),
-            };
-        }
-        if started.elapsed() > LIMIT {
-            let _ = run.kill();
-            let _ = run.wait();
-            return Err("the run hangs".to_owned());
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    let Some(status) = wait_within(&mut run, LIMIT).map_err(|error| error.to_string())? else {
+        let _ = run.kill();
+        let _ = run.wait();
+        return Err("the run hangs".to_owned());
+    };
+    match status.code() {
+        Some(125 | 137) => Ok(()),
+        code => Err(format!("the run ended with {code:?}")),
     }
 }
 

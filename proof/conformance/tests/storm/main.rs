@@ -164,7 +164,7 @@ fn a_storm_shows_to_no_witness() -> Result<(), String> {
 }
 
 #[test]
-#[ignore = "twenty storms take long"]
+#[ignore = "takes minutes: part of `cargo xtask test --full`"]
 fn twenty_storms_show_to_no_program() -> Result<(), String> {
     storm(2..=21, |_| true)
 }
