@@ -302,8 +302,8 @@ pub struct LabArgs {
 pub enum LabRoot {
     /// What an unprivileged user of this machine can read; changes are kept apart and thrown away
     Cow,
-    /// This machine's root itself
-    #[value(hide = true)]
+    /// This machine's root file system, read as its root reads it and without FUSE; changes are kept
+    /// apart and thrown away. For one node only
     Host,
 }
 

@@ -147,6 +147,47 @@ fn ends_with_the_command_that_runs_its_program() {
     assert!(matches!(status, None | Some(137)), "{status:?}");
 }
 
+/// `--root host`: the host's root with its ids and with changes kept apart, the labs' own state hidden.
+#[test]
+fn the_host_s_root_is_shown_and_not_changed() {
+    let lacks = dunix_lab::check_host(1, false);
+    if !lacks.is_empty() {
+        return eprintln!("skipped, this host lacks {lacks:?}");
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = std::env::temp_dir().join(format!("dunix-root-host-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("kept"), "before").unwrap();
+    fs::write(folder.join("gone"), "before").unwrap();
+    let program = format!(
+        "cd {} && echo inside > kept && rm gone && mkdir new && echo more > new/file && \
+         cat kept new/file && stat -c '%u %g' / /etc/passwd && ls -A /var/lib/dunix && \
+         stat -f -c %T / && sh -c 'exit 7'",
+        folder.display()
+    );
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_dunix"));
+    lab.args(["lab", "--nodes", "1", "--root", "host", "--", "sh", "-c", &program]);
+    let output = lab.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let left = fs::read_to_string(folder.join("kept"));
+    let (gone, new) = (folder.join("gone").exists(), folder.join("new").exists());
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(said, "inside\nmore\n0 0\n0 0\noverlayfs\n", "{output:?}");
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!((left.unwrap().as_str(), gone, new), ("before", true, false));
+}
+
+/// More nodes would each have a tree of their own.
+#[test]
+fn the_host_s_root_serves_one_node() {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_dunix"));
+    let output =
+        lab.args(["lab", "--nodes", "2", "--root", "host", "--", "true"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--nodes 1"), "{said}");
+    assert_eq!(output.status.code(), Some(125));
+}
+
 #[test]
 fn nodes_share_nothing_while_guests_run() {
     let Some(mut lab) = start("share", WAITS) else { return };

@@ -24,7 +24,7 @@
 use crate::clone::{Forked, Namespaces, Parent, become_root, fork_into, unshare};
 use crate::mounts::restrict_recursively;
 use crate::{child, clock, scm};
-use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::{self, Errno};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -47,6 +47,8 @@ const MESSAGE_BYTES_MAX: usize = 512;
 pub struct GuestSpaceConfig {
     /// The directory of the node's private root where the tree is mounted.
     pub tree: String,
+    /// Who serves the tree.
+    pub source: TreeSource,
     /// The id of the node's user namespace that the guests' id 0 is.
     pub id_first: u32,
     /// Ids that guests have.
@@ -61,12 +63,30 @@ impl Default for GuestSpaceConfig {
     fn default() -> Self {
         Self {
             tree: "/tree".into(),
+            source: TreeSource::Server,
             id_first: 65536,
             ids: 65536,
             shm_bytes_max: 4 << 30,
             clock_zero_s: None,
         }
     }
+}
+
+/// Who serves the guests' tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TreeSource {
+    /// A server behind /dev/fuse.
+    Server,
+    /// The kernel: changes to one directory are kept in another (overlayfs), and both are of this node
+    /// only.
+    Overlay {
+        /// What is changed. Shown with the ids that it has.
+        lower: String,
+        /// An empty directory for changes that can be written to.
+        upper: String,
+        /// Directories of the tree that guests see empty, if they are there.
+        hidden: Vec<String>,
+    },
 }
 
 /// Why the guests' namespaces could not be made.
@@ -99,15 +119,22 @@ pub struct UnservedGuestNamespaces {
 }
 
 impl UnservedGuestNamespaces {
-    /// Makes the namespaces and mounts the tree. Returns the FUSE descriptor too: whoever has it
-    /// must serve it before [`Self::finish`].
+    /// Makes the namespaces and mounts the tree. If a server is to serve it, returns the FUSE descriptor
+    /// too: whoever has it must serve it before [`Self::finish`].
     ///
     /// # Errors
     /// `EBUSY` if the caller has more than one thread; else the step that failed.
-    pub fn create(config: &GuestSpaceConfig) -> Result<(Self, OwnedFd), GuestSpaceError> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let fuse = fs::open("/dev/fuse", flags, Mode::empty()).map_err(host("open /dev/fuse"))?;
-        let tree = make_tree(config, fuse.as_fd()).map_err(host("make the tree's mount"))?;
+    pub fn create(config: &GuestSpaceConfig) -> Result<(Self, Option<OwnedFd>), GuestSpaceError> {
+        let (tree, fuse) = match &config.source {
+            TreeSource::Server => {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC;
+                let fuse = fs::open("/dev/fuse", flags, Mode::empty());
+                let fuse = fuse.map_err(host("open /dev/fuse"))?;
+                (make_served(config, fuse.as_fd()), Some(fuse))
+            }
+            TreeSource::Overlay { lower, upper, .. } => (make_overlay(config, lower, upper), None),
+        };
+        let tree = tree.map_err(host("make the tree's mount"))?;
         let (ours, theirs) = scm::packet_pair().map_err(host("socket pair"))?;
         let pid = match fork_into(Namespaces::USER.and(Namespaces::MOUNT), Parent::Caller) {
             Err(error) => return Err(host("clone3")(error)),
@@ -224,8 +251,8 @@ fn open_namespace(process: Pid, kind: &str) -> io::Result<OwnedFd> {
     fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Makes the mount of the tree, attached nowhere.
-fn make_tree(config: &GuestSpaceConfig, fuse: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Makes the mount of a served tree, attached nowhere.
+fn make_served(config: &GuestSpaceConfig, fuse: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let root = config.id_first.to_string();
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let options = [
@@ -241,6 +268,27 @@ fn make_tree(config: &GuestSpaceConfig, fuse: BorrowedFd<'_>) -> io::Result<Owne
     }
     fsconfig_set_flag(&context, "allow_other")?;
     fsconfig_set_flag(&context, "default_permissions")?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// Makes the mount of a directory with its changes kept apart, attached nowhere.
+fn make_overlay(config: &GuestSpaceConfig, lower: &str, upper: &str) -> io::Result<OwnedFd> {
+    let (top, work) = (format!("{upper}/top"), format!("{upper}/work"));
+    for directory in [&top, &work] {
+        fs::mkdir(directory, Mode::from(0o755))?;
+    }
+    // It becomes the tree's root directory.
+    let owner = (Uid::from_raw(config.id_first), Gid::from_raw(config.id_first));
+    fs::chown(&top, Some(owner.0), Some(owner.1))?;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let options =
+        [("source", "dunix"), ("lowerdir", lower), ("upperdir", &top), ("workdir", &work)];
+    for (key, value) in options {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    // Overlayfs's notes as attributes that a user namespace may write.
+    fsconfig_set_flag(&context, "userxattr")?;
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
@@ -277,6 +325,7 @@ fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd, tree: OwnedFd) -> Step<()
     step("say so", send(socket, b"attached", SendFlags::NOSIGNAL))?;
     await_word(socket, b'g')?;
     cover(config)?;
+    hide(config)?;
     step("make the tree the root", make_root(&config.tree))
 }
 
@@ -301,6 +350,21 @@ fn cover(config: &GuestSpaceConfig) -> Step<()> {
         .map_err(|_| ("options".to_owned(), Errno::INVAL))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     step(format!("mount {shm}"), mount("shm", &shm, "tmpfs", flags, options.as_c_str()))
+}
+
+/// Mounts emptiness over what guests are not to see.
+fn hide(config: &GuestSpaceConfig) -> Step<()> {
+    let TreeSource::Overlay { hidden, .. } = &config.source else { return Ok(()) };
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    for path in hidden.iter().map(|path| format!("{}{path}", config.tree)) {
+        if fs::access(&path, fs::Access::EXISTS).is_ok() {
+            step(
+                format!("hide {path}"),
+                mount("empty", &path, "tmpfs", flags, c"mode=755,size=4k"),
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn ensure_directory(path: &str) -> io::Result<()> {

@@ -118,8 +118,9 @@ impl LabConfig {
             let (node, name) = (node.node, &node.name);
             return wrong(format!("node {node} ({name:?}) of a fabric of {}", self.nodes));
         }
-        if self.root != Root::Cow {
-            return wrong("a root other than cow is not there yet".into());
+        if self.root == Root::Host && self.nodes != 1 {
+            let nodes = self.nodes;
+            return wrong(format!("--root host serves one node (--nodes 1), not {nodes}"));
         }
         Ok(())
     }

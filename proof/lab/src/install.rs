@@ -14,7 +14,7 @@
 //! Device nodes, and mounts of what belongs to the host, are the host's root's to make; it joins
 //! the node's mount namespace for that. A step that fails in process 1 is told to the node's log.
 
-use crate::config::ID_COUNT;
+use crate::config::{GUEST_ID_FIRST, ID_COUNT, Root};
 use crate::error::LabError;
 use crate::node_root::{self, HostMounts};
 use crate::packets::Packets;
@@ -28,7 +28,8 @@ use dunix_linux::guest_space::make_root;
 use dunix_linux::rtnetlink::RouteSocket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{Pid, Signal, set_parent_process_death_signal, setsid};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, setsid, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -40,6 +41,9 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+/// Ids that guests have.
+const GUEST_IDS: u32 = ID_COUNT - GUEST_ID_FIRST;
+
 /// What an installer is told. The descriptors beside it are, in this order, those that the node's
 /// program has from [`DESCRIPTOR_ADMIN`] on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,6 +54,7 @@ pub(crate) struct Plan {
     pub(crate) id_first: u32,
     /// The host's directory for what guests write; only at the node that serves the tree.
     pub(crate) upper: Option<PathBuf>,
+    pub(crate) root: Root,
     pub(crate) arguments: Vec<OsString>,
 }
 
@@ -74,7 +79,12 @@ pub(crate) fn run(owner: &Packets) -> io::Result<()> {
 
 fn install(plan: Plan, descriptors: Vec<OwnedFd>) -> Result<(i32, OwnedFd), LabError> {
     let programs = node_root::own_files().map_err(LabError::step("find the own program"))?;
-    let host = plan.upper.as_ref().map(|upper| HostMounts::take(upper)).transpose()?;
+    let users = match plan.root {
+        Root::Host => Some(guests_users(&plan).map_err(LabError::step("map the guests' ids"))?),
+        Root::Cow => None,
+    };
+    let take = |upper| HostMounts::take(upper, users.as_ref().map(OwnedFd::as_fd));
+    let host = plan.upper.as_deref().map(take).transpose()?;
     let namespaces = Namespaces::USER
         .and(Namespaces::MOUNT)
         .and(Namespaces::PID)
@@ -90,7 +100,7 @@ fn install(plan: Plan, descriptors: Vec<OwnedFd>) -> Result<(i32, OwnedFd), LabE
     // The owner must be the only holder of what the node has.
     drop(descriptors);
     let network = open_namespace(pid, "net").map_err(LabError::step("open the network"))?;
-    write_maps(&plan, pid).map_err(LabError::step("write the id maps"))?;
+    write_maps(pid, plan.id_first, ID_COUNT).map_err(LabError::step("write the id maps"))?;
     let mounts = open_namespace(pid, "mnt").map_err(LabError::step("open the mounts"))?;
     move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
         .map_err(io::Error::from)
@@ -104,12 +114,32 @@ fn open_namespace(process: Pid, kind: &str) -> io::Result<OwnedFd> {
     Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn write_maps(plan: &Plan, process: Pid) -> io::Result<()> {
+fn write_maps(process: Pid, id_first: u32, count: u32) -> io::Result<()> {
     for file in ["uid_map", "gid_map"] {
         let path = format!("/proc/{}/{file}", process.as_raw_nonzero());
-        fs::write(path, format!("0 {} {ID_COUNT}", plan.id_first))?;
+        fs::write(path, format!("0 {id_first} {count}"))?;
     }
     Ok(())
+}
+
+/// A user namespace with nobody in it, whose ids are the guests'.
+fn guests_users(plan: &Plan) -> io::Result<OwnedFd> {
+    let (wait, done) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    match fork_into(Namespaces::USER, Parent::Caller)? {
+        Forked::Child => {
+            drop(done);
+            // Ends with the other side, whatever it says.
+            let _ = rustix::io::read(&wait, &mut [0]);
+            std::process::exit(0);
+        }
+        Forked::Parent(pid) => {
+            let made = write_maps(pid, plan.id_first + GUEST_ID_FIRST, GUEST_IDS)
+                .and_then(|()| open_namespace(pid, "user"));
+            drop(done);
+            waitpid(Some(pid), WaitOptions::empty())?;
+            made
+        }
+    }
 }
 
 /// Process 1, until it is the node's program.

@@ -41,5 +41,6 @@ pub use members::make_members;
 pub use owner::{Lab, NodeHandle};
 pub use preflight::{Finding, check_host};
 pub use roles::run_role;
+pub use state::STORE_DIRECTORY;
 pub use state::sweep;
 pub use watch::LabEnd;

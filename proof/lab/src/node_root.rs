@@ -16,7 +16,7 @@ use crate::config::GUEST_ID_FIRST;
 use crate::error::LabError;
 use crate::install::Plan;
 use crate::state::{RUN_DIRECTORY, STORE_DIRECTORY};
-use dunix_linux::mounts::{make_private_recursively, restrict_recursively};
+use dunix_linux::mounts::{make_private_recursively, map_ids_recursively, restrict_recursively};
 use rustix::fs::{AtFlags, OFlags, fchmod, open};
 use rustix::fs::{CWD, Dev, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat};
 use rustix::mount::{
@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The node's program, in its private root.
@@ -199,11 +199,20 @@ pub(crate) struct HostMounts {
 impl HostMounts {
     /// Copies all mounts, and the one that `upper` lies on. In the host's mount namespace: copies
     /// made in the node's could not be taken apart.
-    pub(crate) fn take(upper: &Path) -> Result<HostMounts, LabError> {
+    ///
+    /// With `users`, whose ids the files are to have, only the root's mount: it is what an overlay shows.
+    pub(crate) fn take(
+        upper: &Path,
+        users: Option<BorrowedFd<'_>>,
+    ) -> Result<HostMounts, LabError> {
         let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let all = clone | OpenTreeFlags::AT_RECURSIVE;
+        let all = if users.is_some() { clone } else { clone | OpenTreeFlags::AT_RECURSIVE };
         let tree = step("copy the host's mounts", open_tree(CWD, "/", all))?;
         step("restrict the host's mounts", restrict_recursively(tree.as_fd()))?;
+        if let Some(users) = users {
+            let mapped = map_ids_recursively(tree.as_fd(), users);
+            step("show the host's root with the guests' ids (idmapped mount)", mapped)?;
+        }
         let upper = step("copy the store's mount", open_tree(CWD, upper, clone))?;
         step("detach the store's mount", make_private_recursively(upper.as_fd()))?;
         Ok(HostMounts { tree, upper })

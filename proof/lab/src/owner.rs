@@ -295,6 +295,7 @@ impl Parts {
             node,
             id_first: id_first(node),
             upper,
+            root: config.root,
             arguments: config.node_arguments.clone(),
         };
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Sockets and manifests of labs, one directory each.
 pub(crate) const RUN_DIRECTORY: &str = "/run/dunix";
 /// Logs and stores of labs, one directory each.
-pub(crate) const STORE_DIRECTORY: &str = "/var/lib/dunix";
+pub const STORE_DIRECTORY: &str = "/var/lib/dunix";
 const MANIFEST: &str = "manifest.json";
 /// Says in a store directory that it is a lab's and may be removed.
 const STORE_MARK: &str = "lab";

@@ -9,7 +9,6 @@ use super::{
     script::{Times, natively, timed, times},
     stats::{Ratio, Series},
 };
-use crate::fabric::Fabric;
 use anyhow::Result;
 use std::path::Path;
 
@@ -40,14 +39,14 @@ impl Figures {
 
 pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
     println!("\na program that a shell starts and waits for, ms each of {PROGRAMS}");
-    let (meter, fabric) = Meter::start(binaries, 2, &[])?;
+    let meter = Meter::start(binaries, "bench", 2, &[])?;
     let mut native = Figures::new("native");
     let mut local = Figures::new("on the shell's node");
     let mut remote = Figures::new("on the other node");
     for run in 0..=RUNS {
         let natively = by_host()?;
-        let here = within(&fabric, &meter, "--local")?;
-        let both = within(&fabric, &meter, "--spread")?;
+        let here = within(&meter, "--local")?;
+        let both = within(&meter, "--spread")?;
         // The first run fills caches everywhere.
         if run > 0 {
             native.push(&natively);
@@ -79,16 +78,16 @@ fn by_host() -> Result<Cost> {
     Ok(per_program(took.real, took.user_and_system))
 }
 
-fn within(fabric: &Fabric, meter: &Meter, how: &str) -> Result<Cost> {
+fn within(meter: &Meter, how: &str) -> Result<Cost> {
     // What a start without programs costs is not the programs'.
-    let idle = cpu_of(meter, fabric, how, &timed("true"))?.0;
-    let (cpu, took) = cpu_of(meter, fabric, how, &script())?;
+    let idle = cpu_of(meter, how, &timed("true"))?.0;
+    let (cpu, took) = cpu_of(meter, how, &script())?;
     Ok(per_program(took.real, cpu - idle))
 }
 
-fn cpu_of(meter: &Meter, fabric: &Fabric, how: &str, script: &str) -> Result<(f64, Times)> {
+fn cpu_of(meter: &Meter, how: &str, script: &str) -> Result<(f64, Times)> {
     let before = meter.seconds()?;
-    let took = times(&mut fabric.dunix(&["run", how, "--", "bash"]), script)?;
+    let took = times(&mut meter.fabric.dunix(&["run", how, "--", "bash"]), script)?;
     Ok((meter.seconds()? - before, took))
 }
 

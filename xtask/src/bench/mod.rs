@@ -7,7 +7,7 @@
 //! move    a running process to the other node and back             : waking a CPU, copying memory
 //! tree    compiling, reading, writing, making files, on two nodes  : the same natively
 //! calls   single system calls, trapped and from rewritten sites    : the same natively
-//! cpu     find, tar, python3, gcc, bash in a lab of one node        : the same natively
+//! cpu     find, tar, python3, gcc, bash in labs of one node         : the same natively
 //! ```
 //!
 //! Runs of a figure and its peers are interleaved, so that other load meets all of them; a figure is

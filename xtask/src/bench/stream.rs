@@ -42,13 +42,13 @@ impl Figures {
 
 pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
     println!("\na stream from node to node, {} MiB", BYTES >> 20);
-    let (meter, fabric) = Meter::start(binaries, 2, &[])?;
-    let peers = Peers::find(binaries, &fabric)?;
+    let meter = Meter::start(binaries, "bench", 2, &[])?;
+    let peers = Peers::find(binaries, &meter.fabric)?;
     let mut pipe = Figures::new("pipe of the fabric");
     let mut tcp = Figures::new("TCP");
     let mut tls = Figures::new("TCP with TLS");
     for _ in 0..RUNS {
-        pipe.push(&across(&fabric, &meter)?);
+        pipe.push(&across(&meter)?);
         tcp.push(&peers.run("tcp")?);
         tls.push(&peers.run("tls")?);
     }
@@ -64,12 +64,13 @@ pub(super) fn measure(binaries: &Path) -> Result<Vec<Ratio>> {
 }
 
 /// A writer on one node, a reader on the other; like the peers they use 64 KiB at a time.
-fn across(fabric: &Fabric, meter: &Meter) -> Result<Run> {
+fn across(meter: &Meter) -> Result<Run> {
     let chunks = BYTES >> 16;
     let script =
         format!("dd if=/dev/zero bs=64k count={chunks} status=none | dd of=/dev/null bs=64k 2>&1");
     let (before, start) = (meter.seconds()?, Instant::now());
-    let text = interrupt::output(&mut fabric.dunix(&["run", "--spread", "bash", "-c", &script]))?;
+    let text =
+        interrupt::output(&mut meter.fabric.dunix(&["run", "--spread", "bash", "-c", &script]))?;
     let run =
         Run { seconds: start.elapsed().as_secs_f64(), cpu_seconds: meter.seconds()? - before };
     let text = String::from_utf8_lossy(&text).into_owned();

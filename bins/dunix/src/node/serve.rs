@@ -62,8 +62,11 @@ fn start() -> Result<()> {
     let keeper = given(KEEPER_FD, "the socket to the keeper")?;
     // The keeper ends the node when its socket closes: not before this process has said why.
     std::mem::forget(keeper.try_clone()?);
-    let space =
-        GuestSpaceConfig { clock_zero_s: config.clock_zero_s, ..GuestSpaceConfig::default() };
+    let space = GuestSpaceConfig {
+        clock_zero_s: config.clock_zero_s,
+        source: tree::source(&config),
+        ..GuestSpaceConfig::default()
+    };
     let (unserved, fuse) = UnservedGuestNamespaces::create(&space)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
@@ -82,7 +85,8 @@ struct Start {
     keeper: OwnedFd,
     space: GuestSpaceConfig,
     unserved: UnservedGuestNamespaces,
-    fuse: OwnedFd,
+    /// `None`: the kernel serves the tree.
+    fuse: Option<OwnedFd>,
 }
 
 fn read_config(pipe: OwnedFd) -> Result<NodeConfig> {
@@ -94,7 +98,10 @@ fn read_config(pipe: OwnedFd) -> Result<NodeConfig> {
 async fn serve_node(start: Start) -> Result<()> {
     let Start { config, admin, keeper, space, unserved, fuse } = start;
     let mesh = join_mesh(&config).await?;
-    let tree = tree::serve(&config, &mesh, fuse, space.id_first).await?;
+    let tree = match fuse {
+        Some(fuse) => Some(tree::serve(&config, &mesh, fuse, space.id_first).await?),
+        None => None,
+    };
     // Looks into the tree, so it may wait for the authority's node.
     let namespaces = tokio::task::spawn_blocking(move || unserved.finish()).await??;
     let load = Load::start(

@@ -1,9 +1,11 @@
 //! The node's part in the tree: the authority serves its host's root copy-on-write, every node
-//! mounts it.
+//! mounts it. A fabric of one node may leave it to its kernel.
 
 use anyhow::{Context, Result};
-use dunix_admin_api::NodeConfig;
+use dunix_admin_api::{NodeConfig, Root};
 use dunix_files::{Files, LowerConfig, VolumeConfig};
+use dunix_lab::STORE_DIRECTORY;
+use dunix_linux::guest_space::TreeSource;
 use dunix_transport::Mesh;
 use dunix_wire::{
     Topic,
@@ -22,6 +24,18 @@ const AUTHORITY_WITHIN: Duration = Duration::from_secs(600);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Who serves the guests' tree.
+pub(super) fn source(config: &NodeConfig) -> TreeSource {
+    match config.root {
+        Root::Cow => TreeSource::Server,
+        Root::Host => TreeSource::Overlay {
+            lower: LOWER.to_owned(),
+            upper: UPPER.to_owned(),
+            hidden: vec![STORE_DIRECTORY.to_owned()],
+        },
+    }
+}
 
 /// Serves the mount behind `fuse`, in whose namespace the guests' id 0 is `id_first`; returns once the kernel and the authority can talk.
 pub(super) async fn serve(

@@ -107,11 +107,7 @@ fn end(lab: Lab, what: &str) {
 /// Refuses what makes no sense, and options that are settled but not built yet: an unknown option
 /// would look like a slip.
 fn check(args: &LabArgs) -> Result<(), LabError> {
-    let asked = [
-        ("--root host", args.root == LabRoot::Host),
-        ("--latency", args.latency.is_some()),
-        ("--loss", args.loss.is_some()),
-    ];
+    let asked = [("--latency", args.latency.is_some()), ("--loss", args.loss.is_some())];
     if args.storm.is_some() && args.nodes < 2 {
         return Err(LabError::Config("--storm: a lab of one node has nowhere to move to".into()));
     }
@@ -165,7 +161,10 @@ fn config(args: &LabArgs, name: &str) -> LabConfig {
     let mut config = LabConfig::new(name, args.nodes);
     config.cpus_per_node = args.cpus_per_node;
     config.spread = args.spread;
-    config.root = Root::Cow;
+    config.root = match args.root {
+        LabRoot::Cow => Root::Cow,
+        LabRoot::Host => Root::Host,
+    };
     config
 }
 
