@@ -115,6 +115,28 @@ pub const OP_PIDFD: u64 = 33;
 pub const PIDFD_NONBLOCK: u64 = 0o4000;
 /// With [`OP_PIDFD`]: only the status of the process may be left.
 pub const PIDFD_ENDED: u64 = 1 << 32;
+/// Before a lock of a part of a file (fcntl(2)): `a1` = fd, `a2` = `*const LockWish`, `a3` = `*mut LockFound` or
+/// 0. Returns [`LOCK_HOST`], [`LOCK_GRANTED`] (then [`OP_LOCK_DONE`]), [`LOCK_TAKEN`], `-EAGAIN` (wait on the
+/// slot, ask again, or [`OP_LOCK_GIVE_UP`]), `-EDEADLK` or `-ENOLCK`.
+pub const OP_LOCK: u64 = 40;
+/// The host's call that [`OP_LOCK`] granted has been made.
+pub const OP_LOCK_DONE: u64 = 41;
+/// The calling thread waits for no lock any more.
+pub const OP_LOCK_GIVE_UP: u64 = 42;
+/// [`OP_LOCK`]'s answer: the host's own call is to be made now.
+pub const LOCK_GRANTED: u64 = 0;
+/// [`OP_LOCK`]'s answer: the file is not the tree's, its locks are the host's.
+pub const LOCK_HOST: u64 = 1;
+/// [`OP_LOCK`]'s answer: somebody else has it ([`LockFound`]).
+pub const LOCK_TAKEN: u64 = 2;
+/// In [`LockWish::flags`]: a write lock.
+pub const LOCK_WRITE: u32 = 1 << 0;
+/// In [`LockWish::flags`]: to wait for it.
+pub const LOCK_WAIT: u32 = 1 << 1;
+/// In [`LockWish::flags`]: only to ask whether processes of other nodes are in the way.
+pub const LOCK_TEST: u32 = 1 << 2;
+/// In [`LockWish::flags`]: for the open file description.
+pub const LOCK_OF_DESCRIPTION: u32 = 1 << 3;
 /// In [`StartInfo::flags`]: no program is loaded (`exe_fd` is not looked at): the process is to
 /// become one that moves here ([`moving`](crate::moving)).
 pub const START_ARRIVAL: u32 = 1 << 0;
@@ -220,6 +242,34 @@ pub struct WaitResult {
     pub status: i32,
     /// `struct rusage` of the child and its waited-for descendants.
     pub rusage: [u64; 18],
+}
+
+/// What [`OP_LOCK`] asks for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LockWish {
+    /// The first byte of the file.
+    pub first: u64,
+    /// The last byte; `i64::MAX` for all to come.
+    pub last: u64,
+    /// `LOCK_*` bits.
+    pub flags: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+
+/// A lock that is in the way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LockFound {
+    /// The first byte.
+    pub first: u64,
+    /// The last byte.
+    pub last: u64,
+    /// [`LOCK_WRITE`] or 0.
+    pub flags: u32,
+    /// The process, 0 for an open file description.
+    pub pid: u32,
 }
 
 /// The part of `siginfo_t` that rt_sigqueueinfo carries.

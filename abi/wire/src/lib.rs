@@ -9,6 +9,7 @@ pub mod beacon;
 pub mod files;
 pub mod frame;
 pub mod load;
+pub mod locks;
 pub mod names;
 pub mod processes;
 
@@ -31,11 +32,13 @@ pub enum Topic {
     Coordination = 5,
     /// Lists, explanations and events for the command line.
     Administration = 6,
+    /// Locks of parts of files.
+    Locks = 7,
 }
 
 impl Topic {
     /// How many topics there are; their numbers are `1..=COUNT`.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// Returns the topic of this number.
     #[must_use]
@@ -47,6 +50,7 @@ impl Topic {
             4 => Topic::Load,
             5 => Topic::Coordination,
             6 => Topic::Administration,
+            7 => Topic::Locks,
             _ => return None,
         })
     }

@@ -14,6 +14,7 @@ pub mod bpf;
 pub mod elf;
 pub mod entries;
 pub mod errno;
+pub mod lock;
 pub mod proc_path;
 pub mod proc_text;
 pub mod rewrite;

@@ -1,8 +1,9 @@
-//! The doorbell's calls that are not about processes: handed to the drivers of ports and terminals.
+//! The doorbell's calls that are not about processes: handed to the drivers of ports, locks and terminals.
 
-use super::{ports, terminals::NodeTerminals};
+use super::{locks, ports, terminals::NodeTerminals};
 use dunix_ids::{ObjectId, Pid};
 use dunix_linux::Errno;
+use dunix_locks::Locks;
 use dunix_names::Names;
 use dunix_processes::{DoorbellCall, Extension, Job, PortCall, TerminalCall};
 use rustix::fs::OFlags;
@@ -13,14 +14,15 @@ use tokio::runtime::Handle;
 /// Answers guests for ports and terminals.
 pub(super) struct GuestCalls {
     names: Names,
+    locks: Locks,
     runtime: Handle,
     /// Set once the process driver, which the terminals need, has started.
     terminals: OnceLock<Arc<NodeTerminals>>,
 }
 
 impl GuestCalls {
-    pub(super) fn new(names: Names, runtime: Handle) -> GuestCalls {
-        GuestCalls { names, runtime, terminals: OnceLock::new() }
+    pub(super) fn new(names: Names, locks: Locks, runtime: Handle) -> GuestCalls {
+        GuestCalls { names, locks, runtime, terminals: OnceLock::new() }
     }
 
     pub(super) fn set_terminals(&self, terminals: Arc<NodeTerminals>) {
@@ -32,6 +34,7 @@ impl GuestCalls {
 impl Extension for GuestCalls {
     fn handle_call(&self, call: DoorbellCall) {
         let Some(call) = ports::handle(&self.names, &self.runtime, call) else { return };
+        let Some(call) = locks::handle(&self.locks, &self.runtime, call) else { return };
         match self.terminals.get() {
             Some(terminals) => {
                 if let Some(unknown) = terminals.handle(call) {
@@ -72,6 +75,7 @@ impl Extension for GuestCalls {
     fn handle_terminal_lost(&self, _pid: Pid) {}
 
     fn handle_gone(&self, pid: Pid) {
+        self.locks.gone(pid);
         if let Some(terminals) = self.terminals.get() {
             terminals.handle_gone(pid);
         }

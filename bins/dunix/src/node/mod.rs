@@ -7,6 +7,7 @@
 mod backend;
 mod extension;
 mod local;
+mod locks;
 mod moving;
 mod overview;
 mod place;

@@ -13,6 +13,7 @@ use dunix_linux::{
     guest_space::{GuestNamespaces, GuestSpaceConfig, UnservedGuestNamespaces},
 };
 use dunix_load::{Load, SampleConfig};
+use dunix_locks::Locks;
 use dunix_names::Names;
 use dunix_processes::{Processes, ProcessesConfig};
 use dunix_transport::{Mesh, MeshConfig};
@@ -109,9 +110,13 @@ async fn serve_node(start: Start) -> Result<()> {
         SampleConfig { cpus_centi: cpus_centi(config.cpus), ..SampleConfig::default() },
     );
     let names = Names::start(mesh.clone(), config.node, config.authority);
-    let calls = Arc::new(GuestCalls::new(names, tokio::runtime::Handle::current()));
+    let locks = Locks::start(&mesh, config.node, config.authority);
+    let runtime = tokio::runtime::Handle::current();
+    let calls = Arc::new(GuestCalls::new(names, locks.clone(), runtime));
     let processes =
         start_processes(&config, &mesh, &load, keeper, namespaces, &space, calls.clone())?;
+    let woken = processes.clone();
+    locks.set_wake(move |pid| woken.wake(pid));
     let terminals = NodeTerminals::start(config.node, processes.clone(), space.id_first)?;
     calls.set_terminals(terminals.clone());
     let local = Arc::new(ThisNode::new(config.clone(), mesh.clone(), load, processes.clone()));

@@ -250,6 +250,9 @@ impl Capture {
                 if is_of_this_node(fd)? {
                     return Err(unmovable("a file of this node alone"));
                 }
+                if self.has_locked(number)? {
+                    return Err(unmovable(LOCKED));
+                }
                 let is_private = self.is_private(number);
                 self.describe_file(fd, stat, is_private)
             }
@@ -410,6 +413,9 @@ impl Capture {
 pub(super) fn access(fd: BorrowedFd<'_>) -> OFlags {
     fcntl_getfl(fd).map_or(OFlags::RDWR, |flags| flags & OFlags::RWMODE)
 }
+
+/// Why a file with a lock stays: the kernel of the node has it.
+pub(super) const LOCKED: &str = "a file that it has locked, of which only this node knows";
 
 /// Whether a file is not the tree's.
 pub(super) fn is_of_this_node(fd: &OwnedFd) -> Result<bool, Errno> {

@@ -2,7 +2,7 @@
 //! with their state, and everything else stays here for calls. Relays are never made: what is in a
 //! pipe or socket stays where it is, so no byte can be lost or doubled by the move itself.
 
-use super::capture::{Capture, Unmovable, is_of_this_node, path_of};
+use super::capture::{Capture, LOCKED, Unmovable, is_of_this_node, path_of};
 use super::{fdinfo, timer};
 use dunix_linux::Errno;
 use dunix_wire::processes::image::{DescriptorKind, RemoteKind};
@@ -53,7 +53,7 @@ impl Capture {
                 self.leave_for_calls(fd, stat, RemoteKind::Directory)
             }
             FileType::RegularFile | FileType::Directory if self.is_locked(number)? => {
-                Err(unmovable("a file that it has locked, of which only this node knows"))
+                Err(unmovable(LOCKED))
             }
             FileType::RegularFile => {
                 let is_private = self.is_alone_with(number, fd);
@@ -73,6 +73,13 @@ impl Capture {
     fn is_locked(&self, number: i32) -> Result<bool, Errno> {
         let info = fdinfo::of(self.host_pid, number)?;
         Ok(info.lines().any(|line| line.starts_with("lock:")))
+    }
+
+    /// Whether the process itself holds a lock of the file (fcntl(2)), which lasts over an exec. Locks of
+    /// the description stay with it at its home.
+    pub(super) fn has_locked(&self, number: i32) -> Result<bool, Errno> {
+        let info = fdinfo::of(self.host_pid, number)?;
+        Ok(info.lines().any(|line| line.starts_with("lock:") && line.contains(" POSIX ")))
     }
 
     /// What has no file type: eventfd(2), timerfd_create(2), signalfd(2), epoll(7), ...

@@ -7,7 +7,6 @@ use super::{Answer, terminal};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, Request};
 use crate::doorbell::ring;
-use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::process::Process;
 use crate::thread::Thread;
@@ -15,12 +14,10 @@ use dunix_guest_abi::doorbell::{OP_REMOTE_FD, REMOTE_FD_WORDS};
 use dunix_shim_core::{Errno, nr};
 
 const F_DUPFD: u64 = 0;
-const F_GETLK: u64 = 5;
 const F_SETOWN: u64 = 8;
 const F_GETOWN: u64 = 9;
 const F_SETOWN_EX: u64 = 15;
 const F_GETOWN_EX: u64 = 16;
-const F_OFD_GETLK: u64 = 36;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 /// Descriptors that the bitmaps cover.
@@ -112,7 +109,6 @@ fn record_duplicate(process: &Process, old: i32, new: i32) {
 fn fcntl(process: &Process, number: u64, mut args: [u64; 6]) -> Option<Answer> {
     match u64::from(host::uint_arg(args[1])) {
         F_DUPFD | F_DUPFD_CLOEXEC => Some(duplicate(process, number, args)),
-        F_GETLK | F_OFD_GETLK => Some(get_lock(number, args).into()),
         F_SETOWN => {
             let owner = host::int_arg(args[2]);
             if owner > 0 {
@@ -135,17 +131,4 @@ fn fcntl(process: &Process, number: u64, mut args: [u64; 6]) -> Option<Answer> {
         F_SETOWN_EX | F_GETOWN_EX => Some(Answer::from(Err(Errno::EINVAL))),
         _ => None,
     }
-}
-
-/// F_GETLK: the holder's number is at offset 24 of `struct flock`.
-fn get_lock(number: u64, args: [u64; 6]) -> Result<u64, Errno> {
-    const HOLDER_AT: u64 = 24;
-    // SAFETY: the guest's own call; testing a lock does not wait for it.
-    let result = unsafe { host::call(number, args) }?;
-    let at = GuestAddr(args[2]).plus(HOLDER_AT);
-    let holder: i32 = guest::read(at)?;
-    if holder > 0 {
-        guest::write(at, &super::other::from_host(holder.unsigned_abs()))?;
-    }
-    Ok(result)
 }

@@ -13,6 +13,7 @@ mod fork;
 mod ids;
 mod kill;
 pub(crate) mod limit;
+mod lock;
 mod other;
 pub(crate) mod passed;
 mod path;
@@ -181,7 +182,8 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
         }
         _ => {}
     }
-    descriptor::try_handle(thread, number, args)
+    lock::try_handle(thread, context, number, args)
+        .or_else(|| descriptor::try_handle(thread, number, args))
         .or_else(|| ids::try_handle(thread, number, args))
         .or_else(|| kill::try_handle(thread, number, args))
         .or_else(|| pidfd::try_handle(thread, number, args))

@@ -5,7 +5,7 @@
 use dunix_conformance::{Lab, Scenario, Scratch, Verdict};
 
 macro_rules! scripts {
-    ($($(#[doc = $why:literal])+ $name:ident = $script:literal;)+) => {
+    ($($(#[doc = $why:literal])+ $name:ident = $script:expr;)+) => {
         pub(crate) const SCENARIOS: &[Scenario] = &[$(Scenario::new(stringify!($name), $name)),+];
         $($(#[doc = $why])+ fn $name(lab: &Lab) -> Verdict { same_everywhere(lab, $script) })+
     };
@@ -110,6 +110,8 @@ scripts! {
     devices = "echo x > /dev/null; head -c 5 /dev/zero | od -An -tx1; head -c 9 /dev/urandom | wc -c; sh -c 'cat < /dev/null' | wc -c";
     /// A make-like tree of processes.
     trees_of_processes = "f() { if [ $1 -gt 0 ]; then sh -c 'exit 0'; f $(($1 - 1)) & f $(($1 - 1)) & wait; fi; echo $1; }; f 3 | sort | uniq -c";
+    /// fcntl(2): locks of parts of a file exclude others wherever they run, until they end in any of the ways there are.
+    parts_are_locked = concat!("cat > l.py <<'END'\n", include_str!("locks.py"), "END\npython3 l.py");
     /// flock(2) excludes across nodes.
     locks_exclude = "echo 0 > n; for w in 1 2 3; do bash -c 'for i in {1..10}; do exec 9> lock; flock 9; x=$(cat n); echo $((x + 1)) > n; exec 9>&-; done' & done; wait; cat n";
     /// sem_overview(7): a program finds the named semaphores of the one that started it.
