@@ -7,6 +7,7 @@
 //! /run /tmp            empty
 //! /tree                where the guests' root is mounted
 //! /host /upper         at the tree's authority only: the host's tree, read-only; where changes go
+//! /hosts               there, too: the host's /etc/hosts and the fabric's own name, shown in its place
 //! ```
 //!
 //! `/host` lacks the host's /proc, /sys and /dev; what belongs to labs and fabrics is hidden by empty
@@ -25,9 +26,10 @@ use rustix::mount::{
 };
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The node's program, in its private root.
@@ -57,6 +59,9 @@ const UNMOUNTED: [&str; 3] = ["/proc", "/sys", "/dev"];
 const HIDDEN: [&str; 2] = [RUN_DIRECTORY, STORE_DIRECTORY];
 /// What the node's root may write in.
 const OWNED: [&str; 4] = ["", "/run", "/tmp", "/tree"];
+
+/// Where the fabric's own name leads.
+const LOOPBACK: &str = "127.0.0.1";
 
 /// Where a node's root is mounted, in the node's mount namespace, until it becomes `/`. A place
 /// that everybody may pass: the node's root is nobody to the host.
@@ -115,7 +120,9 @@ pub(crate) fn prepare(
     for (path, file) in programs {
         copy_program(&inside(root, path), file)?;
     }
-    host.map_or(Ok(()), |host| attach_host(root, &host))
+    let Some(host) = host else { return Ok(()) };
+    attach_host(root, &host)?;
+    name_fabric(root, &plan.lab)
 }
 
 fn step<T>(name: &str, result: rustix::io::Result<T>) -> Result<T, LabError> {
@@ -238,6 +245,28 @@ fn attach_host(root: &str, host: &HostMounts) -> Result<(), LabError> {
         }
     }
     Ok(())
+}
+
+/// Shows an `/etc/hosts` in which the fabric's own name, which every node has for its host name, is on
+/// loopback: that is the same from all nodes. A host without this file looks names up elsewhere.
+fn name_fabric(root: &str, name: &str) -> Result<(), LabError> {
+    let shown = format!("{root}/host/etc/hosts");
+    let is_file = fs::symlink_metadata(&shown).is_ok_and(|file| file.is_file());
+    let Some(known) = is_file.then(|| fs::read_to_string(&shown).ok()).flatten() else {
+        return Ok(());
+    };
+    let path = format!("{root}/hosts");
+    let text = hosts_with(&known, name);
+    fs::write(&path, text).map_err(LabError::state(&path))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).map_err(LabError::state(&path))?;
+    let tree = step("copy /hosts", open_tree(CWD, &path, OpenTreeFlags::OPEN_TREE_CLONE))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    step("show /etc/hosts", move_mount(&tree, "", CWD, &shown, flags))
+}
+
+/// The fabric's name comes first: the host may have the same.
+fn hosts_with(known: &str, name: &str) -> String {
+    format!("{LOOPBACK}\tlocalhost\n{LOOPBACK}\t{name}\n{known}")
 }
 
 fn step_unmount(path: &str) -> Result<bool, LabError> {

@@ -18,6 +18,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("foreign_binaries_are_refused", foreign_binaries_are_refused),
     Scenario::new("same_name_is_refused", same_name_is_refused),
     Scenario::new("node_is_obeyed", node_is_obeyed),
+    Scenario::new("own_name_is_known", own_name_is_known),
     Scenario::new("spread_spreads", spread_spreads),
     Scenario::new("kill_from_outside", kill_from_outside),
     Scenario::new("interrupted_runs_leave_nothing", interrupted_runs_leave_nothing),
@@ -38,6 +39,26 @@ fn run_passes_statuses_on(lab: &Lab) -> Verdict {
     expect(&lab.dunix(&["run", "--node", "n3", "no-such-program"])?, 127, "no-such-program")?;
     expect(&lab.dunix(&["run", "/etc/passwd"])?, 126, "/etc/passwd")?;
     expect(&lab.dunix(&["run", "--cwd", "/no/such", "true"])?, 125, "/no/such")
+}
+
+/// The fabric's own name leads to a program that listens there, on whatever node.
+fn own_name_is_known(lab: &Lab) -> Verdict {
+    const TALK: &str = r#"python3 -c '
+import os, socket, subprocess
+name = socket.gethostname()
+server = socket.create_server((name, 0))
+say = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).sendall(b\"x\")"
+subprocess.run(["python3", "-c", say, name, str(server.getsockname()[1])], check=True)
+print(server.accept()[0].recv(1))
+'"#;
+    for placement in ["--local", "--spread"] {
+        let outcome = lab.dunix(&["run", placement, "sh", "-c", TALK])?;
+        expect(&outcome, 0, "")?;
+        if outcome.stdout != "b'x'\n" {
+            return Err(format!("{placement}: {outcome}"));
+        }
+    }
+    Ok(())
 }
 
 fn run_relays_input(lab: &Lab) -> Verdict {
