@@ -189,6 +189,31 @@ static void child(int round) {
     if (sigismember(&mask, SIGALRM) || sigismember(&mask, SIGUSR1)) fail("mask", 0, 0);
 }
 
+// While the signals are blocked that faults raise, a wrong address is an errno still.
+int main(int, char **);
+static void wrong_addresses(void) {
+    sigset_t all, old, none;
+    sigfillset(&all);
+    sigemptyset(&none);
+    for (int round = 0; round < 40; round++) {
+        if (round % 8 < 6) sigprocmask(SIG_SETMASK, &all, &old);
+        same("open", open((char *)8, O_RDONLY), -1);
+        same("its errno", errno, EFAULT);
+        same("sigaction", syscall(SYS_rt_sigaction, SIGUSR2, 8, 0, 8), -1);
+        same("its errno", errno, EFAULT);
+        same("old action", syscall(SYS_rt_sigaction, SIGUSR2, 0, (void *)main, 8), -1);
+        same("its errno", errno, EFAULT);
+        same("sigprocmask", syscall(SYS_rt_sigprocmask, SIG_BLOCK, 8, 0, 8), -1);
+        same("its errno", errno, EFAULT);
+        int fd = open("/dev/null", O_RDONLY);
+        if (fd < 0) fail("open", fd, 3);
+        close(fd);
+        same("no path", open("/no/such/file", O_RDONLY), -1);
+        same("its errno", errno, ENOENT);
+        if (round % 8 < 6) same("mask", sigprocmask(SIG_SETMASK, round % 2 ? &none : &old, 0), 0);
+    }
+}
+
 int main(int argc, char **argv) {
     int rounds = argc > 1 ? atoi(argv[1]) : 60;
     if (argc > 2) calls_each = atoi(argv[2]);
@@ -205,6 +230,7 @@ int main(int argc, char **argv) {
         same("wait", waitpid(pid, &status, 0), pid);
         same("status", status, 0);
     }
+    wrong_addresses();
     // Text that is no private mapping of a file: written by the program itself, and shared with a file.
     static const unsigned char code[] = {0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x89, 0xc0, 0xc3};
     for (int kind = 0; kind < 3; kind++) {

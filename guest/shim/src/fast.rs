@@ -216,7 +216,7 @@ pub(crate) fn rt_sigaction(thread: &Thread, args: [u64; 6]) -> Quick {
 }
 
 /// rt_sigprocmask(2) by the kernel, which keeps the guest's mask here.
-pub(crate) fn rt_sigprocmask(args: [u64; 6]) -> Quick {
+pub(crate) fn rt_sigprocmask(thread: &Thread, args: [u64; 6]) -> Quick {
     match mask::for_kernel(args) {
         Err(error) => Quick::from(Err(error)),
         Ok((set, mut args)) => {
@@ -224,7 +224,12 @@ pub(crate) fn rt_sigprocmask(args: [u64; 6]) -> Quick {
                 args[1] = &raw const set as u64;
             }
             // SAFETY: reads the set; the guest's own address is the kernel's to check.
-            Quick::Return(unsafe { fast::call(nr::RT_SIGPROCMASK, args) })
+            let result = unsafe { fast::call(nr::RT_SIGPROCMASK, args) };
+            // It may have failed after it had changed the mask: the old one has no place to go.
+            if args[1] != 0 {
+                thread.note_mask_change(u64::from(host::uint_arg(args[0])), set);
+            }
+            Quick::Return(result)
         }
     }
 }

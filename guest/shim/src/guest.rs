@@ -4,9 +4,11 @@
 //! shim change itself.
 
 use crate::arch::copy;
+use crate::host;
+use crate::thread::Thread;
 use core::mem::MaybeUninit;
 use dunix_guest_abi::layout;
-use dunix_shim_core::Errno;
+use dunix_shim_core::{Errno, nr};
 
 /// An address that the guest gave.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,34 @@ pub(crate) fn read_bytes(from: GuestAddr, to: &mut [u8]) -> Result<(), Errno> {
 fn read_some(from: GuestAddr, to: &mut [u8]) -> Result<usize, Errno> {
     from.check(to.len())?;
     // SAFETY: `to` is the shim's; faults on the guest's side end the copy.
-    Ok(to.len() - unsafe { copy::copy(to.as_mut_ptr(), from.0 as *const u8, to.len()) })
+    Ok(to.len() - unsafe { fetch(to.as_mut_ptr(), from, to.len()) })
+}
+
+/// Copies from the guest; returns how many bytes are missing.
+///
+/// # Safety
+/// `to` is the shim's, writable for `bytes`.
+unsafe fn fetch(to: *mut u8, from: GuestAddr, bytes: usize) -> usize {
+    if Thread::has_faults_blocked() {
+        // SAFETY: forwarded from the caller.
+        return bytes - unsafe { by_kernel(nr::PROCESS_VM_READV, to as u64, from, bytes) };
+    }
+    // SAFETY: forwarded from the caller; faults on the guest's side end the copy.
+    unsafe { copy::copy(to, from.0 as *const u8, bytes) }
+}
+
+/// Lets the kernel copy, which says what it cannot reach: a fault here would end the process while it
+/// blocks SIGSEGV or SIGBUS. Returns how many bytes were copied.
+///
+/// # Safety
+/// `own` is the shim's, valid for `bytes`.
+unsafe fn by_kernel(number: u64, own: u64, guest: GuestAddr, bytes: usize) -> usize {
+    let (own, other) = ([own, bytes as u64], [guest.0, bytes as u64]);
+    let pid = u64::from(host::getpid());
+    let args = [pid, own.as_ptr() as u64, 1, other.as_ptr() as u64, 1, 0];
+    // SAFETY: forwarded from the caller; the other side is checked by the kernel.
+    let copied = unsafe { host::call(number, args) }.unwrap_or(0);
+    host::to_usize(copied).min(bytes)
 }
 
 /// Copies bytes to the guest.
@@ -52,11 +81,15 @@ fn read_some(from: GuestAddr, to: &mut [u8]) -> Result<usize, Errno> {
 /// `EFAULT`.
 pub(crate) fn write_bytes(to: GuestAddr, from: &[u8]) -> Result<(), Errno> {
     to.check(from.len())?;
-    // SAFETY: `from` is the shim's; faults on the guest's side end the copy.
-    match unsafe { copy::copy(to.0 as *mut u8, from.as_ptr(), from.len()) } {
-        0 => Ok(()),
-        _ => Err(Errno::EFAULT),
-    }
+    let (own, bytes) = (from.as_ptr(), from.len());
+    let missing = if Thread::has_faults_blocked() {
+        // SAFETY: `from` is the shim's.
+        bytes - unsafe { by_kernel(nr::PROCESS_VM_WRITEV, own as u64, to, bytes) }
+    } else {
+        // SAFETY: `from` is the shim's; faults on the guest's side end the copy.
+        unsafe { copy::copy(to.0 as *mut u8, own, bytes) }
+    };
+    if missing == 0 { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// Plain data that may be copied byte by byte.
@@ -94,9 +127,8 @@ unsafe impl Plain for crate::process::Action {}
 pub(crate) fn read<T: Plain>(from: GuestAddr) -> Result<T, Errno> {
     let mut value = MaybeUninit::<T>::uninit();
     from.check(size_of::<T>())?;
-    // SAFETY: the destination is ours and large enough; faults end the copy.
-    let missing =
-        unsafe { copy::copy(value.as_mut_ptr().cast(), from.0 as *const u8, size_of::<T>()) };
+    // SAFETY: the destination is ours and large enough.
+    let missing = unsafe { fetch(value.as_mut_ptr().cast(), from, size_of::<T>()) };
     // SAFETY: all bytes were copied, and every bit pattern of plain data is a value.
     if missing == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Errno::EFAULT) }
 }

@@ -17,7 +17,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dunix_guest_abi::layout;
 use dunix_guest_abi::moving::ParkRecord;
-use dunix_shim_core::signal::SigSet;
+use dunix_shim_core::signal::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGBUS, SIGSEGV, SigSet};
 use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
@@ -59,6 +59,8 @@ pub(crate) struct Thread {
     pub(crate) is_fast: Cell<bool>,
     /// A signal came meanwhile: all others are blocked, and it leaves by a trap.
     pub(crate) has_kept: Cell<bool>,
+    /// The guest blocks signals that faults raise: one of the shim's would end the process.
+    faults_blocked: Cell<bool>,
     /// The mask that was replaced by blocking all.
     pub(crate) kept_mask: Cell<SigSet>,
     /// The flags of the process's slot of the arena (without a daemon, of a word that is 0).
@@ -113,6 +115,29 @@ impl Thread {
         unsafe { &*((slot + SLOT_BYTES - THREAD_BYTES) as *const Thread) }
     }
 
+    /// Notes the mask that the kernel has for the thread, or is about to have.
+    pub(crate) fn note_mask(&self, mask: SigSet) {
+        self.faults_blocked.set(mask.has(SIGSEGV) || mask.has(SIGBUS));
+    }
+
+    /// The same after rt_sigprocmask(2) by the kernel itself; it may have unblocked more than is noted.
+    pub(crate) fn note_mask_change(&self, how: u64, set: SigSet) {
+        match how {
+            SIG_SETMASK => self.note_mask(set),
+            SIG_UNBLOCK if set.has(SIGSEGV) && set.has(SIGBUS) => self.faults_blocked.set(false),
+            SIG_BLOCK if set.has(SIGSEGV) || set.has(SIGBUS) => self.faults_blocked.set(true),
+            _ => {}
+        }
+    }
+
+    /// Whether a fault of the calling thread would end the process. No thread of the guest's, no mask of
+    /// the guest's.
+    pub(crate) fn has_faults_blocked() -> bool {
+        let marker = 0u8;
+        let is_threads = (slot_start(0)..slot_start(SLOTS)).contains(&(&raw const marker as u64));
+        is_threads && Thread::current().faults_blocked.get()
+    }
+
     /// The thread in whose state `address` lies, if that is inside the range of thread states.
     pub(crate) fn at(address: u64) -> Option<&'static Thread> {
         let end = slot_start(SLOTS);
@@ -138,6 +163,7 @@ impl Thread {
         thread.this.set(address);
         thread.process.set(process);
         thread.prepare_fast_path();
+        thread.faults_blocked.set(false);
         thread.vfork_word.store(0, Ordering::Relaxed);
         thread.altstack.set(AltStack::NONE);
         thread.saved_mask.set(None);

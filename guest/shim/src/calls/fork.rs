@@ -198,6 +198,7 @@ fn prepare_context(child: &Thread, context: &Context, wanted: &Wanted) -> Result
         context.copy_to(kept)?;
         let context = &mut (*kept).frame.context;
         context.set_result(0);
+        child.note_mask(context.mask);
         context.stack = child.shim_stack();
         if wanted.stack != 0 {
             context.regs.rsp = wanted.stack;

@@ -23,7 +23,7 @@ const F_DUPFD_CLOEXEC: u32 = 1030;
 pub(crate) fn decide(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
     match number {
         nr::RT_SIGACTION => rt_sigaction(thread, args),
-        nr::RT_SIGPROCMASK => rt_sigprocmask(args),
+        nr::RT_SIGPROCMASK => rt_sigprocmask(thread, args),
         nr::READ | nr::WRITE | nr::READV | nr::WRITEV => transfer(thread, host::int_arg(args[0])),
         nr::LSEEK | nr::RECVFROM | nr::SENDTO => if_near(thread, host::int_arg(args[0])),
         nr::OPEN | nr::OPENAT => open(thread, number, args),

@@ -77,6 +77,13 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
     let thread = Thread::current();
     // SAFETY: the kernel made both for this handler, on this stack.
     let (info, context) = unsafe { (&mut *info, &mut *context) };
+    // The handler's mask is added to the one that it interrupts, and taken off at its end.
+    thread.note_mask(context.mask);
+    caught(thread, signal, info, context);
+    thread.note_mask(context.mask);
+}
+
+fn caught(thread: &Thread, signal: i32, info: &mut SigInfo, context: &mut Context) {
     if signal.unsigned_abs() == SIGSYS && info.code == SYS_SECCOMP && is_trapped_class(context) {
         trapped(thread, context);
         return;

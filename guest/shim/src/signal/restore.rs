@@ -25,6 +25,7 @@ pub(crate) fn rt_sigreturn(thread: &Thread, context: &Context) {
     frame.context.stack = thread.shim_stack();
     frame.context.regs.rip = rewrite::real(frame.context.regs.rip);
     frame.context.mask = frame.context.mask.for_kernel();
+    thread.note_mask(frame.context.mask);
     // SAFETY: the area is this thread's, and nothing else is resumed from it at this time; the
     // kernel checks what the guest wrote.
     unsafe {
