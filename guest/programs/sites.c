@@ -87,6 +87,9 @@ static void on_alarm(int signal, siginfo_t *info, void *context) {
 }
 static void on_fault(int signal) { (void)signal; atomic_fetch_add(&faults, 1); siglongjmp(back, 1); }
 
+// As the kernel has them: handler, flags, restorer, mask.
+static const unsigned long actions[2][4] = {{(unsigned long)SIG_IGN}, {(unsigned long)SIG_DFL}};
+
 static uint64_t next(uint64_t *seed) { return *seed = *seed * 6364136223846793005u + 1442695040888963407u; }
 
 // One call from one site: everything but the result is as before.
@@ -97,12 +100,16 @@ static void probe(int site, uint64_t *seed) {
     for (unsigned i = 0; i < sizeof in / 8; i++) ((uint64_t *)&in)[i] = next(seed);
     in.flags = 0x202 | (next(seed) >> 20 & ARITHMETIC);
     long want = 0;
-    switch (next(seed) >> 40 & 3) {
+    switch (next(seed) >> 40 & 7) {
     case 0: in.rax = SYS_getpid; want = getpid(); break;
     case 1: in.rax = SYS_read; in.rdi = zero; in.rsi = (long)bytes; in.rdx = 3; want = 3; break;
     case 2:
         sigemptyset(&some); sigaddset(&some, SIGUSR2);
         in.rax = SYS_rt_sigprocmask; in.rdi = next(seed) >> 33 & 1; in.rsi = (long)&some; in.rdx = (long)&old; in.r10 = 8;
+        break;
+    case 3: case 4:
+        // What a handler is chosen by changes while signals come.
+        in.rax = SYS_rt_sigaction; in.rdi = SIGUSR2; in.rsi = (long)&actions[next(seed) >> 33 & 1]; in.rdx = 0; in.r10 = 8;
         break;
     default: in.rax = SYS_write; in.rdi = sink; in.rsi = (long)bytes; in.rdx = 5; want = 5; break;
     }

@@ -6,7 +6,8 @@
 //! ```text
 //! signal in Rust code here -> keep: noted, all blocked, a call that waits ends -> way out by the trap -> end: delivered
 //! ```
-//! Invariant: nothing here holds a lock that a signal handler takes; [`keep`] takes none.
+//! Invariant: [`fast::call`] is never made with a lock held, and [`keep`] takes one only for a signal that found such a
+//! call. So no handler waits for a lock that its own thread holds.
 
 use crate::arch::fast::{
     self, CLASS_PID, CLASS_QUICK, CLASS_TID, CLASS_TRANSFER, CLASS_TRAP, Frame,
@@ -174,11 +175,6 @@ pub(crate) extern "C" fn quick(frame: &mut Frame) {
 
 /// A signal found Rust code of the fast path: it is delivered by [`end`], with all others blocked until then.
 pub(crate) fn keep(thread: &Thread, context: &mut Context, info: Option<&SigInfo>) {
-    let waited = match info {
-        Some(info) if !deliver::is_restarting(thread, info) => deliver::INTERRUPTED,
-        _ if gadget::wants_rest(context) => deliver::INTERRUPTED,
-        _ => NOT_BEGUN,
-    };
     if let Some(info) = info {
         thread.note(*info);
     }
@@ -186,7 +182,12 @@ pub(crate) fn keep(thread: &Thread, context: &mut Context, info: Option<&SigInfo
         thread.kept_mask.set(context.mask);
     }
     context.mask = SHIM_MASK;
-    fast::end_call(context, waited);
+    // Asked only about a call that was issued: anywhere else this thread may hold the actions' lock.
+    fast::end_call(context, |context| match info {
+        Some(info) if !deliver::is_restarting(thread, info) => deliver::INTERRUPTED,
+        _ if gadget::wants_rest(context) => deliver::INTERRUPTED,
+        _ => NOT_BEGUN,
+    });
 }
 
 /// Ends a way out by the trap: delivers what was kept. `false` if nothing was, and the call is one to handle.

@@ -69,6 +69,17 @@ fn the_shims_other_checkers_notice_nothing() {
     }
 }
 
+/// Whatever a hot call is answered by, no move signal ends it.
+#[test]
+fn hot_calls_have_their_results() {
+    let Some(program) = checker("hot") else { return };
+    for rate in [USUAL_RATE, FAST_RATE] {
+        if let Some(found) = poked(rate, &[&program, "3"]) {
+            assert_eq!(compare(&[&program], &native(&[&program, "0.2"]), &found), "hot ok\n");
+        }
+    }
+}
+
 #[test]
 fn shells() {
     same_script("for i in 1 2 3; do echo $i; done | tac | while read x; do echo got $x; done");

@@ -83,6 +83,11 @@ fn slot_behind(call: u64) -> Option<(u64, Site)> {
     (jump(form, call, slot)?[..bytes] == found[..bytes]).then_some((slot, site))
 }
 
+/// Whether a rewritten site has its call instruction at this address.
+pub(crate) fn is_call(at: u64) -> bool {
+    slot_behind(at).is_some()
+}
+
 /// What the guest is to see for an address of a context.
 pub(crate) fn shown(rip: u64) -> u64 {
     match arena::slot_of(rip).and_then(arena::read) {

@@ -365,12 +365,12 @@ fn enter_anew(thread: &Thread, context: &mut Context) {
     context.regs.rip = rewrite::before(tail);
 }
 
-/// Ends [`call`] if the context is in it before its system call; `waited` is its result if it had begun.
-pub(crate) fn end_call(context: &mut Context, waited: i64) {
+/// Ends [`call`] if the context is in it before its system call; `waited` tells its result if it had begun.
+pub(crate) fn end_call(context: &mut Context, waited: impl FnOnce(&Context) -> i64) {
     let (open, call) = (&raw const dunix_quick_open as u64, &raw const dunix_quick_call as u64);
     if (open..=call).contains(&context.regs.rip) {
         let has_waited = super::gadget::has_waited(context);
-        context.set_result(if has_waited { waited } else { NOT_BEGUN });
+        context.set_result(if has_waited { waited(context) } else { NOT_BEGUN });
         context.regs.rip = &raw const dunix_quick_shut as u64;
     }
 }
