@@ -2,7 +2,7 @@
 //!
 //! A scenario is a file of blocks. A block is one or more lines of commands (`#` begins a comment),
 //! `----`, and the trace that they must leave, up to the next empty line. Environment variable
-//! `DUNIX_REWRITE=1` writes the traces anew, for a person to review.
+//! `DUNIX_WRITE_TRACES=1` writes the traces anew, for a person to review.
 //!
 //! Refuses: to know any machine. What a command does is the test's own.
 
@@ -37,7 +37,7 @@ pub fn play_folder<S: Stage>(folder: &Path, least: usize) {
 fn check<S: Stage>(path: &Path) {
     let text = fs::read_to_string(path).expect("a scenario is text");
     let played = play::<S>(&text);
-    if std::env::var_os("DUNIX_REWRITE").is_some() {
+    if std::env::var_os("DUNIX_WRITE_TRACES").is_some() {
         fs::write(path, &played).expect("the folder can be written");
     } else {
         assert!(played == text, "{} leaves another trace:\n{played}", path.display());
