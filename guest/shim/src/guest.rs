@@ -7,8 +7,11 @@ use crate::arch::copy;
 use crate::host;
 use crate::thread::Thread;
 use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU32;
 use dunix_guest_abi::layout;
 use dunix_shim_core::{Errno, nr};
+
+const PAGE_BYTES: u64 = 4096;
 
 /// An address that the guest gave.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,7 +56,7 @@ fn read_some(from: GuestAddr, to: &mut [u8]) -> Result<usize, Errno> {
 /// # Safety
 /// `to` is the shim's, writable for `bytes`.
 unsafe fn fetch(to: *mut u8, from: GuestAddr, bytes: usize) -> usize {
-    if Thread::has_faults_blocked() {
+    if Thread::has_faults_blocked() && !is_there(from, bytes, can_read) {
         // SAFETY: forwarded from the caller.
         return bytes - unsafe { by_kernel(nr::PROCESS_VM_READV, to as u64, from, bytes) };
     }
@@ -61,7 +64,37 @@ unsafe fn fetch(to: *mut u8, from: GuestAddr, bytes: usize) -> usize {
     unsafe { copy::copy(to, from.0 as *const u8, bytes) }
 }
 
-/// Lets the kernel copy, which says what it cannot reach: a fault here would end the process while it
+/// Whether the first and the last byte can be used, and with them all between, on two pages at most. Only a thread that
+/// takes memory away which another is just giving to a call could make that wrong.
+fn is_there(at: GuestAddr, bytes: usize, can_use: fn(u64) -> bool) -> bool {
+    const WORD: u64 = 8;
+    let last = at.0.wrapping_add((bytes as u64).saturating_sub(1));
+    let (first, last) = (at.0 & !(WORD - 1), last & !(WORD - 1));
+    let is_one_page = first / PAGE_BYTES == last / PAGE_BYTES;
+    bytes <= host::to_usize(PAGE_BYTES) && can_use(first) && (is_one_page || can_use(last))
+}
+
+/// Whether eight bytes can be read: rt_sigprocmask(2) reads a set before it finds that it is to do nothing.
+fn can_read(word: u64) -> bool {
+    const NO_CHANGE: u64 = 99;
+    // SAFETY: changes nothing.
+    let asked = unsafe { host::call(nr::RT_SIGPROCMASK, [NO_CHANGE, word, 0, 8, 0, 0]) };
+    asked == Err(Errno::EINVAL)
+}
+
+/// Whether eight bytes can be written: a futex operation `or`s nothing into them, and wakes nobody there.
+fn can_write(word: u64) -> bool {
+    const WAKE_OP_PRIVATE: u64 = 5 | 128;
+    const OP_OR: u64 = 2 << 28;
+    /// Would wake somebody only behind a word of this value.
+    const NEVER: u64 = 0x7ff;
+    static NOBODY: AtomicU32 = AtomicU32::new(0);
+    let args = [NOBODY.as_ptr() as u64, WAKE_OP_PRIVATE, 0, 0, word, OP_OR | NEVER];
+    // SAFETY: changes nothing.
+    unsafe { host::call(nr::FUTEX, args) }.is_ok()
+}
+
+/// Lets the kernel copy, which says how much it cannot reach: a fault here would end the process while it
 /// blocks SIGSEGV or SIGBUS. Returns how many bytes were copied.
 ///
 /// # Safety
@@ -82,7 +115,7 @@ unsafe fn by_kernel(number: u64, own: u64, guest: GuestAddr, bytes: usize) -> us
 pub(crate) fn write_bytes(to: GuestAddr, from: &[u8]) -> Result<(), Errno> {
     to.check(from.len())?;
     let (own, bytes) = (from.as_ptr(), from.len());
-    let missing = if Thread::has_faults_blocked() {
+    let missing = if Thread::has_faults_blocked() && !is_there(to, bytes, can_write) {
         // SAFETY: `from` is the shim's.
         bytes - unsafe { by_kernel(nr::PROCESS_VM_WRITEV, own as u64, to, bytes) }
     } else {

@@ -258,6 +258,7 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
     // Without CLONE_VFORK the slot stays taken: nobody can tell when the child has left it.
     if wanted.flags & CLONE_VFORK != 0 {
         child.free();
+        rewrite::take_left(parent);
     }
     result
 }

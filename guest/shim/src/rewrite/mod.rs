@@ -20,7 +20,7 @@ use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::process::Lock;
 use crate::thread::Thread;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dunix_guest_abi::layout;
 use dunix_shim_core::rewrite::{
     CALL_BYTES, LOAD_BYTES, SITE_MAX, SLOT_BYTES, Site, TAIL_AT, TRAP_AT, jump,
@@ -53,8 +53,7 @@ pub(crate) fn stop() {
 /// Counts a trap; rewrites the site if it is hot. The context then goes on behind the jump.
 pub(crate) fn trapped(thread: &Thread, context: &mut Context) {
     let number = context.call().0;
-    // A child that shares its parent's memory could be killed alone, with the lock.
-    if !IS_ON.load(Ordering::Relaxed) || !fast::is_hot(number) || thread.is_vfork_child.get() {
+    if !IS_ON.load(Ordering::Relaxed) || !fast::is_hot(number) {
         return;
     }
     let call = context.regs.rip.wrapping_sub(CALL_BYTES);
@@ -65,11 +64,48 @@ pub(crate) fn trapped(thread: &Thread, context: &mut Context) {
         Some(traps) if traps >= TRAPS_BEFORE => {}
         _ => return,
     }
+    // A child that shares its parent's memory could be killed alone, with the lock.
+    if thread.is_vfork_child.get() {
+        leave_to_parent(call, number);
+    } else if rewrite(call, number) {
+        context.regs.rip = real(context.regs.rip);
+    }
+}
+
+fn rewrite(call: u64, number: u64) -> bool {
     LOCK.acquire();
     let done = patch::try_site(call, number);
     LOCK.release();
-    if done {
-        context.regs.rip = real(context.regs.rip);
+    done
+}
+
+/// Sites that were hot in children that share the process's memory, with the number that trapped there. What finds no room
+/// is hot in the next child as well.
+static LEFT: [(AtomicU64, AtomicU64); 4] = [const { (AtomicU64::new(0), AtomicU64::new(0)) }; 4];
+
+fn leave_to_parent(call: u64, number: u64) {
+    let is_left = |entry: &&(AtomicU64, AtomicU64)| entry.0.load(Ordering::Acquire) == call;
+    if LEFT.iter().find(is_left).is_some() {
+        return;
+    }
+    // Number first: whoever takes the site in between rewrites what traps by another number only if it fits.
+    if let Some((site, of)) = LEFT.iter().find(|entry| entry.0.load(Ordering::Acquire) == 0) {
+        of.store(number, Ordering::Relaxed);
+        let _ = site.compare_exchange(0, call, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+/// Rewrites what a child left that has just ended or executed.
+pub(crate) fn take_left(thread: &Thread) {
+    if !IS_ON.load(Ordering::Relaxed) || thread.is_vfork_child.get() {
+        return;
+    }
+    for (site, of) in &LEFT {
+        let number = of.load(Ordering::Relaxed);
+        let call = site.swap(0, Ordering::AcqRel);
+        if call != 0 {
+            rewrite(call, number);
+        }
     }
 }
 
