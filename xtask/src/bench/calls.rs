@@ -1,7 +1,7 @@
 //! Single system calls, ns each: natively, trapped by SIGSYS, and from a site that the shim has rewritten.
 //!
 //! `guest/programs/calls.c` makes each call from its own text, which is rewritten, and from memory that
-//! never is (with `DUNIX_REWRITE=1`, without which nothing is). Native runs and runs in a lab of one node take turns.
+//! never is (with `DUNIX_REWRITE=0` neither is). Native runs and runs in a lab of one node take turns.
 
 use super::stats::{Ratio, Series};
 use crate::{fabric::Fabric, interrupt, source::Scratch, workspace};

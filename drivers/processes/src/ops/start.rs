@@ -88,11 +88,10 @@ impl Node {
     }
 }
 
-/// Whether shims rewrite system-call sites: the daemon's environment says so, until storms have
-/// shown for long enough that nobody notices.
+/// Whether shims rewrite system-call sites: unless the daemon's environment says `DUNIX_REWRITE=0`.
 fn rewrites() -> bool {
     static REWRITES: OnceLock<bool> = OnceLock::new();
-    *REWRITES.get_or_init(|| std::env::var_os("DUNIX_REWRITE").is_some_and(|value| value == "1"))
+    *REWRITES.get_or_init(|| std::env::var_os("DUNIX_REWRITE").is_none_or(|value| value != "0"))
 }
 
 impl Local {
