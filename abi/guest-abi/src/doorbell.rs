@@ -93,6 +93,13 @@ pub const OP_REMOTE_CANCEL: u64 = 26;
 /// Descriptors changed hands: `a1` = fd, `a2` = new fd (dup of a remote descriptor) or -1 (closed).
 pub const OP_REMOTE_FD: u64 = 27;
 
+/// A remote descriptor is about to be sent in a message: `a1` = fd. Returns a token, `O_CLOEXEC`, to
+/// be sent in its place and closed.
+pub const OP_PASS: u64 = 36;
+/// Descriptors came in a message: `a1` = `*mut i32`, `a2` = their number. Those that live at another
+/// node, which tokens become, are inverted (`!fd`).
+pub const OP_RECEIVED: u64 = 37;
+
 /// What SIGCHLD means to the caller: `a1` = [`CHILDREN_REAPED`] and [`STOPS_SILENT`] bits. A new
 /// image begins with neither and rings if it ignores SIGCHLD.
 pub const OP_CHILD_POLICY: u64 = 28;

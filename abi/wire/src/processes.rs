@@ -22,7 +22,7 @@ pub mod table;
 
 pub use errno::Errno;
 pub use image::{
-    CallArguments, CallExtra, CallOutcome, CallerJob, DescriptorImage, ExecImage, Readiness,
+    CallArguments, CallExtra, CallOutcome, CallerJob, DescriptorImage, ExecImage, Place, Readiness,
     RemoteCallRequest,
 };
 pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package};
@@ -32,7 +32,7 @@ pub use record::{
     RunState, Rusage, SignalSerial,
 };
 pub use refusal::Refusal;
-pub use relay::{StreamHeader, StreamOpening};
+pub use relay::{BorneMessage, StreamHeader, StreamOpening};
 pub use table::{
     Answer, MemberState, ProcMessage, ProcessBody, ReturnTo, Sender, SignalInfo, SignalRequest,
 };
@@ -75,6 +75,8 @@ pub enum ProcessesCall {
     Exec(Box<ExecImage>),
     /// Run one call on an object that has its home here.
     Remote(RemoteCallRequest),
+    /// Put a message with descriptors into a relayed socket of the callee. Answered `Remote`.
+    Bear(BorneMessage),
     /// What runs on this node.
     List,
     /// Tell one process's story.

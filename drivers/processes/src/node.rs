@@ -12,7 +12,7 @@ use crate::list::Stories;
 use crate::moving::pager::{Offers, PageThreads, Paging};
 use crate::moving::{Halls, Moves, Shell, Spawning};
 use crate::ops::Pidfds;
-use crate::remote::{Homes, InFlight, Mirrors, RemoteTable};
+use crate::remote::{Bearings, Homes, InFlight, Mirrors, Passing, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -47,6 +47,10 @@ pub(crate) struct Node {
     pub(crate) arena: SlotArena,
     pub(crate) homes: Homes,
     pub(crate) mirrors: Mirrors,
+    /// Descriptors in messages.
+    pub(crate) passing: Passing,
+    /// Descriptors in messages of relayed sockets.
+    pub(crate) bearings: Bearings,
     /// Pages of processes that leave.
     pub(crate) offers: Offers,
     pub(crate) page_threads: PageThreads,
@@ -192,6 +196,8 @@ impl Node {
             arena,
             homes,
             mirrors: Mirrors::default(),
+            passing: Passing::default(),
+            bearings: Bearings::default(),
             offers: Offers::default(),
             page_threads,
             runtime,

@@ -18,6 +18,7 @@ pub mod kcmp;
 pub mod messages;
 pub mod mounts;
 pub mod page_scan;
+pub mod place;
 pub mod plain_calls;
 pub mod rtnetlink;
 pub mod scm;

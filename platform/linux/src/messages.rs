@@ -24,8 +24,29 @@ pub struct Message {
     pub flags: i32,
 }
 
+/// Most descriptors that one message carries (`SCM_MAX_FD`).
+pub const DESCRIPTORS_MAX: usize = 253;
+
 /// sendmsg(2) without control data; an empty `address` is none. SIGPIPE is never raised.
 pub fn send(socket: BorrowedFd<'_>, body: &[u8], address: &[u8], flags: i32) -> Result<usize> {
+    send_with(socket, body, address, &[], flags)
+}
+
+/// sendmsg(2) with descriptors.
+///
+/// # Errors
+/// `EINVAL` beyond [`DESCRIPTORS_MAX`], else the call's.
+pub fn send_with(
+    socket: BorrowedFd<'_>,
+    body: &[u8],
+    address: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: i32,
+) -> Result<usize> {
+    if descriptors.len() > DESCRIPTORS_MAX {
+        return Err(Errno::INVAL);
+    }
+    let mut control = control_with(descriptors);
     let mut part = libc::iovec { iov_base: body.as_ptr().cast_mut().cast(), iov_len: body.len() };
     // SAFETY: a structure of numbers and pointers, null as yet.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -35,10 +56,26 @@ pub fn send(socket: BorrowedFd<'_>, body: &[u8], address: &[u8], flags: i32) -> 
     }
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
+    if !descriptors.is_empty() {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = HEADER_BYTES + 4 * descriptors.len();
+    }
     let flags = flags | libc::MSG_NOSIGNAL;
-    // SAFETY: the kernel reads the address and the one part, which live on.
+    // SAFETY: the kernel reads the address, the control data and the one part, which live on.
     let sent = check(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) } as _)?;
     usize::try_from(sent).map_err(|_| Errno::IO)
+}
+
+/// An `SCM_RIGHTS` message, in words for its alignment.
+fn control_with(descriptors: &[BorrowedFd<'_>]) -> Vec<u64> {
+    let length = HEADER_BYTES + 4 * descriptors.len();
+    let kind = [libc::SOL_SOCKET, libc::SCM_RIGHTS].into_iter();
+    let numbers = descriptors.iter().map(AsRawFd::as_raw_fd);
+    let bytes = (length as u64).to_ne_bytes().into_iter();
+    let bytes = bytes.chain(kind.chain(numbers).flat_map(i32::to_ne_bytes));
+    let mut bytes: Vec<u8> = bytes.collect();
+    bytes.resize(length.next_multiple_of(8), 0);
+    bytes.chunks_exact(8).map(|w| w.first_chunk().map_or(0, |w| u64::from_ne_bytes(*w))).collect()
 }
 
 /// recvmsg(2); descriptors are received close-on-exec.
@@ -57,7 +94,8 @@ pub fn receive(socket: BorrowedFd<'_>, body: &mut [u8], flags: i32) -> Result<Me
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the kernel writes the body, the address and the control buffer, with their sizes.
     let got = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) } as _)?;
-    let control: Vec<u8> = control.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let words = message.msg_controllen.div_ceil(8).min(control.len());
+    let control: Vec<u8> = control[..words].iter().flat_map(|word| word.to_ne_bytes()).collect();
     let control = control.get(..message.msg_controllen).unwrap_or(&control);
     let (control, descriptors) = without_descriptors(control);
     let length = (message.msg_namelen as usize).min(address.len());
@@ -68,6 +106,44 @@ pub fn receive(socket: BorrowedFd<'_>, body: &mut [u8], flags: i32) -> Result<Me
         descriptors,
         flags: message.msg_flags & !libc::MSG_CMSG_CLOEXEC,
     })
+}
+
+/// What [`read_apart`] has taken: so many bytes, and the first message with descriptors behind them.
+#[derive(Debug, Default)]
+pub struct Apart {
+    /// Bytes that were sent without descriptors.
+    pub plain: usize,
+    /// All bytes: what follows the plain ones was sent with the descriptors.
+    pub bytes: usize,
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Reads what there is at a stream socket of unix(7) without waiting, and tells bytes that were sent
+/// with descriptors from those before them. 0 bytes are the end.
+///
+/// # Errors
+/// `EAGAIN` if there is nothing, else the call's.
+pub fn read_apart(socket: BorrowedFd<'_>, body: &mut [u8]) -> Result<Apart> {
+    let read = |body: &mut [u8]| receive(socket, body, libc::MSG_DONTWAIT);
+    // A look sees descriptors wherever they are in the queue, and bytes up to their message's end.
+    let seen = receive(socket, body, libc::MSG_DONTWAIT | libc::MSG_PEEK)?;
+    let Some(body) = body.get_mut(..seen.bytes).filter(|body| !body.is_empty()) else {
+        return Ok(Apart::default());
+    };
+    if seen.descriptors.is_empty() {
+        let Message { bytes, descriptors, .. } = read(body)?;
+        return Ok(Apart { plain: bytes, bytes, descriptors });
+    }
+    // A read would join them with what came before. Only one of a single byte cannot.
+    for at in 0..body.len() {
+        let descriptors = read(&mut body[at..=at])?.descriptors;
+        if !descriptors.is_empty() {
+            let rest = &mut body[at + 1..];
+            let more = if rest.is_empty() { 0 } else { read(rest)?.bytes };
+            return Ok(Apart { plain: at, bytes: at + 1 + more, descriptors });
+        }
+    }
+    Ok(Apart { plain: body.len(), bytes: body.len(), descriptors: Vec::new() })
 }
 
 /// Bytes of `struct cmsghdr`.
@@ -137,7 +213,7 @@ mod tests {
         let kind = SocketType::SEQPACKET;
         let (a, b) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
         assert_eq!(send(a.as_fd(), b"one", &[], 0), Ok(3));
-        crate::scm::send(a.as_fd(), b"two", &[b.as_fd(), a.as_fd()]).unwrap();
+        assert_eq!(send_with(a.as_fd(), b"two", &[], &[b.as_fd(), a.as_fd()], 0), Ok(3));
         let mut body = [0; 2];
         let first = receive(b.as_fd(), &mut body, 0).unwrap();
         assert_eq!((first.bytes, first.flags & libc::MSG_TRUNC), (2, libc::MSG_TRUNC));
@@ -161,5 +237,23 @@ mod tests {
         assert_eq!(from, address);
         send(socket.as_fd(), b"x", &[], 0).unwrap();
         assert_eq!(receive(connection.as_fd(), &mut [0; 9], 0).unwrap().bytes, 1);
+    }
+
+    #[test]
+    fn descriptors_stay_with_their_bytes() {
+        let kind = SocketType::STREAM;
+        let (a, b) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let mut body = [0; 64];
+        assert_eq!(read_apart(b.as_fd(), &mut body).unwrap_err(), Errno::AGAIN);
+        for (bytes, count) in [(7, 0), (6, 0), (3, 1), (2, 2), (5, 0)] {
+            let descriptors = vec![a.as_fd(); count];
+            let sent = send_with(a.as_fd(), &[b'x'; 64][..bytes], &[], &descriptors, 0);
+            assert_eq!(sent, Ok(bytes));
+        }
+        drop(a);
+        let mut read =
+            || read_apart(b.as_fd(), &mut body).map(|r| (r.plain, r.bytes, r.descriptors.len()));
+        let all = [read(), read(), read(), read()];
+        assert_eq!(all, [Ok((13, 16, 1)), Ok((0, 2, 2)), Ok((5, 5, 0)), Ok((0, 0, 0))]);
     }
 }

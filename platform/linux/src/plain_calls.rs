@@ -49,6 +49,7 @@ pub fn roles(number: u32, args: &[u64; ARGUMENTS]) -> Option<[Role; ARGUMENTS]> 
     let [a, b, c] = match number {
         libc::SYS_shutdown
         | libc::SYS_listen
+        | libc::SYS_flock
         | libc::SYS_ftruncate
         | libc::SYS_fsync
         | libc::SYS_fdatasync

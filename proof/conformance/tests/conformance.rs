@@ -3,7 +3,7 @@
 mod scenarios;
 
 use dunix_conformance::{Scenario, main as run};
-use scenarios::{commands, faults, scripts, terminals};
+use scenarios::{commands, descriptors, faults, scripts, terminals};
 use std::process::ExitCode;
 
 const NODES: usize = 3;
@@ -21,7 +21,13 @@ fn with_gap(mut scenario: Scenario) -> Scenario {
 }
 
 fn main() -> ExitCode {
-    let groups = [scripts::SCENARIOS, commands::SCENARIOS, terminals::SCENARIOS, faults::SCENARIOS];
+    let groups = [
+        scripts::SCENARIOS,
+        descriptors::SCENARIOS,
+        commands::SCENARIOS,
+        terminals::SCENARIOS,
+        faults::SCENARIOS,
+    ];
     let all: Vec<Scenario> = groups.into_iter().flatten().copied().map(with_gap).collect();
     run(&all, NODES)
 }

@@ -1,7 +1,7 @@
 //! A process that execs onto another node, and calls on what it left at home.
 
 use super::ProcessRecord;
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use serde::{Deserialize, Serialize};
 
@@ -191,11 +191,13 @@ pub enum CallArguments {
         arguments: [u64; 5],
         input: Vec<u8>,
     },
-    /// sendmsg(2) with `MSG_*` flags; an empty address is none.
+    /// sendmsg(2) with `MSG_*` flags; an empty address is none. The numbers of the descriptors that
+    /// go along mean nothing.
     Send {
         data: Vec<u8>,
         address: Vec<u8>,
         flags: i32,
+        descriptors: Vec<DescriptorImage>,
     },
     /// recvmsg(2) with `MSG_*` flags.
     Receive {
@@ -209,6 +211,21 @@ pub enum CallArguments {
     Connect {
         address: Vec<u8>,
     },
+    /// One of the calls above that names a file (unix(7)).
+    At {
+        place: Place,
+        call: Box<CallArguments>,
+    },
+}
+
+/// Where a process looks up names: paths in the tree, the directory as seen below the root.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    pub root: Vec<u8>,
+    pub cwd: Vec<u8>,
+    /// As guests number them.
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// What a remote call returned.
@@ -229,8 +246,10 @@ pub struct CallOutcome {
 pub enum CallExtra {
     #[default]
     None,
-    /// Of a message that was received.
-    Message { address: Vec<u8>, control: Vec<u8>, flags: i32 },
+    /// Of a message that was received; the numbers of its descriptors mean nothing.
+    Message { address: Vec<u8>, control: Vec<u8>, flags: i32, descriptors: Vec<DescriptorImage> },
+    /// The descriptors of a message that was sent are the home's to let go, sent or not.
+    Taken,
     /// A connection that was accepted, now an object of the home.
     Accepted { object: u64, address: Vec<u8>, ready: u16 },
     /// A terminal that was opened, now an object of the home.

@@ -1,8 +1,9 @@
 //! Headers of byte streams: of those that carry the descriptors of a process that runs elsewhere,
 //! and of those that carry its pages.
 
-use super::PagesHeader;
-use dunix_ids::Pid;
+use super::{DescriptorImage, PagesHeader};
+use alloc::vec::Vec;
+use dunix_ids::{ObjectId, Pid};
 use serde::{Deserialize, Serialize};
 
 /// First bytes of a stream on [`Topic::Processes`](crate::Topic): what it carries.
@@ -33,4 +34,15 @@ pub enum Direction {
     Write,
     /// Both, each with its own end (a socket).
     Both,
+}
+
+/// A message with descriptors between two relayed sockets (unix(7), `SCM_RIGHTS`). The numbers of the
+/// descriptors mean nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BorneMessage {
+    /// The object at the home, whose stream the sockets have.
+    pub relay: ObjectId,
+    /// At most [`CALL_BYTES_MAX`](super::image::CALL_BYTES_MAX).
+    pub bytes: Vec<u8>,
+    pub descriptors: Vec<DescriptorImage>,
 }

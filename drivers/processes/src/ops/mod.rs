@@ -50,6 +50,8 @@ impl Node {
             OP_REMOTE => self.handle_remote(call),
             OP_REMOTE_CANCEL => self.handle_remote_cancel(call),
             OP_REMOTE_FD => self.handle_remote_fd(call),
+            OP_PASS => self.handle_pass(call),
+            OP_RECEIVED => self.handle_received(call),
             OP_BACKGROUND => self.handle_background(call),
             OP_TERMINAL => self.handle_terminal(call),
             OP_OPEN_TERMINAL => self.handle_open_terminal(call),

@@ -68,13 +68,15 @@ pub(super) fn read(memory: &GuestMemory, asked: &RemoteCall) -> Result<CallArgum
         SENDTO => {
             let data = gather(memory, &rest(vec![[first, second]]))?;
             let address = address(memory, fourth, fifth)?;
-            Ok(CallArguments::Send { data, address, flags: int(third) })
+            let descriptors = Vec::new();
+            Ok(CallArguments::Send { data, address, flags: int(third), descriptors })
         }
         SENDMSG => {
             let header: Header = memory.read_plain(first)?;
             let data = gather(memory, &rest(pieces(memory, header[2], header[3])?))?;
             let address = address(memory, header[0], header[1])?;
-            Ok(CallArguments::Send { data, address, flags: int(second) })
+            let descriptors = Vec::new();
+            Ok(CallArguments::Send { data, address, flags: int(second), descriptors })
         }
         RECVFROM => {
             let bytes = total(&rest(vec![[first, second]]));
@@ -110,6 +112,75 @@ pub(super) fn read(memory: &GuestMemory, asked: &RemoteCall) -> Result<CallArgum
         }
         number => plain(memory, number, asked.args),
     }
+}
+
+/// Bytes of `struct cmsghdr`.
+const CONTROL_HEADER_BYTES: usize = 16;
+const SOL_SOCKET: i32 = 1;
+const SCM_RIGHTS: i32 = 1;
+
+/// The descriptors that a message carries; they go with its first bytes.
+pub(super) fn descriptors(memory: &GuestMemory, asked: &RemoteCall) -> Result<Vec<i32>> {
+    if asked.nr != SENDMSG || asked.done > 0 {
+        return Ok(Vec::new());
+    }
+    let header: Header = memory.read_plain(asked.args[0])?;
+    if header[4] == 0 {
+        return Ok(Vec::new());
+    }
+    let bytes = usize::try_from(header[5]).unwrap_or(usize::MAX);
+    if bytes > CONTROL_BYTES_MAX {
+        return Err(Errno::NOBUFS);
+    }
+    let mut control = vec![0; bytes];
+    memory.read(header[4], &mut control)?;
+    descriptors_in(&control)
+}
+
+/// cmsg(3): the numbers in `SCM_RIGHTS` messages; a length that cannot be is `EINVAL`.
+fn descriptors_in(control: &[u8]) -> Result<Vec<i32>> {
+    let word = |at: usize| {
+        control.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |w| i32::from_ne_bytes(*w))
+    };
+    let (mut numbers, mut at) = (Vec::new(), 0);
+    while at + CONTROL_HEADER_BYTES <= control.len() {
+        let length = word(at).unsigned_abs() as usize;
+        let whole = control.get(at..at.saturating_add(length)).ok_or(Errno::INVAL)?;
+        let payload = whole.get(CONTROL_HEADER_BYTES..).ok_or(Errno::INVAL)?;
+        if (word(at + 8), word(at + 12)) == (SOL_SOCKET, SCM_RIGHTS) {
+            let words = payload.chunks_exact(4).filter_map(<[u8]>::first_chunk);
+            numbers.extend(words.map(|word| i32::from_ne_bytes(*word)));
+        }
+        at += length.next_multiple_of(8);
+    }
+    Ok(numbers)
+}
+
+/// How many descriptors fit behind other control data where the guest receives a message.
+pub(super) fn descriptors_room(
+    memory: &GuestMemory,
+    asked: &RemoteCall,
+    extra: &CallExtra,
+) -> Result<usize> {
+    let CallExtra::Message { control, .. } = extra else { return Ok(0) };
+    if asked.nr != RECVMSG {
+        return Ok(0);
+    }
+    let header: Header = memory.read_plain(asked.args[0])?;
+    let room = if header[4] == 0 { 0 } else { usize::try_from(header[5]).unwrap_or(usize::MAX) };
+    Ok(room.saturating_sub(control.len().next_multiple_of(8) + CONTROL_HEADER_BYTES) / 4)
+}
+
+/// Adds the numbers of received descriptors to control data.
+pub(super) fn add_descriptors(control: &mut Vec<u8>, numbers: &[i32]) {
+    if numbers.is_empty() {
+        return;
+    }
+    control.resize(control.len().next_multiple_of(8), 0);
+    let length = CONTROL_HEADER_BYTES + 4 * numbers.len();
+    control.extend((length as u64).to_ne_bytes());
+    let words = [SOL_SOCKET, SCM_RIGHTS].into_iter().chain(numbers.iter().copied());
+    control.extend(words.flat_map(i32::to_ne_bytes));
 }
 
 fn int(argument: u64) -> i32 {
@@ -161,6 +232,9 @@ fn pieces(memory: &GuestMemory, list: u64, count: u64) -> Result<Vec<Piece>> {
     }
     (0..count).map(|i| memory.read_plain(list.wrapping_add(i * 16))).collect()
 }
+
+/// `MSG_CTRUNC`: control data did not fit.
+pub(super) const CONTROL_TRUNCATED: i32 = 0x8;
 
 /// What is left of pieces after their first `done` bytes.
 fn remaining(pieces: Vec<Piece>, mut done: u64) -> Vec<Piece> {
@@ -250,8 +324,7 @@ fn give_message(memory: &GuestMemory, at: u64, header: Header, extra: &CallExtra
     const NAME_LENGTH_AT: u64 = 8;
     const CONTROL_LENGTH_AT: u64 = 40;
     const FLAGS_AT: u64 = 48;
-    const CONTROL_TRUNCATED: i32 = 0x8;
-    let CallExtra::Message { address, control, flags } = extra else { return Ok(()) };
+    let CallExtra::Message { address, control, flags, .. } = extra else { return Ok(()) };
     let mut flags = *flags;
     if header[0] != 0 {
         let room = usize::try_from(header[1] & 0xffff_ffff).unwrap_or(0);
@@ -299,6 +372,18 @@ fn give_plain(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_are_found_behind_other_control_data() {
+        let mut control = vec![0; 28];
+        control[0] = 28;
+        control[8..16].copy_from_slice(&[1, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(descriptors_in(&control), Ok(Vec::new()));
+        add_descriptors(&mut control, &[5, 7]);
+        assert_eq!((control.len(), descriptors_in(&control)), (32 + 24, Ok(vec![5, 7])));
+        control[32] = 99;
+        assert_eq!(descriptors_in(&control), Err(Errno::INVAL));
+    }
 
     #[test]
     fn what_is_done_is_skipped() {

@@ -7,11 +7,14 @@
 //! Whoever rings with a ticket in flight gets `EAGAIN` and waits on his slot. A call whose outcome
 //! is given has its ticket set to 0, so that an `EAGAIN` of the object itself is told apart.
 
-use super::RemoteFd;
 use super::arguments::{
     self, FCNTL, LSEEK, OWN_OFFSET, PREADV2, PWRITEV2, READ, READV, WRITE, WRITEV,
 };
-use crate::call::DoorbellCall;
+use super::execute::{BIND, failed};
+use super::inside;
+use super::{Passed, RemoteFd};
+use crate::call::{Caller, DoorbellCall};
+use crate::host;
 use crate::node::{Node, State};
 use crate::terminal::Deaf;
 use dunix_guest_abi::doorbell::{OPENED_REMOTE, REMOTE_FD_WORDS, REMOTE_NOT, RemoteCall};
@@ -21,7 +24,7 @@ use dunix_linux::{Errno, Result};
 use dunix_wire::Topic;
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
 use dunix_wire::processes::{
-    CallArguments, CallExtra, CallOutcome, CallerJob, ProcessesAnswer, ProcessesCall,
+    CallArguments, CallExtra, CallOutcome, CallerJob, Place, ProcessesAnswer, ProcessesCall,
     ProcessesMessage, RemoteCallRequest,
 };
 use rustix::fs::OFlags;
@@ -45,12 +48,15 @@ pub(crate) struct InFlight {
     pid: Pid,
     home: NodeId,
     outcome: Option<CallOutcome>,
+    /// Descriptors that came with it.
+    passed: Vec<Passed>,
 }
 
 /// What a ring comes to.
 enum Turn {
-    Begin(RemoteFd, CallerJob, CallArguments),
-    Done(NodeId, CallOutcome),
+    /// With the descriptors that it sends.
+    Begin(RemoteFd, CallerJob, CallArguments, Vec<i32>),
+    Done(NodeId, CallOutcome, Vec<Passed>),
     NotYet,
     /// The host's own descriptor does it.
     Local,
@@ -65,19 +71,21 @@ impl Node {
     fn remote_call(self: &Arc<Node>, call: &DoorbellCall) -> Result<i64> {
         let (pid, memory, at) = (call.caller()?.pid, call.memory(), call.arg(1));
         let asked: RemoteCall = memory.read_plain(at)?;
-        match self.turn(pid, &memory, &asked)? {
+        match self.turn(call.caller()?, &memory, &asked)? {
             Turn::NotYet => Err(Errno::AGAIN),
             Turn::Local => Ok(REMOTE_NOT),
-            Turn::Done(home, outcome) => self.give(call, &asked, home, outcome),
-            Turn::Begin(fd, job, arguments) => {
-                let ticket = self.begin(pid, fd, job, arguments)?;
+            Turn::Done(home, outcome, passed) => self.give(call, &asked, home, outcome, passed),
+            Turn::Begin(fd, job, arguments, sent) => {
+                let host_pid = call.caller()?.host_pid;
+                let ticket = self.begin(pid, fd, job, arguments, (host_pid, sent))?;
                 memory.write(at, &ticket.to_ne_bytes())?;
                 Err(Errno::AGAIN)
             }
         }
     }
 
-    fn turn(&self, pid: Pid, memory: &GuestMemory, asked: &RemoteCall) -> Result<Turn> {
+    fn turn(&self, caller: Caller, memory: &GuestMemory, asked: &RemoteCall) -> Result<Turn> {
+        let Caller { pid, host_pid, .. } = caller;
         if asked.ticket != 0 {
             return self.with(|state, _| state.outcome(pid, asked.ticket));
         }
@@ -88,7 +96,13 @@ impl Node {
             return Ok(Turn::Local);
         }
         let job = self.look(|state| state.job_of(pid)).ok_or(Errno::SRCH)?.deaf(asked.marks);
-        Ok(Turn::Begin(fd, job, arguments::read(memory, asked)?))
+        let sent = arguments::descriptors(memory, asked)?;
+        let mut arguments = arguments::read(memory, asked)?;
+        if fd.what == RemoteKind::Socket && names_file(&arguments) {
+            let place = self.place_of(host_pid)?;
+            arguments = CallArguments::At { place, call: Box::new(arguments) };
+        }
+        Ok(Turn::Begin(fd, job, arguments, sent))
     }
 
     fn begin(
@@ -97,6 +111,7 @@ impl Node {
         fd: RemoteFd,
         job: CallerJob,
         call: CallArguments,
+        (host_pid, sent): (u32, Vec<i32>),
     ) -> Result<u64> {
         let home = fd.object.home;
         let ticket = self.with(|state, _| {
@@ -104,11 +119,20 @@ impl Node {
                 return Err(Errno::NOMEM);
             }
             let ticket = state.fresh_number();
-            state.in_flight.insert(ticket, InFlight { pid, home, outcome: None });
+            state
+                .in_flight
+                .insert(ticket, InFlight { pid, home, outcome: None, passed: Vec::new() });
             Ok(ticket)
         })?;
         let request = RemoteCallRequest { ticket, object: fd.object.serial, pid, job, call };
         let node = self.clone();
+        if !sent.is_empty() {
+            self.runtime.spawn(async move {
+                let outcome = node.send_descriptors(home, request, host_pid, sent).await;
+                node.conclude_call(pid, home, ticket, outcome).await;
+            });
+            return Ok(ticket);
+        }
         // The calls of one process go out in the order in which it makes them.
         let answer = self.mesh.as_ref().map(|mesh| {
             let body = dunix_wire::encode(&ProcessesCall::Remote(request));
@@ -119,17 +143,70 @@ impl Node {
                 Some(answer) => outcome_of(answer.await.ok().as_deref()),
                 None => outcome_of(None),
             };
-            for readiness in &outcome.ready {
-                node.mirrors.set(home, *readiness, false);
-            }
-            node.with(|state, _| {
-                if let Some(call) = state.in_flight.get_mut(&ticket) {
-                    call.outcome = Some(outcome);
-                }
-            });
-            node.wake(pid);
+            node.conclude_call(pid, home, ticket, outcome).await;
         });
         Ok(ticket)
+    }
+
+    /// Sends a message with descriptors of a process here.
+    async fn send_descriptors(
+        self: &Arc<Node>,
+        home: NodeId,
+        mut request: RemoteCallRequest,
+        host_pid: u32,
+        sent: Vec<i32>,
+    ) -> CallOutcome {
+        let mut offer = match self.describe_sent(home, request.pid, host_pid, sent).await {
+            Ok(offer) => offer,
+            Err(errno) => return failed(errno),
+        };
+        let call = match &mut request.call {
+            CallArguments::At { call, .. } => call,
+            call => call,
+        };
+        if let CallArguments::Send { descriptors, .. } = call {
+            *descriptors = std::mem::take(&mut offer.descriptors);
+        }
+        let Some(mesh) = &self.mesh else { return outcome_of(None) };
+        let body = dunix_wire::encode(&ProcessesCall::Remote(request));
+        let answer = mesh.call(home, Topic::Processes, body, FOREVER).await;
+        let outcome = outcome_of(answer.ok().as_deref());
+        if outcome.extra == CallExtra::Taken {
+            offer.was_taken();
+        }
+        outcome
+    }
+
+    /// Keeps what a call came to until its caller asks.
+    async fn conclude_call(
+        self: &Arc<Node>,
+        pid: Pid,
+        home: NodeId,
+        ticket: u64,
+        mut outcome: CallOutcome,
+    ) {
+        for readiness in &outcome.ready {
+            self.mirrors.set(home, *readiness, false);
+        }
+        let mut passed = Vec::new();
+        if let CallExtra::Message { descriptors, flags, .. } = &mut outcome.extra
+            && !descriptors.is_empty()
+        {
+            match self.admit(std::mem::take(descriptors)).await {
+                Ok(admitted) => passed = admitted,
+                Err(error) => {
+                    self.note(pid, format!("lost descriptors of a message: {error}"));
+                    *flags |= arguments::CONTROL_TRUNCATED;
+                }
+            }
+        }
+        self.with(|state, _| {
+            if let Some(call) = state.in_flight.get_mut(&ticket) {
+                call.outcome = Some(outcome);
+                call.passed = passed;
+            }
+        });
+        self.wake(pid);
     }
 
     pub(crate) fn handle_remote_cancel(self: &Arc<Node>, call: DoorbellCall) {
@@ -143,7 +220,7 @@ impl Node {
         let (pid, memory, at) = (call.caller()?.pid, call.memory(), call.arg(1));
         let asked: RemoteCall = memory.read_plain(at)?;
         match self.with(|state, _| state.outcome(pid, asked.ticket))? {
-            Turn::Done(home, outcome) => self.give(call, &asked, home, outcome),
+            Turn::Done(home, outcome, passed) => self.give(call, &asked, home, outcome, passed),
             _ => {
                 let home = self.look(|state| state.in_flight.get(&asked.ticket).map(|c| c.home));
                 let message = ProcessesMessage::CancelRemoteCall { ticket: asked.ticket };
@@ -159,12 +236,22 @@ impl Node {
         call: &DoorbellCall,
         asked: &RemoteCall,
         home: NodeId,
-        outcome: CallOutcome,
+        mut outcome: CallOutcome,
+        passed: Vec<Passed>,
     ) -> Result<i64> {
         let memory = call.memory();
         memory.write(call.arg(1), &0_u64.to_ne_bytes())?;
         if outcome.value < 0 {
             return Ok(outcome.value);
+        }
+        if !passed.is_empty() {
+            let room = arguments::descriptors_room(&memory, asked, &outcome.extra)?;
+            let count = passed.len();
+            let numbers = self.give_passed(call, passed, room);
+            if let CallExtra::Message { control, flags, .. } = &mut outcome.extra {
+                arguments::add_descriptors(control, &numbers);
+                *flags |= if numbers.len() < count { arguments::CONTROL_TRUNCATED } else { 0 };
+            }
         }
         arguments::write(&memory, asked, &outcome.data, &outcome.extra)?;
         match outcome.extra {
@@ -260,8 +347,8 @@ impl State {
             None => Ok(Turn::NotYet),
             Some(outcome) => {
                 let home = call.home;
-                self.in_flight.remove(&ticket);
-                Ok(Turn::Done(home, outcome))
+                let passed = self.in_flight.remove(&ticket).map(|call| call.passed);
+                Ok(Turn::Done(home, outcome, passed.unwrap_or_default()))
             }
         }
     }
@@ -280,6 +367,27 @@ impl State {
     }
 }
 
+impl Node {
+    /// Where a process of this node looks up names.
+    fn place_of(&self, host_pid: u32) -> Result<Place> {
+        let root = self.below_root(host::link(host_pid, "root")?);
+        let cwd = inside(&root, self.below_root(host::link(host_pid, "cwd")?));
+        let status = host::Status::of(host_pid, self.ids_base)?;
+        Ok(Place { root, cwd, uid: status.uids[1], gid: status.gids[1] })
+    }
+}
+
+/// Whether a call names a file (unix(7)): the home must not look where its own daemon is.
+fn names_file(call: &CallArguments) -> bool {
+    const AF_UNIX: [u8; 2] = [1, 0];
+    let address = match call {
+        CallArguments::Connect { address } | CallArguments::Send { address, .. } => address,
+        CallArguments::Plain { number: BIND, input, .. } => input,
+        _ => return false,
+    };
+    address.starts_with(&AF_UNIX) && address.get(2).is_some_and(|first| *first != 0)
+}
+
 /// Whether a call on a file that is open here too is about what its holders share: the offset, and
 /// the flags of the description.
 fn is_about_offset(asked: &RemoteCall) -> bool {
@@ -291,13 +399,11 @@ fn is_about_offset(asked: &RemoteCall) -> bool {
 }
 
 pub(crate) fn outcome_of(answer: Option<&[u8]>) -> CallOutcome {
-    let failed =
-        || CallOutcome { value: -i64::from(Errno::IO.raw_os_error()), ..CallOutcome::default() };
     match answer.map(dunix_wire::decode) {
         Some(Ok(ProcessesAnswer::Remote(outcome))) if outcome.data.len() <= CALL_BYTES_MAX => {
             outcome
         }
         // The home is gone, or mad.
-        _ => failed(),
+        _ => failed(Errno::IO),
     }
 }

@@ -20,7 +20,7 @@ use dunix_wire::processes::DescriptorImage;
 use dunix_wire::processes::image::{DESCRIPTORS_MAX, DescriptorKind, RemoteKind};
 use rustix::fs::{FileType, OFlags, SeekFrom, Stat, fcntl_getfl, fstat, fstatfs, major, minor};
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
-use rustix::net::{SocketType, getpeername};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketType, getpeername, getsockname};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +64,8 @@ enum Reason {
     Exec { must: bool },
     /// It goes on elsewhere with all that it has.
     Move,
+    /// It sends them in a message and keeps them.
+    Message,
 }
 
 /// One descriptor while its process is described.
@@ -120,6 +122,29 @@ impl Capture {
         Capture { reason: Reason::Move, ..capture }
     }
 
+    /// Prepares to describe descriptors that a process sends to another node.
+    pub(super) fn for_message(
+        node: Arc<Node>,
+        to: NodeId,
+        host_pid: u32,
+        remote: RemoteTable,
+    ) -> Capture {
+        let offer = Offer::of_message(node.clone(), to);
+        let capture = Capture::new(node, to, host_pid, remote, [0; REMOTE_FD_WORDS]);
+        Capture { reason: Reason::Message, offer, ..capture }
+    }
+
+    /// Describes descriptors of a message, each under its number in the process.
+    pub(super) fn run_on_message(
+        mut self,
+        descriptors: Vec<(OwnedFd, i32)>,
+    ) -> Result<Offer, Unmovable> {
+        for (fd, number) in descriptors {
+            self.add(number, false, fd)?;
+        }
+        Ok(self.offer)
+    }
+
     /// Describes all descriptors that the process takes along. Whose image is sent is to be
     /// [announced](Offer::announce), and its paths [seen from](Offer::see_from) the process's root.
     pub(crate) fn run(mut self) -> Result<Offer, Unmovable> {
@@ -154,7 +179,8 @@ impl Capture {
     }
 
     fn add(&mut self, number: i32, cloexec: bool, fd: OwnedFd) -> Result<(), Unmovable> {
-        if self.offer.descriptors.len() >= DESCRIPTORS_MAX || number >= NUMBERS_END {
+        let is_too_high = number >= NUMBERS_END && self.reason != Reason::Message;
+        if self.offer.descriptors.len() >= DESCRIPTORS_MAX || is_too_high {
             return Err(Unmovable::TooMany);
         }
         let stat = fstat(&fd)?;
@@ -167,7 +193,9 @@ impl Capture {
                 Err(Unmovable::Descriptor { .. }) if must => self.leave(number, &fd, &stat)?,
                 other => other?,
             },
-            (None, None, Reason::Move) => self.describe_for_move(number, &fd, &stat)?,
+            (None, None, Reason::Move | Reason::Message) => {
+                self.describe_for_move(number, &fd, &stat)?
+            }
         };
         let image = DescriptorImage { fd: number, cloexec, same_as: twin, kind };
         self.offer.descriptors.push(image);
@@ -186,7 +214,7 @@ impl Capture {
         let twin = self.held.iter().filter(same_file).find(|held| {
             kcmp::same_description(held.fd.as_fd(), fd.as_fd()).unwrap_or(false)
                 || (is_pipe
-                    && self.reason != Reason::Move
+                    && matches!(self.reason, Reason::Exec { .. })
                     && access(held.fd.as_fd()) == access(fd.as_fd()))
         })?;
         Some(twin.index)
@@ -210,6 +238,9 @@ impl Capture {
 
     /// Whether nobody else has the description of the process's descriptor `number`.
     pub(super) fn is_alone_with(&mut self, number: i32, fd: &OwnedFd) -> bool {
+        if self.reason == Reason::Message {
+            return false;
+        }
         let (node, own) = (&self.offer.node, (self.host_pid, number));
         let others = self.others.get_or_insert_with(|| Others::of(node, own.0, &self.all));
         others.is_alone(node, own, fd.as_fd())
@@ -341,6 +372,10 @@ impl Capture {
         if getpeername(fd).is_err() {
             return Err(unmovable("a socket that is not connected"));
         }
+        // Names bring credentials with them; who calls from elsewhere already may read, too.
+        if has_unix_name(fd) || self.offer.node.homes.has_description(fd.as_fd()) {
+            return self.leave_for_calls(fd, stat, RemoteKind::Socket);
+        }
         let flags = fcntl_getfl(fd)?.bits();
         let own = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
         let (object, drains) = self.leave_for_relay(own, stat)?;
@@ -410,6 +445,18 @@ impl Capture {
     }
 }
 
+/// Whether either end of a connected socket has a name of unix(7).
+fn has_unix_name(fd: &OwnedFd) -> bool {
+    let ends = [getsockname(fd).ok(), getpeername(fd).ok().flatten()];
+    ends.into_iter().flatten().any(|name| is_unix_name(&name))
+}
+
+/// Whether an address is more than a family: the name of a socket of unix(7).
+pub(super) fn is_unix_name(name: &SocketAddrAny) -> bool {
+    const FAMILY_BYTES: u32 = 2;
+    name.address_family() == AddressFamily::UNIX && name.addr_len() > FAMILY_BYTES
+}
+
 pub(super) fn access(fd: BorrowedFd<'_>) -> OFlags {
     fcntl_getfl(fd).map_or(OFlags::RDWR, |flags| flags & OFlags::RWMODE)
 }
@@ -464,4 +511,22 @@ fn can_read(pid: u32, number: &str) -> bool {
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
     let flags = fdinfo::flags(&info.unwrap_or_default());
     flags & OFlags::RWMODE.bits() != OFlags::WRONLY.bits()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{SocketAddrUnix, SocketFlags, bind, socketpair};
+
+    #[test]
+    fn a_pair_has_no_name_until_it_is_bound() {
+        let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+        let (a, b) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        assert!(!has_unix_name(&a) && !has_unix_name(&b));
+        let name = format!("dunix-capture-{}", std::process::id());
+        bind(&a, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+        assert!(has_unix_name(&a) && has_unix_name(&b));
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!has_unix_name(&tcp.into()));
+    }
 }

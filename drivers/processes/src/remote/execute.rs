@@ -11,17 +11,28 @@ use dunix_guest_abi::doorbell::{IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT, REMOTE_
 use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, plain_calls, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
-use dunix_wire::processes::{CallArguments, CallExtra, CallOutcome, CallerJob, RemoteCallRequest};
+use dunix_wire::processes::{
+    CallArguments, CallExtra, CallOutcome, CallerJob, Place, RemoteCallRequest,
+};
 use rustix::fs::{OFlags, SeekFrom, fstat, major, minor};
+use rustix::termios::{LocalModes, SpecialCodeIndex};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The numbers of bind(2) and listen(2).
-const BIND: u32 = 49;
+pub(super) const BIND: u32 = 49;
 const LISTEN: u32 = 50;
 /// The number of pidfd_open(2): asks which process a descriptor is about.
 pub(super) const PIDFD_OPEN: u32 = 434;
+const FLOCK: u32 = 73;
+/// flock(2): do not wait.
+const LOCK_NB: u64 = 4;
+/// getsockopt(2) of `SO_PEERCRED`.
+const PEER_CREDENTIALS: (u32, u64, u64) = (55, 1, 17);
 
 /// A call that succeeded.
 pub(super) type Done = CallOutcome;
@@ -29,21 +40,73 @@ pub(super) type Done = CallOutcome;
 impl Node {
     /// Runs a call and says what it returned. `cancelled` is told if its caller gives it up.
     pub(crate) async fn execute(
-        &self,
+        self: &Arc<Node>,
         from: NodeId,
         request: RemoteCallRequest,
         cancelled: Arc<Notify>,
     ) -> CallOutcome {
         let (ticket, called) = (request.ticket, request.object);
-        let outcome = self.run_call(from, request, &cancelled).await;
+        let outcome = match request.call {
+            CallArguments::At { place, call } => {
+                let request = RemoteCallRequest { call: *call, ..request };
+                self.run_from_place(from, place, request, cancelled).await
+            }
+            _ => self.run_call(from, request, &cancelled).await,
+        };
         self.homes.end_call(from, ticket);
         let mut outcome = outcome.unwrap_or_else(failed);
         outcome.ready = self.homes.watches.changes_for(from, called);
         outcome
     }
 
-    async fn run_call(
+    /// Runs a call that names a file, on a thread that looks names up as the process does.
+    async fn run_from_place(
+        self: &Arc<Node>,
+        from: NodeId,
+        place: Place,
+        request: RemoteCallRequest,
+        cancelled: Arc<Notify>,
+    ) -> Result<Done> {
+        let owner = |id: u32| self.ids_base.checked_add(id).ok_or(Errno::PROTO);
+        let (uid, gid) = (owner(place.uid)?, owner(place.gid)?);
+        let below = if place.root == b"/" { &[] } else { &place.root[..] };
+        let root = [self.root.as_slice(), below, b"/"].concat();
+        let node = self.clone();
+        let run = move || {
+            let runtime = node.runtime.clone();
+            runtime.block_on(node.run_call(from, request, &cancelled))
+        };
+        self.run_in_place(root, place.cwd, (uid, gid), run)?.await.unwrap_or(Err(Errno::IO))
+    }
+
+    /// Runs `work` on a thread of its own that looks names up below `root` as guests do.
+    pub(super) fn run_in_place<T: Send + 'static>(
         &self,
+        root: Vec<u8>,
+        cwd: Vec<u8>,
+        owner: (u32, u32),
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<tokio::sync::oneshot::Receiver<Result<T>>> {
+        let path = |bytes: Vec<u8>| PathBuf::from(std::ffi::OsString::from_vec(bytes));
+        let (root, cwd) = (path(root), path(cwd));
+        // The last of the guests' namespaces is their mounts.
+        let mounts = self.namespaces.last().ok_or(Errno::NOSYS)?;
+        let mounts = rustix::io::fcntl_dupfd_cloexec(mounts, 0)?;
+        let (answer, outcome) = tokio::sync::oneshot::channel();
+        let run = move || {
+            let entered = dunix_linux::place::enter(mounts.as_fd(), &root, &cwd, owner);
+            // The caller may be gone.
+            let _ = answer.send(entered.and_then(|()| work()));
+        };
+        std::thread::Builder::new()
+            .name("names".to_owned())
+            .spawn(run)
+            .map_err(|_| Errno::AGAIN)?;
+        Ok(outcome)
+    }
+
+    async fn run_call(
+        self: &Arc<Node>,
         from: NodeId,
         request: RemoteCallRequest,
         cancelled: &Notify,
@@ -60,6 +123,7 @@ impl Node {
             }
         }
         match request.call {
+            CallArguments::At { .. } => Err(Errno::PROTO),
             CallArguments::Status => status(&object, self.ids_base),
             CallArguments::Poll { events } => Ok(value(usize::from(ready_among(&object, events)))),
             CallArguments::Terminal { request: number, argument } => {
@@ -81,17 +145,23 @@ impl Node {
                 {
                     return Ok(value(0));
                 }
-                let done = self.plain(object.clone(), number, arguments, input).await?;
+                let mut done = self.plain(object.clone(), number, arguments, input).await?;
+                if (number, arguments[0], arguments[1]) == PEER_CREDENTIALS
+                    && let Some(credentials) = done.data.first_chunk_mut()
+                {
+                    self.rename(credentials);
+                }
                 if number == LISTEN && what == RemoteKind::Socket {
                     self.prepare_port(&object, OP_BOUND, &[]).await?;
                 }
                 Ok(done)
             }
-            CallArguments::Send { data, address, flags } => {
-                sockets::send(&object, &data, &address, flags, cancelled).await
+            CallArguments::Send { data, address, flags, descriptors } => {
+                let message = (&data[..], &address[..], flags);
+                self.send(&object, message, descriptors, cancelled).await
             }
             CallArguments::Receive { bytes, flags } => {
-                sockets::receive(&object, bytes, flags, cancelled).await
+                self.receive(from, &object, (bytes, flags), cancelled).await
             }
             CallArguments::Accept { flags } => self.accept(&object, from, flags, cancelled).await,
             CallArguments::Connect { address } => {
@@ -100,10 +170,10 @@ impl Node {
             }
             CallArguments::Read { bytes: 0 } if what == RemoteKind::Socket => Ok(value(0)),
             CallArguments::Read { bytes } if what == RemoteKind::Socket => {
-                sockets::receive(&object, bytes, 0, cancelled).await
+                self.receive(from, &object, (bytes, 0), cancelled).await
             }
             CallArguments::Write { data } if what == RemoteKind::Socket => {
-                sockets::send(&object, &data, &[], 0, cancelled).await
+                sockets::send(&object, (&data, &[], 0), &[], cancelled).await
             }
             call if matches!(what, RemoteKind::File | RemoteKind::Directory) => {
                 let done = self.runtime.spawn_blocking(move || on_file(&object, call)).await;
@@ -153,6 +223,22 @@ impl Node {
         arguments: [u64; 5],
         input: Vec<u8>,
     ) -> Result<Done> {
+        if number == BIND {
+            // On the thread that is where its caller is.
+            let (value, data) =
+                plain_calls::run(object.original.as_fd(), number, arguments, &input)?;
+            return Ok(CallOutcome { value, data, ..CallOutcome::default() });
+        }
+        if number == FLOCK {
+            let waits = arguments[0] & LOCK_NB == 0;
+            let arguments = [arguments[0] | LOCK_NB, 0, 0, 0, 0];
+            let locked = plain_calls::run(object.original.as_fd(), number, arguments, &[]);
+            // A wait here could not be given up when its caller's signal comes.
+            return match locked {
+                Err(Errno::AGAIN) if waits => Err(Errno::NOLCK),
+                other => other.map(|_| CallOutcome::default()),
+            };
+        }
         // fsync(2) and kin look at disks, or at the tree.
         let done = self.runtime.spawn_blocking(move || {
             plain_calls::run(object.original.as_fd(), number, arguments, &input)
@@ -187,7 +273,7 @@ impl Node {
 /// First major number of the terminals of devpts.
 const FIRST_MAJOR: u32 = 136;
 
-fn failed(errno: Errno) -> CallOutcome {
+pub(super) fn failed(errno: Errno) -> CallOutcome {
     CallOutcome { value: -i64::from(errno.raw_os_error()), ..CallOutcome::default() }
 }
 
@@ -280,6 +366,36 @@ fn ioctl(
     Ok(CallOutcome { value: i64::from(result), data, ..CallOutcome::default() })
 }
 
+/// What the settings of a terminal without lines say of a read (termios(3)).
+#[derive(Clone, Copy)]
+enum Rule {
+    /// `MIN` is 0: it ends with nothing after `TIME`.
+    Within(Duration),
+    /// `MIN` is more than 1, and there is no `TIME`.
+    AtLeast,
+}
+
+impl Rule {
+    fn of(object: &Object, what: RemoteKind) -> Option<Rule> {
+        if !matches!(what, RemoteKind::Terminal { .. }) {
+            return None;
+        }
+        let settings = rustix::termios::tcgetattr(&object.original).ok()?;
+        if settings.local_modes.contains(LocalModes::ICANON) {
+            return None;
+        }
+        let codes = &settings.special_codes;
+        match (codes[SpecialCodeIndex::VMIN], codes[SpecialCodeIndex::VTIME]) {
+            (0, tenths) if tenths > 0 => Some(Rule::Within(TENTH * u32::from(tenths))),
+            (2.., 0) => Some(Rule::AtLeast),
+            _ => None,
+        }
+    }
+}
+
+/// The unit of `TIME`.
+const TENTH: Duration = Duration::from_millis(100);
+
 /// A pipe, a terminal, or what else has a queue.
 async fn read(
     object: &Arc<Object>,
@@ -295,7 +411,20 @@ async fn read(
         waiting.until_done(attempt).await?
     } else {
         let own = object.nonblocking()?;
-        waiting.until_done(|| rustix::io::read(own, &mut data)).await?
+        let rule = Rule::of(object, what).filter(|_| waiting.waits());
+        let waiting = match rule {
+            Some(Rule::Within(span)) => waiting.within(span),
+            _ => waiting,
+        };
+        let attempt = || match rule {
+            // poll(2) tells when there are so many.
+            Some(Rule::AtLeast) if ready_now(&object.original) & READABLE == 0 => Err(Errno::AGAIN),
+            _ => rustix::io::read(own, &mut data),
+        };
+        match waiting.until_done(attempt).await {
+            Err(Errno::AGAIN) if matches!(rule, Some(Rule::Within(_))) => 0,
+            other => other?,
+        }
     };
     data.truncate(got);
     Ok(CallOutcome { data, ..value(got) })

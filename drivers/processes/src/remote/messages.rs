@@ -51,6 +51,13 @@ impl Handler for MeshFace {
                     reply.send(encode(&ProcessesAnswer::Remote(outcome)));
                 });
             }
+            Ok(ProcessesCall::Bear(message)) => {
+                let node = node.clone();
+                node.runtime.clone().spawn(async move {
+                    let outcome = node.take_borne(from, message).await;
+                    reply.send(encode(&ProcessesAnswer::Remote(outcome)));
+                });
+            }
             Ok(ProcessesCall::List) => {
                 let node = node.clone();
                 node.runtime.clone().spawn_blocking(move || {

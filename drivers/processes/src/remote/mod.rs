@@ -15,6 +15,7 @@
 mod adopt;
 mod alone;
 mod arguments;
+mod bearing;
 mod calls;
 mod capture;
 mod depart;
@@ -27,6 +28,7 @@ mod messages;
 mod mirror;
 mod moving;
 mod offer;
+mod passing;
 mod pump;
 mod rebuild;
 mod restore;
@@ -36,6 +38,7 @@ mod transfer;
 mod waiting;
 mod watch;
 
+pub(crate) use bearing::Bearings;
 pub(crate) use calls::{InFlight, outcome_of};
 pub(crate) use capture::Capture;
 pub(crate) use depart::Destination;
@@ -45,6 +48,7 @@ pub(crate) use homes::Homes;
 pub(crate) use late::Late;
 pub(crate) use messages::MeshFace;
 pub(crate) use mirror::{Mirror, Mirrors};
+pub(crate) use passing::{Passed, Passing};
 pub(crate) use pump::Relay;
 pub(crate) use watch::tell_readiness;
 pub(crate) use {
@@ -122,6 +126,10 @@ impl RemoteTable {
         self.mirrors.insert(object, mirror);
     }
 
+    fn mirror_of(&self, object: ObjectId) -> Option<Arc<Mirror>> {
+        self.mirrors.get(&object).cloned()
+    }
+
     /// What stands for the objects.
     pub(crate) fn mirrors(&self) -> impl Iterator<Item = (ObjectId, &Mirror)> {
         self.mirrors.iter().map(|(object, mirror)| (*object, &**mirror))
@@ -190,7 +198,8 @@ impl Node {
 
     fn release_object(&self, pid: Pid, object: ObjectId) {
         let times = self.with(|state, _| {
-            let is_held = state.locals.values().any(|l| l.remote.holds(object));
+            let is_held =
+                state.locals.values().any(|l| l.remote.holds(object)) || self.passing.holds(object);
             if is_held { None } else { state.arrivals.remove(&object) }
         });
         if let Some(times) = times {

@@ -19,12 +19,22 @@ pub(crate) struct Offer {
     /// Objects of third nodes that go along.
     passed_on: BTreeSet<ObjectId>,
     is_announced: bool,
+    /// It goes in a message, which may outlive all that holds an object here: also the objects of the
+    /// other node itself are held for it until it has them.
+    is_message: bool,
 }
 
 impl Offer {
     pub(super) fn new(node: Arc<Node>, to: NodeId) -> Offer {
         let (kept, descriptors, passed_on) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Offer { node, to, kept, descriptors, passed_on, is_announced: false }
+        Offer { node, to, kept, descriptors, passed_on, is_announced: false, is_message: false }
+    }
+
+    /// The same for descriptors of a message.
+    pub(super) fn of_message(node: Arc<Node>, to: NodeId) -> Offer {
+        let mut offer = Offer::new(node, to);
+        offer.is_message = true;
+        offer
     }
 
     /// Keeps an object of this node for the other.
@@ -36,7 +46,7 @@ impl Offer {
 
     /// An object of a third node goes along.
     pub(super) fn pass_on(&mut self, object: ObjectId) {
-        if object.home != self.to {
+        if object.home != self.to || self.is_message {
             self.passed_on.insert(object);
         }
     }

@@ -3,15 +3,18 @@
 //! ```text
 //! writer there -> local pipe -> send_from -> stream -> receive_into -> the home's pipe -> reader
 //! ```
+//! Descriptors in a socket's messages go beside the stream ([`Bearer`]), each between its own bytes.
 //! End of file follows the last byte. A reader that leaves stops the stream, the other side's pump
 //! then closes its descriptor, and the writer there gets SIGPIPE as it would here.
 
+use super::bearing::{Bearer, Borne, Message};
 use bytes::Bytes;
 use dunix_ids::ObjectId;
+use dunix_linux::messages::{self, Apart};
 use dunix_linux::{Errno, Result};
 use dunix_transport::{StreamEnd, StreamReceiver, StreamSender};
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, sockopt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -96,6 +99,8 @@ pub(crate) enum End {
     Pipe,
     /// A socket whose description others share: every call says `MSG_DONTWAIT`.
     Socket,
+    /// The same of unix(7): descriptors come with its bytes.
+    UnixSocket,
 }
 
 /// Registers a descriptor with the runtime.
@@ -120,28 +125,31 @@ impl Local {
         Ok(Local { fd: watch(fd, interest)?, end })
     }
 
-    fn try_read(&self, into: &mut [u8]) -> Result<usize> {
+    fn try_read(&self, into: &mut [u8]) -> Result<Apart> {
+        let plain = |bytes| Apart { plain: bytes, bytes, descriptors: Vec::new() };
         loop {
             let result = match self.end {
-                End::Pipe => rustix::io::read(self.fd.get_ref(), &mut *into),
+                End::Pipe => rustix::io::read(self.fd.get_ref(), &mut *into).map(plain),
                 End::Socket => {
                     rustix::net::recv(self.fd.get_ref(), &mut *into, RecvFlags::DONTWAIT)
-                        .map(|(got, _)| got)
+                        .map(|(got, _)| plain(got))
                 }
+                End::UnixSocket => messages::read_apart(self.fd.get_ref().as_fd(), &mut *into),
             };
-            if result != Err(Errno::INTR) {
-                return result;
+            match result {
+                Err(Errno::INTR) => {}
+                result => return result,
             }
         }
     }
 
-    fn try_write(&self, from: &[u8]) -> Result<usize> {
+    fn try_write(&self, from: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<usize> {
         loop {
             let result = match self.end {
                 End::Pipe => rustix::io::write(self.fd.get_ref(), from),
-                End::Socket => {
-                    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                    rustix::net::send(self.fd.get_ref(), from, flags)
+                End::Socket | End::UnixSocket => {
+                    let (socket, now) = (self.fd.get_ref().as_fd(), SendFlags::DONTWAIT.bits());
+                    messages::send_with(socket, from, &[], descriptors, now.cast_signed())
                 }
             };
             if result != Err(Errno::INTR) {
@@ -151,7 +159,7 @@ impl Local {
     }
 
     /// Reads some bytes; 0 is end of file.
-    async fn read(&self, into: &mut [u8]) -> Result<usize> {
+    async fn read(&self, into: &mut [u8]) -> Result<Apart> {
         loop {
             let mut ready = self.fd.readable().await.map_err(|_| Errno::IO)?;
             match self.try_read(into) {
@@ -161,12 +169,17 @@ impl Local {
         }
     }
 
-    async fn write_all(&self, mut from: &[u8]) -> Result<()> {
+    /// Writes all bytes, the first of them with the descriptors.
+    async fn write_all(&self, mut from: &[u8], descriptors: &[OwnedFd]) -> Result<()> {
+        let mut descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         while !from.is_empty() {
             let mut ready = self.fd.writable().await.map_err(|_| Errno::IO)?;
-            match self.try_write(from) {
+            match self.try_write(from, &descriptors) {
                 Err(Errno::AGAIN) => ready.clear_ready(),
-                Ok(count) => from = from.get(count..).unwrap_or(&[]),
+                Ok(count) => {
+                    from = from.get(count..).unwrap_or(&[]);
+                    descriptors.clear();
+                }
                 Err(errno) => return Err(errno),
             }
         }
@@ -189,68 +202,92 @@ impl Local {
 ///
 /// Bytes are taken from the descriptor only when the stream has credit for them, so that a reader
 /// there that leaves loses no more than a pipe's buffer would.
-pub(crate) async fn send_from(fd: OwnedFd, end: End, mut stream: StreamSender, mut drains: Drains) {
+pub(crate) async fn send_from(
+    fd: OwnedFd,
+    end: End,
+    stream: StreamSender,
+    mut drains: Drains,
+    bearer: Option<Bearer>,
+) {
     let Ok(local) = Local::new(fd, end, Interest::READABLE) else { return };
-    let mut buffer = vec![0; CHUNK];
+    let mut sending = Sending { local, stream, bearer, buffer: vec![0; CHUNK] };
     loop {
-        let got = tokio::select! {
+        let taken = tokio::select! {
             biased;
             drain = drains.next() => {
-                if drain_now(&local, &mut stream, &mut buffer).await.is_err() {
+                if sending.drain_now().await.is_err() {
                     return;
                 }
                 let _ = drain.send(());
                 continue;
             }
-            got = read_on_credit(&local, &mut stream, &mut buffer) => got,
+            taken = sending.read_on_credit() => taken,
         };
-        match got {
-            Some(0) => break,
-            Some(count) => {
-                if stream.send(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
+        match taken {
+            Some(Apart { bytes: 0, .. }) => break,
+            Some(taken) => {
+                if sending.send(taken).await.is_err() {
                     return;
                 }
             }
             None => return,
         }
     }
-    stream.finish();
+    sending.stream.finish();
     // Whoever waits for this pump waits for the bytes' arrival; new drains are answered by the end.
-    let _ = stream.drained().await;
+    let _ = sending.stream.drained().await;
 }
 
-/// Reads some bytes once the stream takes any; 0 is end of file. `None`: nobody takes them any more,
-/// or a socket was reset, which the other side sees as a stream that breaks off.
-async fn read_on_credit(
-    local: &Local,
-    stream: &mut StreamSender,
-    buffer: &mut [u8],
-) -> Option<usize> {
-    let credit = stream.writable().await.ok()?.clamp(1, CHUNK);
-    tokio::select! {
-        biased;
-        got = local.read(&mut buffer[..credit]) => got.ok(),
-        _ = stream.closed() => None,
-    }
+/// A pump away from this node.
+struct Sending {
+    local: Local,
+    stream: StreamSender,
+    bearer: Option<Bearer>,
+    buffer: Vec<u8>,
 }
 
-/// Sends all that is there now and waits for its arrival.
-async fn drain_now(
-    local: &Local,
-    stream: &mut StreamSender,
-    buffer: &mut [u8],
-) -> core::result::Result<(), ()> {
-    loop {
-        match local.try_read(buffer) {
-            Ok(0) | Err(Errno::AGAIN) => break,
-            Ok(count) => {
-                let bytes = Bytes::copy_from_slice(&buffer[..count]);
-                stream.send(bytes).await.map_err(drop)?;
-            }
-            Err(_) => return Err(()),
+impl Sending {
+    /// Reads some bytes once the stream takes any; 0 is end of file. `None`: nobody takes them any
+    /// more, or a socket was reset, which the other side sees as a stream that breaks off.
+    async fn read_on_credit(&mut self) -> Option<Apart> {
+        // A message with descriptors is not parted for lack of credit.
+        let least = if self.local.end == End::UnixSocket { CHUNK } else { 1 };
+        let credit = self.stream.writable_for(least).await.ok()?.clamp(1, CHUNK);
+        tokio::select! {
+            biased;
+            taken = self.local.read(&mut self.buffer[..credit]) => taken.ok(),
+            _ = self.stream.closed() => None,
         }
     }
-    stream.drained().await.map_err(drop)
+
+    /// Sends what was read.
+    async fn send(&mut self, taken: Apart) -> core::result::Result<(), ()> {
+        let Apart { plain, bytes, descriptors } = taken;
+        let read = &self.buffer[..bytes];
+        let (before, message) = read.split_at_checked(plain).ok_or(())?;
+        let message = Bytes::copy_from_slice(message);
+        if !before.is_empty() {
+            self.stream.send(Bytes::copy_from_slice(before)).await.map_err(drop)?;
+        }
+        match &self.bearer {
+            Some(bearer) if !descriptors.is_empty() => {
+                bearer.bear(&mut self.stream, message, descriptors).await
+            }
+            _ => self.stream.send(message).await.map_err(drop),
+        }
+    }
+
+    /// Sends all that is there now and waits for its arrival.
+    async fn drain_now(&mut self) -> core::result::Result<(), ()> {
+        loop {
+            match self.local.try_read(&mut self.buffer) {
+                Ok(Apart { bytes: 0, .. }) | Err(Errno::AGAIN) => break,
+                Ok(taken) => self.send(taken).await?,
+                Err(_) => return Err(()),
+            }
+        }
+        self.stream.drained().await.map_err(drop)
+    }
 }
 
 /// How a stream's bytes ended at their descriptor.
@@ -265,7 +302,12 @@ pub(crate) enum Received {
 }
 
 /// Carries a stream's bytes into a descriptor until either side ends.
-pub(crate) async fn receive_into(fd: &OwnedFd, end: End, stream: &mut StreamReceiver) -> Received {
+pub(crate) async fn receive_into(
+    fd: &OwnedFd,
+    end: End,
+    stream: &mut StreamReceiver,
+    mut borne: Option<Borne>,
+) -> Received {
     let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 0) else { return Received::Broken };
     let Ok(watch) = rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 0) else { return Received::Broken };
     let Ok(local) = Local::new(copy, end, Interest::WRITABLE) else { return Received::Broken };
@@ -273,6 +315,14 @@ pub(crate) async fn receive_into(fd: &OwnedFd, end: End, stream: &mut StreamRece
     loop {
         let bytes = tokio::select! {
             bytes = stream.recv() => bytes,
+            message = next_borne(&mut borne) => {
+                if local.write_all(&message.bytes, &message.descriptors).await.is_err() {
+                    return Received::ReaderGone;
+                }
+                // Who sent it may be gone.
+                let _ = message.done.send(());
+                continue;
+            }
             () = watch.reader_gone(), if end == End::Pipe => return Received::ReaderGone,
         };
         let Some(bytes) = bytes else {
@@ -281,10 +331,17 @@ pub(crate) async fn receive_into(fd: &OwnedFd, end: End, stream: &mut StreamRece
                 _ => Received::Broken,
             };
         };
-        if local.write_all(&bytes).await.is_err() {
+        if local.write_all(&bytes, &[]).await.is_err() {
             return Received::ReaderGone;
         }
         stream.consumed(bytes.len());
+    }
+}
+
+async fn next_borne(borne: &mut Option<Borne>) -> Message {
+    match borne {
+        Some(borne) => borne.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -294,10 +351,13 @@ pub(crate) async fn relay_socket(
     sender: StreamSender,
     mut receiver: StreamReceiver,
     drains: Drains,
+    (bearer, borne): (Bearer, Borne),
 ) {
     let Ok(reading) = rustix::io::fcntl_dupfd_cloexec(&fd, 0) else { return };
-    let outgoing = tokio::spawn(send_from(reading, End::Socket, sender, drains));
-    let ended = receive_into(&fd, End::Socket, &mut receiver).await;
+    let is_unix = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX);
+    let end = if is_unix { End::UnixSocket } else { End::Socket };
+    let outgoing = tokio::spawn(send_from(reading, end, sender, drains, Some(bearer)));
+    let ended = receive_into(&fd, end, &mut receiver, Some(borne)).await;
     drop(receiver);
     match ended {
         // Half-close. If the whole other end is gone, our descriptor is closed below as well.

@@ -5,13 +5,13 @@ use super::homes::{Object, Purpose};
 use super::waiting::Waiting;
 use super::watch::ready_now;
 use crate::node::Node;
-use dunix_ids::NodeId;
+use dunix_ids::{NodeId, Pid};
 use dunix_linux::{Errno, Result, messages};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
-use dunix_wire::processes::{CallExtra, CallOutcome};
+use dunix_wire::processes::{CallExtra, CallOutcome, DescriptorImage};
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
@@ -30,12 +30,12 @@ fn is_stream(object: &Object) -> bool {
     sockopt::socket_type(&object.original) == Ok(SocketType::STREAM)
 }
 
-/// send(2) and kin; a stream takes all before it returns, unless it is cancelled.
+/// send(2) and kin: bytes, address and flags, with descriptors that go with the first bytes. A stream
+/// takes all before it returns, unless it is cancelled.
 pub(super) async fn send(
     object: &Arc<Object>,
-    data: &[u8],
-    address: &[u8],
-    flags: i32,
+    (data, address, flags): (&[u8], &[u8], i32),
+    mut descriptors: &[BorrowedFd<'_>],
     cancelled: &Notify,
 ) -> Result<Done> {
     let mut waiting = Waiting::to_write(object, cancelled).for_socket();
@@ -48,11 +48,13 @@ pub(super) async fn send(
     let mut sent = 0;
     loop {
         let rest = data.get(sent..).unwrap_or(&[]);
-        match waiting.until_done(|| messages::send(socket, rest, address, flags)).await {
+        let attempt = || messages::send_with(socket, rest, address, descriptors, flags);
+        match waiting.until_done(attempt).await {
             Ok(count) => sent += count,
             Err(errno) if sent == 0 => return Err(errno),
             Err(_) => break,
         }
+        descriptors = &[];
         if sent >= data.len() || !is_stream {
             break;
         }
@@ -60,13 +62,104 @@ pub(super) async fn send(
     Ok(value(sent))
 }
 
-/// recv(2) and kin.
-pub(super) async fn receive(
+impl Node {
+    /// send(2) and kin with what a peer has described. From the descriptors on it is this node that
+    /// lets them go.
+    pub(super) async fn send(
+        self: &Arc<Node>,
+        object: &Arc<Object>,
+        message: (&[u8], &[u8], i32),
+        descriptors: Vec<DescriptorImage>,
+        cancelled: &Notify,
+    ) -> Result<Done> {
+        if descriptors.is_empty() {
+            return send(object, message, &[], cancelled).await;
+        }
+        let sent = self.send_with(object, message, descriptors, cancelled).await;
+        let sent = sent.unwrap_or_else(super::execute::failed);
+        Ok(CallOutcome { extra: CallExtra::Taken, ..sent })
+    }
+
+    async fn send_with(
+        self: &Arc<Node>,
+        object: &Arc<Object>,
+        message: (&[u8], &[u8], i32),
+        descriptors: Vec<DescriptorImage>,
+        cancelled: &Notify,
+    ) -> Result<Done> {
+        let descriptors = self.delivered(descriptors).await?;
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        send(object, message, &borrowed, cancelled).await
+    }
+
+    /// recv(2) and kin, with so many bytes and these flags.
+    pub(super) async fn receive(
+        self: &Arc<Node>,
+        from: NodeId,
+        object: &Arc<Object>,
+        (bytes, flags): (u32, i32),
+        cancelled: &Notify,
+    ) -> Result<Done> {
+        let (mut outcome, received) = receive(object, bytes, flags, cancelled).await?;
+        let CallExtra::Message { control, flags, descriptors, .. } = &mut outcome.extra else {
+            return Ok(outcome);
+        };
+        for_credentials(control, |credentials| self.rename(credentials));
+        if !received.is_empty() {
+            match self.describe_received(from, received).await {
+                Ok(mut offer) => {
+                    *descriptors = std::mem::take(&mut offer.descriptors);
+                    offer.was_taken();
+                }
+                Err(_) => *flags |= CONTROL_TRUNCATED,
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Makes `struct ucred` of this node one of the fabric: who has no number there has 0.
+    pub(super) fn rename(&self, credentials: &mut [u8; 12]) {
+        /// Who has no number in a user namespace (`/proc/sys/kernel/overflowuid`).
+        const NOBODY: u32 = 65534;
+        let words = credentials.as_chunks_mut::<4>().0;
+        let [pid, ids @ ..] = words else { return };
+        let host = u32::from_ne_bytes(*pid);
+        let named = self.look(|state| state.table.from_host(host));
+        *pid = named.map_or(0, Pid::get).to_ne_bytes();
+        for id in ids {
+            let guest_id = u32::from_ne_bytes(*id).checked_sub(self.ids_base);
+            *id = guest_id.unwrap_or(NOBODY).to_ne_bytes();
+        }
+    }
+}
+
+/// Calls `visit` for each `struct ucred` in control data (unix(7), `SCM_CREDENTIALS`).
+fn for_credentials(control: &mut [u8], mut visit: impl FnMut(&mut [u8; 12])) {
+    const HEADER_BYTES: usize = 16;
+    /// `SOL_SOCKET`, `SCM_CREDENTIALS`.
+    const KIND: [u8; 8] = [1, 0, 0, 0, 2, 0, 0, 0];
+    let mut at = 0;
+    while let Some(header) = control.get(at..at + HEADER_BYTES) {
+        let length = header.first_chunk().map_or(0, |w| u32::from_ne_bytes(*w)) as usize;
+        let is_it = header[8..] == KIND;
+        let payload = control.get_mut(at + HEADER_BYTES..).and_then(<[u8]>::first_chunk_mut);
+        if length < HEADER_BYTES {
+            return;
+        }
+        if let Some(credentials) = payload.filter(|_| is_it) {
+            visit(credentials);
+        }
+        at += length.next_multiple_of(8);
+    }
+}
+
+/// recv(2) and kin, with the descriptors of the message.
+async fn receive(
     object: &Arc<Object>,
     bytes: u32,
     flags: i32,
     cancelled: &Notify,
-) -> Result<Done> {
+) -> Result<(Done, Vec<OwnedFd>)> {
     let mut waiting = Waiting::to_read(object, cancelled).for_socket();
     if flags & (DONT_WAIT | ERROR_QUEUE) != 0 {
         waiting = waiting.at_once();
@@ -83,23 +176,21 @@ pub(super) async fn receive(
             Ok(message) => message,
             Err(errno) if filled == 0 => return Err(errno),
             // What has come already is not lost.
-            Err(_) => return Ok(with_data(data, filled, filled, CallExtra::None)),
+            Err(_) => return Ok((with_data(data, filled, filled, CallExtra::None), Vec::new())),
         };
         let got = message.bytes.min(data.len() - filled);
         filled += got;
-        if wants_all && got > 0 && filled < data.len() {
+        // What has control data ends a wait for all bytes.
+        let is_plain = message.control.is_empty() && message.descriptors.is_empty();
+        if wants_all && is_plain && got > 0 && filled < data.len() {
             continue;
         }
-        // Descriptors in messages stay between processes of one node: these are closed, and said so.
-        let lost = if message.descriptors.is_empty() { 0 } else { CONTROL_TRUNCATED };
-        let extra = CallExtra::Message {
-            address: message.address,
-            control: message.control,
-            flags: message.flags | lost,
-        };
+        let (address, control, flags_now) = (message.address, message.control, message.flags);
+        let descriptors = Vec::new();
+        let extra = CallExtra::Message { address, control, flags: flags_now, descriptors };
         let is_length = flags & TRUNCATED_LENGTH != 0 && filled == got;
         let result = if is_length { message.bytes } else { filled };
-        return Ok(with_data(data, filled, result, extra));
+        return Ok((with_data(data, filled, result, extra), message.descriptors));
     }
 }
 

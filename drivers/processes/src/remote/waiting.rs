@@ -47,6 +47,11 @@ impl<'a> Waiting<'a> {
         Waiting { waits: false, ..self }
     }
 
+    /// It waits no longer than this.
+    pub(super) fn within(self, span: Duration) -> Waiting<'a> {
+        Waiting { deadline: Some(Instant::now() + span), ..self }
+    }
+
     pub(super) fn waits(&self) -> bool {
         self.waits
     }

@@ -1,6 +1,7 @@
 //! Calls on descriptors whose object lives at another node: the home executes them (`OP_REMOTE`).
 
 use super::rest::Transfer;
+use super::socket::{self, Sender};
 use super::{Answer, terminal};
 use crate::arch::frame::{Context, SigInfo};
 use crate::arch::gadget;
@@ -85,6 +86,9 @@ pub(crate) fn attempt(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]
         }
         _ => {}
     }
+    if number == nr::SENDMSG {
+        socket::share(thread, GuestAddr(args[1]));
+    }
     let wanted = bytes_wanted(number, &args);
     let mut call = Call::new(thread, mask, number, args);
     let mut done = 0;
@@ -112,8 +116,12 @@ pub(crate) fn attempt(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]
             None => break result,
         }
     };
-    if matches!(number, nr::ACCEPT | nr::ACCEPT4) && result >= 0 {
-        accepted(thread, number, args[3], result);
+    match number {
+        nr::ACCEPT | nr::ACCEPT4 if result >= 0 => accepted(thread, number, args[3], result),
+        nr::RECVMSG if result >= 0 => {
+            let _ = socket::received(thread, GuestAddr(args[1]), args[2], Sender::Elsewhere);
+        }
+        _ => {}
     }
     if result == EPIPE && raises_sigpipe(number, &args) {
         broken_pipe(thread);

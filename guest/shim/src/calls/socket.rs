@@ -9,15 +9,20 @@ use crate::doorbell::{ring, ring_until_done};
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::thread::Thread;
-use dunix_guest_abi::doorbell::{OP_BIND, OP_BOUND, OP_CONNECT, REMOTE_FD_WORDS};
+use dunix_guest_abi::doorbell::{
+    OP_BIND, OP_BOUND, OP_CONNECT, OP_PASS, OP_RECEIVED, REMOTE_FD_WORDS,
+};
 use dunix_shim_core::{Errno, nr};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Control messages that the shim looks through; a longer rest passes unchanged.
-const CONTROL_BYTES_MAX: usize = 1024;
+const CONTROL_BYTES_MAX: usize = 4096;
+/// Most descriptors that one message carries (`SCM_MAX_FD`).
+const DESCRIPTORS_MAX: usize = 253;
 const SOL_SOCKET: u32 = 1;
 const SO_PEERCRED: u32 = 17;
+const SCM_RIGHTS: u32 = 1;
 const SCM_CREDENTIALS: u32 = 2;
 const CMSG_HEADER_BYTES: usize = 16;
 
@@ -111,8 +116,8 @@ fn peer_credentials(args: [u64; 6]) -> Result<u64, Errno> {
     Ok(result)
 }
 
-/// Calls `visit` with the offset of each `SCM_CREDENTIALS` payload in a control buffer.
-fn for_credentials(control: &mut [u8], mut visit: impl FnMut(&mut [u8])) {
+/// Calls `visit` with the kind and the payload of each message of `SOL_SOCKET` in a control buffer.
+fn for_messages(control: &mut [u8], mut visit: impl FnMut(u32, &mut [u8])) {
     let mut at = 0;
     while let Some(header) = control.get(at..at + CMSG_HEADER_BYTES) {
         let word = |from: usize| {
@@ -122,15 +127,18 @@ fn for_credentials(control: &mut [u8], mut visit: impl FnMut(&mut [u8])) {
         if len < CMSG_HEADER_BYTES {
             return;
         }
-        let payload = at + CMSG_HEADER_BYTES;
+        let end = control.len().min(at.saturating_add(len));
         if level == SOL_SOCKET
-            && kind == SCM_CREDENTIALS
-            && let Some(pid) = control.get_mut(payload..payload + 4)
+            && let Some(payload) = control.get_mut(at + CMSG_HEADER_BYTES..end)
         {
-            visit(pid);
+            visit(kind, payload);
         }
-        at += (len + 7) & !7;
+        at = at.saturating_add(len).next_multiple_of(8);
     }
+}
+
+fn word_of(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
 }
 
 fn control_of(message: &[u64; 7]) -> Option<(GuestAddr, usize)> {
@@ -139,22 +147,71 @@ fn control_of(message: &[u64; 7]) -> Option<(GuestAddr, usize)> {
         .then_some((GuestAddr(message[CONTROL_AT]), bytes))
 }
 
+/// Notes that others may share what was private, if a message may carry descriptors.
+pub(crate) fn share(thread: &Thread, message: GuestAddr) {
+    if guest::read(message).is_ok_and(|message| control_of(&message).is_some()) {
+        thread.process().private.set_words(&[0; REMOTE_FD_WORDS]);
+    }
+}
+
+/// Tokens of the descriptors that a message carries and that live at another node.
+struct Tokens {
+    fds: [i32; DESCRIPTORS_MAX],
+    count: usize,
+}
+
+impl Tokens {
+    /// Puts a token in the place of a descriptor.
+    fn replace(&mut self, number: &mut [u8]) -> Result<(), Errno> {
+        let slot = self.fds.get_mut(self.count).ok_or(Errno::EINVAL)?;
+        let token = ring(OP_PASS, [u64::from(word_of(number)), 0, 0, 0])?;
+        *slot = host::int_arg(token);
+        self.count += 1;
+        number.copy_from_slice(&slot.to_le_bytes());
+        Ok(())
+    }
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        for fd in self.fds.iter().take(self.count) {
+            // SAFETY: a descriptor of the shim's own.
+            let _ = unsafe { host::call(nr::CLOSE, [host::fd_arg(*fd), 0, 0, 0, 0, 0]) };
+        }
+    }
+}
+
 fn send_message(thread: &Thread, context: &Context, mut args: [u64; 6]) -> Option<Answer> {
     let mut message: [u64; 7] = guest::read(GuestAddr(args[1])).ok()?;
     let (at, bytes) = control_of(&message)?;
-    // Descriptors may be among it: from now on others may share what was private.
     thread.process().private.set_words(&[0; REMOTE_FD_WORDS]);
     let mut control = [0u8; CONTROL_BYTES_MAX];
     let control = &mut control[..bytes];
     guest::read_bytes(at, control).ok()?;
-    let mut is_changed = false;
-    for_credentials(control, |pid| {
-        let id = u32::from_le_bytes([pid[0], pid[1], pid[2], pid[3]]);
-        if let Ok(host) = super::other::to_host(u64::from(id)) {
-            pid.copy_from_slice(&host::uint_arg(host).to_le_bytes());
-            is_changed = true;
+    let mut tokens = Tokens { fds: [0; DESCRIPTORS_MAX], count: 0 };
+    let (mut is_changed, mut outcome) = (false, Ok(()));
+    for_messages(control, |kind, payload| match kind {
+        SCM_CREDENTIALS => {
+            if let Some(pid) = payload.first_chunk_mut::<4>()
+                && let Ok(host) = super::other::to_host(u64::from(word_of(pid)))
+            {
+                *pid = host::uint_arg(host).to_le_bytes();
+                is_changed = true;
+            }
         }
+        SCM_RIGHTS => {
+            for number in payload.chunks_exact_mut(4) {
+                if thread.process().remote.has(word_of(number).cast_signed()) {
+                    outcome = outcome.and_then(|()| tokens.replace(number));
+                    is_changed = true;
+                }
+            }
+        }
+        _ => {}
     });
+    if let Err(error) = outcome {
+        return Some(Answer::from(Err(error)));
+    }
     if !is_changed || message[CONTROL_BYTES_AT] != bytes as u64 {
         return None;
     }
@@ -174,23 +231,76 @@ fn receive_message(thread: &Thread, context: &Context, args: [u64; 6]) -> Option
     }
     // SAFETY: the guest's own call.
     let result = unsafe { receive::message(thread, context.mask, args) }?;
-    if result >= 0 && has_control {
-        let _ = translate_received(GuestAddr(args[1]));
+    // What came from elsewhere after a move has been seen to.
+    if result >= 0 && has_control && !thread.process().remote.has(host::int_arg(args[0])) {
+        let _ = received(thread, GuestAddr(args[1]), args[2], Sender::Here);
     }
     Some(Answer::Return(result))
 }
 
-fn translate_received(at: GuestAddr) -> Result<(), Errno> {
+/// Whose numbers the control data of a received message has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// The host's: a queue of this node.
+    Here,
+    /// The fabric's: a queue at another node, from which the daemon has installed descriptors.
+    Elsewhere,
+}
+
+/// Makes what came with a message the fabric's: credentials and descriptors.
+///
+/// # Errors
+/// `EFAULT`.
+pub(crate) fn received(
+    thread: &Thread,
+    at: GuestAddr,
+    flags: u64,
+    sender: Sender,
+) -> Result<(), Errno> {
+    const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
     let message: [u64; 7] = guest::read(at)?;
     let Some((at, bytes)) = control_of(&message) else { return Ok(()) };
     let mut control = [0u8; CONTROL_BYTES_MAX];
     let control = &mut control[..bytes];
     guest::read_bytes(at, control)?;
     let mut is_changed = false;
-    for_credentials(control, |pid| {
-        let host = u32::from_le_bytes([pid[0], pid[1], pid[2], pid[3]]);
-        pid.copy_from_slice(&super::other::from_host(host).to_le_bytes());
-        is_changed = true;
+    for_messages(control, |kind, payload| match kind {
+        SCM_CREDENTIALS if sender == Sender::Here => {
+            if let Some(pid) = payload.first_chunk_mut::<4>() {
+                *pid = super::other::from_host(word_of(pid)).to_le_bytes();
+                is_changed = true;
+            }
+        }
+        SCM_RIGHTS => adopt(thread, payload, flags & MSG_CMSG_CLOEXEC != 0, sender),
+        _ => {}
     });
     if is_changed { guest::write_bytes(at, control) } else { Ok(()) }
+}
+
+/// Makes received descriptors what they are: tokens become what they stand for.
+fn adopt(thread: &Thread, payload: &[u8], is_cloexec: bool, sender: Sender) {
+    const F_SETFD: u64 = 2;
+    let mut list = [0i32; DESCRIPTORS_MAX];
+    let mut count = 0;
+    for (slot, number) in list.iter_mut().zip(payload.chunks_exact(4)) {
+        *slot = word_of(number).cast_signed();
+        thread.process().private.remove(*slot);
+        count += 1;
+    }
+    let _ = ring(OP_RECEIVED, [list.as_mut_ptr() as u64, count, 0, 0]);
+    // SAFETY: our list; volatile, because the daemon writes it behind the compiler's back.
+    let list = unsafe { (&raw const list).read_volatile() };
+    for listed in list.into_iter().take(host::to_usize(count)) {
+        let (number, is_remote) = if listed < 0 { (!listed, true) } else { (listed, false) };
+        if is_remote {
+            thread.process().remote.insert(number);
+            // Without it, calls that are native otherwise meet the placeholder.
+            let _ = crate::filter::widen();
+        }
+        if is_remote || sender == Sender::Elsewhere {
+            let args = [host::fd_arg(number), F_SETFD, u64::from(is_cloexec), 0, 0, 0];
+            // SAFETY: sets the flag only.
+            let _ = unsafe { host::call(nr::FCNTL, args) };
+        }
+    }
 }

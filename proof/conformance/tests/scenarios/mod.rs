@@ -1,6 +1,7 @@
 //! Scenarios by subject.
 
 pub(crate) mod commands;
+pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod scripts;
 pub(crate) mod terminals;

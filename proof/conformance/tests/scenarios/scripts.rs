@@ -11,7 +11,7 @@ macro_rules! scripts {
     };
 }
 
-fn same_everywhere(lab: &Lab, script: &str) -> Verdict {
+pub(super) fn same_everywhere(lab: &Lab, script: &str) -> Verdict {
     let expected = Scratch::new()?.script(script)?;
     if expected.stdout.is_empty() {
         return Err(format!("the script shows nothing on the host: {expected}"));

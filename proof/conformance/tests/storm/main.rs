@@ -52,6 +52,7 @@ impl Programs {
         let scripts = [
             ("bash", "mkdir bash; cd bash; bash ../session.sh 2>/dev/null"),
             ("python", "mkdir python; cd python; python3 ../session.py sockets"),
+            ("descriptors", "mkdir descriptors; cd descriptors; python3 ../descriptors.py"),
             (WITNESS, "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
             ("make", BUILD),
             (CONNECTIONS, "mkdir sockets; cd sockets; ../witness 2000 --only sockets"),
@@ -69,6 +70,8 @@ impl Programs {
     }
 }
 
+/// The program that shares descriptors with its children.
+const DESCRIPTORS: &str = "descriptors.py";
 /// The program that watches from inside.
 const WITNESS: &str = "witness";
 /// The program that makes TCP connections to itself.
@@ -81,6 +84,9 @@ const BUILD: &str = "cd zstd && env -u MAKEFLAGS make -s -j4 \
 fn furnish(folder: &Path) -> Result<(), String> {
     std::fs::create_dir(folder).map_err(|error| error.to_string())?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/storm");
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    std::fs::copy(programs.join(DESCRIPTORS), folder.join(DESCRIPTORS))
+        .map_err(|error| error.to_string())?;
     for name in ["session.sh", "session.py"] {
         std::fs::copy(here.join(name), folder.join(name)).map_err(|error| error.to_string())?;
     }
