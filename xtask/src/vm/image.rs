@@ -67,7 +67,9 @@ fn make_boot(folder: &Path, boot: &Path) -> Result<()> {
     let package = package.with_context(|| format!("apt knows no {KERNEL}"))?;
     let fresh = fresh_folder(&folder.join("boot.new"))?;
     let mut download = Command::new("apt-get");
-    download.args(["-qq", "download", "busybox-static"]).arg(format!("linux-image{package}"));
+    // The folder is root's: apt would warn that its own user cannot write there.
+    download.args(["-qq", "-o", "APT::Sandbox::User=root", "download", "busybox-static"]);
+    download.arg(format!("linux-image{package}"));
     interrupt::run(download.current_dir(&fresh))?;
     for entry in fs::read_dir(&fresh)? {
         let path = entry?.path();
