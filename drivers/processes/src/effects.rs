@@ -5,7 +5,7 @@ use crate::node::{Node, Pending, RootEnd};
 use dunix_guest_abi::signal::{SI_KERNEL, SI_TKILL, encode};
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::signal::{Payload, queue_to_process, queue_to_thread};
-use dunix_proc_table::{Effect, HostTarget, Token};
+use dunix_proc_table::{Effect, HostTarget, Note, Token};
 use dunix_wire::processes::{Answer, Errno, ProcMessage, ProcessesMessage, SignalInfo};
 use dunix_wire::{Topic, encode as encode_message};
 
@@ -40,7 +40,12 @@ impl Node {
                 self.extension.handle_hang_up(session, terminal);
             }
             Effect::Fenced => self.fence(),
-            Effect::Note(note) => tracing::info!(node = %self.id, ?note, "process table"),
+            Effect::Note(note) => {
+                tracing::info!(node = %self.id, ?note, "process table");
+                if matches!(note, Note::BlockGranted { .. }) {
+                    self.numbers.notify_waiters();
+                }
+            }
         }
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct Node {
     pub(crate) bell: OwnedFd,
     /// A process that moved here, or was just made, may move on.
     pub(crate) arrived: Notify,
+    /// There are new numbers for processes and threads.
+    pub(crate) numbers: Notify,
     /// Held while one spawn is being asked of the keeper.
     pub(crate) asking: Mutex<()>,
     /// Processes that are frozen, arrive, or have given themselves away.
@@ -204,6 +206,7 @@ impl Node {
             events: broadcast::Sender::new(EVENTS_KEPT),
             bell,
             arrived: Notify::new(),
+            numbers: Notify::new(),
             asking: Mutex::default(),
             halls: Halls::default(),
             spawning: Mutex::default(),

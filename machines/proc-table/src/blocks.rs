@@ -68,6 +68,12 @@ impl ProcTable {
         !self.blocks.leased.is_empty()
     }
 
+    /// Whether all numbers are in use, and a further block has been asked for and has not come.
+    #[must_use]
+    pub fn awaits_numbers(&self) -> bool {
+        self.blocks.is_asking && self.free_numbers() == 0
+    }
+
     /// The founder's first act.
     pub(crate) fn found(&mut self) {
         if self.config.node == self.config.founder {

@@ -162,6 +162,9 @@ fn open_in_tree(file: &OpenSpec) -> Result<(), Errno> {
     let flags = OFlags::from_bits_retain(file.flags.cast_unsigned()) - refused;
     let flags = flags | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(file.path.as_slice(), flags, Mode::empty())?;
+    if file.inode.is_some_and(|inode| rustix::fs::fstat(&fd).map(|stat| stat.st_ino) != Ok(inode)) {
+        return Err(Errno::STALE);
+    }
     if let Some(offset) = file.offset {
         rustix::fs::seek(&fd, SeekFrom::Start(offset))?;
     }

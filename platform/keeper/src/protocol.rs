@@ -136,6 +136,8 @@ pub struct OpenSpec {
     pub flags: i32,
     /// File offset to seek to; `None` for what cannot seek.
     pub offset: Option<u64>,
+    /// The inode number that it must have: its name may have become another file's.
+    pub inode: Option<u64>,
     /// The numbers it gets.
     pub numbers: Vec<i32>,
 }

@@ -3,7 +3,7 @@
 mod scenarios;
 
 use dunix_conformance::{Scenario, main as run};
-use scenarios::{commands, descriptors, faults, scripts, terminals};
+use scenarios::{commands, descriptors, faults, renames, scripts, terminals};
 use std::process::ExitCode;
 
 const NODES: usize = 3;
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         descriptors::SCENARIOS,
         commands::SCENARIOS,
         terminals::SCENARIOS,
+        renames::SCENARIOS,
         faults::SCENARIOS,
     ];
     let all: Vec<Scenario> = groups.into_iter().flatten().copied().map(with_gap).collect();

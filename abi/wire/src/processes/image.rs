@@ -59,11 +59,12 @@ pub struct DescriptorImage {
 /// How a descriptor is made at the target.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DescriptorKind {
-    /// Opened again in the tree, and `lseek`ed.
-    File { path: Vec<u8>, flags: u32, offset: u64 },
+    /// Opened again in the tree, and `lseek`ed. `inode`: the number that the tree knows it by; a name
+    /// may be another file's by then.
+    File { path: Vec<u8>, flags: u32, offset: u64, inode: Option<u64> },
     /// Opened again in the tree for mmap, fstat and locks, but offset and data calls run at the
     /// home: other holders may share the offset.
-    SharedFile { path: Vec<u8>, flags: u32, home: NodeId, object: u64 },
+    SharedFile { path: Vec<u8>, inode: u64, flags: u32, home: NodeId, object: u64 },
     /// A device that every node has alike (`/dev/null`, `/dev/zero`, ...).
     Device { path: Vec<u8>, flags: u32 },
     /// The end of a pipe that the process writes: a pipe there, pumped to the home. `drains`: a

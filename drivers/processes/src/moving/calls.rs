@@ -1,6 +1,7 @@
 //! Numbers of x86-64's system calls and flags that scripts use.
 
 pub(crate) const CLOSE: u64 = 3;
+pub(crate) const FSTAT: u64 = 5;
 pub(crate) const LSEEK: u64 = 8;
 pub(crate) const MMAP: u64 = 9;
 pub(crate) const MPROTECT: u64 = 10;

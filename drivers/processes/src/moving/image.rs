@@ -7,7 +7,7 @@ use super::pending::Member;
 use super::script::{Particulars, Script, host};
 use super::{Frozen, calls, clocks};
 use crate::node::{Node, State};
-use crate::remote::{Capture, Offer, Unmovable, inside};
+use crate::remote::{Capture, Offer, Unmovable, directory, inside};
 use dunix_guest_abi::moving::ParkRecord;
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
@@ -129,8 +129,8 @@ fn put_together(
     let source = source.map_err(|e| host(e, "looking for its pages"))?;
     let late = if subject.is_safe { &[][..] } else { &source.rest };
     let late = late.iter().map(|range| (range.start, range.end)).collect();
-    let root = node.below_root(existing(host_pid, "root")?);
-    let cwd = inside(&root, node.below_root(existing(host_pid, "cwd")?));
+    let root = existing(node, host_pid, "root")?;
+    let cwd = inside(&root, existing(node, host_pid, "cwd")?);
     offer.see_from(&root);
     let program = |state: &State| {
         let local = state.locals.get(&subject.pid)?;
@@ -167,12 +167,13 @@ fn refusal_of(error: Unmovable) -> Refusal {
     }
 }
 
-fn existing(host_pid: u32, name: &str) -> Result<Vec<u8>, Refusal> {
-    let path = crate::host::link(host_pid, name).map_err(|_| Refusal::Ended)?;
-    if path.ends_with(b" (deleted)") {
-        return Err(Refusal::KernelState { what: format!("its {name} has been removed") });
-    }
-    Ok(path)
+fn existing(node: &Node, host_pid: u32, name: &str) -> Result<Vec<u8>, Refusal> {
+    directory(node, host_pid, name).map_err(|errno| match errno {
+        Errno::NOENT if crate::host::link(host_pid, name).is_ok() => {
+            Refusal::KernelState { what: format!("its {name} has been removed or renamed") }
+        }
+        _ => Refusal::Ended,
+    })
 }
 
 fn identity_of(node: &Node, host_pid: u32, facts: &Facts, said: &Said) -> Result<Identity, Errno> {

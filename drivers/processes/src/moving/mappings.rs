@@ -73,8 +73,7 @@ pub(crate) fn describe(node: &Node, host_pid: u32) -> Result<Mapped, Refusal> {
     if areas.len() > MAPPINGS_MAX {
         return Err(Refusal::TooLarge { what: "its mappings are too many".into() });
     }
-    let root = crate::host::link(host_pid, "root").unwrap_or_default();
-    let mut describer = Describer { node, host_pid, root, numbers: BTreeMap::new() };
+    let mut describer = Describer { node, host_pid, numbers: BTreeMap::new() };
     let mut mapped = Mapped { mappings: Vec::new(), kernel: Vec::new(), looks: Vec::new() };
     for area in &areas {
         if area.start >= USER_END || OWN.iter().any(|own| own.contains(&area.start)) {
@@ -93,8 +92,6 @@ pub(crate) fn describe(node: &Node, host_pid: u32) -> Result<Mapped, Refusal> {
 struct Describer<'a> {
     node: &'a Node,
     host_pid: u32,
-    /// The process's root directory, as the host shows it.
-    root: Vec<u8>,
     /// Numbers of shared anonymous memory, by inode.
     numbers: BTreeMap<u64, u64>,
 }
@@ -134,8 +131,9 @@ impl Describer<'_> {
         if area.is_shared && (path.starts_with(b"/SYSV") || path.starts_with(b"/dev/shm/")) {
             return Err(Refusal::SharedMemory { mapping: Refusal::text(&area.shown()) });
         }
+        let is_there =
+            is_there && crate::remote::is_named(self.node, self.host_pid, path, area.inode);
         let path = self.node.below_root(path.to_vec());
-        let is_there = is_there && self.is_same_file(&path, area.inode);
         match (area.is_shared, is_there) {
             (false, true) => Ok((Backing::Private { path, offset: area.offset }, false)),
             // Nobody can map the file again: what it showed goes along.
@@ -146,18 +144,6 @@ impl Describer<'_> {
             }
             (true, false) => Err(unmovable(area)),
         }
-    }
-
-    /// Whether the tree has this very file there. A name that cannot be looked up from here counts
-    /// as the file's.
-    fn is_same_file(&self, path: &[u8], inode: u64) -> bool {
-        let root = self.node.below_root(self.root.clone());
-        let seen = crate::remote::inside(&root, path.to_vec());
-        if root != b"/" && seen == path {
-            return true;
-        }
-        let path = [format!("/proc/{}/root", self.host_pid).as_bytes(), &seen].concat();
-        rustix::fs::stat(path).is_ok_and(|stat| stat.st_ino == inode)
     }
 
     fn look(&self, area: &Area, backing: &Backing, is_whole: bool) -> Option<Range<u64>> {

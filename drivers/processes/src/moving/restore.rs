@@ -4,11 +4,12 @@
 
 use super::calls::*;
 use super::mappings::{OWN, SHIM_DATA, USER_END};
-use super::script::{Outcome, Script};
+use super::script::{Outcome, Script, host};
 use super::smaps::Area;
 use crate::remote::Late;
 use dunix_guest_abi::layout;
 use dunix_keeper::protocol::OpenSpec;
+use dunix_linux::Errno;
 use dunix_wire::processes::image::DESCRIPTORS_MAX;
 use dunix_wire::processes::moving::THREADS_MAX;
 use dunix_wire::processes::resident::*;
@@ -30,6 +31,9 @@ const ADVICE: [(u32, u64); 8] = [
     (MAPPING_WIPE_ON_FORK, 18),
 ];
 const READ_WRITE: u64 = 3;
+/// Of `struct stat`: its size, and where `st_ino` is.
+const STAT_BYTES: usize = 144;
+const STAT_INODE: u64 = 8;
 /// Most groups of a process (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65536;
 
@@ -250,13 +254,27 @@ pub(crate) fn late_protections(image: &ResidentImage) -> Script {
     script
 }
 
-/// What [`descriptors`] opens must have got these numbers.
-pub(crate) struct Opened(Vec<usize>);
+/// What [`descriptors`] opens in one script.
+#[derive(Default)]
+pub(crate) struct Opened {
+    /// Calls that must have given the number 0.
+    opens: Vec<usize>,
+    /// Where the inode numbers will be, and what they must be.
+    inodes: Vec<(u64, u64)>,
+}
 
 impl Opened {
+    /// # Errors
+    /// [`Refusal::Host`] with `ESTALE` if a name has become another file's on the way.
     pub(crate) fn check(&self, outcome: &Outcome) -> Result<(), Refusal> {
-        let is_first = |index: &usize| outcome.value(*index) == Ok(0);
-        if self.0.iter().all(is_first) { Ok(()) } else { Err(Refusal::Protocol) }
+        if !self.opens.iter().all(|index| outcome.value(*index) == Ok(0)) {
+            return Err(Refusal::Protocol);
+        }
+        let is_it = |(at, inode): &(u64, u64)| outcome.bytes(*at, 8) == inode.to_ne_bytes();
+        if self.inodes.iter().all(is_it) {
+            return Ok(());
+        }
+        Err(host(Errno::STALE, "opening a file, which was renamed on the way,"))
     }
 }
 
@@ -264,20 +282,21 @@ impl Opened {
 /// doorbell `take`. Nothing is open before. What gets the number 0 comes last.
 pub(crate) fn descriptors(opens: &[OpenSpec], take: [u64; 6]) -> (Batch, Vec<Opened>) {
     let mut batch = Batch::default();
-    let mut opened = vec![Opened(Vec::new())];
+    let mut opened = vec![Opened::default()];
     let everything = u64::from(u32::MAX);
     batch.room(1, 0).must("closing all", CLOSE_RANGE, [0, everything, 0, 0, 0, 0]);
     let mut sorted: Vec<&OpenSpec> = opens.iter().collect();
     sorted.sort_by_key(|open| open.numbers.contains(&0));
     for open in sorted {
         let before = batch.0.len();
-        let script = batch.room(4 + open.numbers.len(), open.path.len() + 8);
-        let index = open_at(script, open);
+        let script = batch.room(5 + open.numbers.len(), open.path.len() + 8 + STAT_BYTES + 8);
+        let (index, inode) = open_at(script, open);
         if batch.0.len() > before {
-            opened.push(Opened(Vec::new()));
+            opened.push(Opened::default());
         }
         if let Some(opened) = opened.last_mut() {
-            opened.0.push(index);
+            opened.opens.push(index);
+            opened.inodes.extend(inode);
         }
     }
     let nr = dunix_guest_abi::doorbell::NR;
@@ -285,13 +304,19 @@ pub(crate) fn descriptors(opens: &[OpenSpec], take: [u64; 6]) -> (Batch, Vec<Ope
     (batch, opened)
 }
 
-/// Opens at number 0, seeks, duplicates to the other numbers. Returns the index of the open.
-fn open_at(script: &mut Script, open: &OpenSpec) -> usize {
+/// Opens at number 0, seeks, duplicates to the other numbers. Returns the index of the open; where the
+/// inode number will be and what it must be.
+fn open_at(script: &mut Script, open: &OpenSpec) -> (usize, Option<(u64, u64)>) {
     const NOT_AGAIN: u64 = 0o100 | 0o200 | 0o1000;
     let path = script.put_path(&open.path);
     let flags = u64::from(open.flags.cast_unsigned()) & !NOT_AGAIN | O_NOCTTY;
     let args = [AT_FDCWD, path, flags & !O_CLOEXEC, 0, 0, 0];
     let index = script.must("opening a file", OPENAT, args);
+    let inode = open.inode.map(|inode| {
+        let at = script.put(&[0; STAT_BYTES]);
+        script.must("looking at a file", FSTAT, [0, at, 0, 0, 0, 0]);
+        (at + STAT_INODE, inode)
+    });
     if let Some(offset) = open.offset {
         script.must("seeking in a file", LSEEK, [0, offset, 0, 0, 0, 0]);
     }
@@ -301,7 +326,7 @@ fn open_at(script: &mut Script, open: &OpenSpec) -> usize {
     if !open.numbers.contains(&0) {
         script.must("closing a file", CLOSE, [0; 6]);
     }
-    index
+    (index, inode)
 }
 
 /// What the process does with its descriptors once it has all.

@@ -21,26 +21,23 @@ impl Node {
         let caller = call.caller().ok();
         let paging = caller.and_then(|caller| self.look(|state| state.paging_of(caller.pid)));
         let Some(paging) = paging.filter(|paging| !paging.allows_forks()) else {
-            return self.prepare_fork(call);
+            return self.make_numbered(call, Node::prepare_fork);
         };
         // The child would find zeros where pages are missing.
         let node = self.clone();
         self.runtime.spawn(async move {
             paging.ended().await;
-            node.prepare_fork(call);
+            node.make_numbered(call, Node::prepare_fork);
         });
     }
 
-    fn prepare_fork(&self, call: DoorbellCall) {
+    fn prepare_fork(&self, call: &DoorbellCall) -> Result<Pid> {
         // The exit signal is the low byte of clone's flags.
         let exit_signal = u8::try_from(call.arg(1) & 0xff).unwrap_or(0);
-        let result = call
-            .caller()
-            .and_then(|caller| self.with(|state, now| state.prepare(now, caller.pid, exit_signal)));
-        if let Ok(pid) = result {
-            self.refresh_flags(pid);
-        }
-        call.conclude(result.map(|pid| i64::from(pid.get())));
+        let caller = call.caller()?;
+        let pid = self.with(|state, now| state.prepare(now, caller.pid, exit_signal))?;
+        self.refresh_flags(pid);
+        Ok(pid)
     }
 
     pub(crate) fn handle_fork_done(self: &Arc<Node>, call: DoorbellCall) {

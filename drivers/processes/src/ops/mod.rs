@@ -7,6 +7,7 @@ mod exec;
 mod fork;
 mod identity;
 mod kill;
+mod numbers;
 mod pidfd;
 mod start;
 mod thread;

@@ -2,14 +2,18 @@
 
 use crate::call::{DoorbellCall, errno_of};
 use crate::node::Node;
+use dunix_ids::Pid;
 use dunix_linux::{Errno, Result};
+use std::sync::Arc;
 
 impl Node {
-    pub(crate) fn handle_thread_prepare(&self, call: DoorbellCall) {
-        let result = call.caller().and_then(|caller| {
-            self.with(|state, now| state.table.thread_prepare(now, caller.pid)).map_err(errno_of)
-        });
-        call.conclude(result.map(|tid| i64::from(tid.get())));
+    pub(crate) fn handle_thread_prepare(self: &Arc<Node>, call: DoorbellCall) {
+        self.make_numbered(call, Node::prepare_thread);
+    }
+
+    fn prepare_thread(&self, call: &DoorbellCall) -> Result<Pid> {
+        let caller = call.caller()?;
+        self.with(|state, now| state.table.thread_prepare(now, caller.pid)).map_err(errno_of)
     }
 
     pub(crate) fn handle_thread_done(&self, call: DoorbellCall) {

@@ -7,7 +7,7 @@
 use super::alone::Others;
 use super::fdinfo::{self, Descriptor};
 use super::homes::{Object, Purpose};
-use super::offer::Offer;
+use super::offer::{Offer, is_named};
 use super::timer;
 use super::watch::ready_now;
 use super::{RemoteFd, RemoteTable};
@@ -253,8 +253,10 @@ impl Capture {
         let flags = fcntl_getfl(fd)?.bits();
         let ObjectId { home, serial: object } = object;
         if is_open_here {
-            let path = path_of(fd.as_fd())?;
-            return Ok(DescriptorKind::SharedFile { path, flags, home, object });
+            let (path, inode) = (path_of(fd.as_fd())?, rustix::fs::fstat(fd)?.st_ino);
+            if is_named(&self.offer.node, self.host_pid, &path, inode) {
+                return Ok(DescriptorKind::SharedFile { path, inode, flags, home, object });
+            }
         }
         // The placeholder's own ends show what the home has told.
         let ready = ready_now(fd);
@@ -391,23 +393,27 @@ impl Capture {
     ) -> Result<DescriptorKind, Unmovable> {
         let flags = fcntl_getfl(fd)?;
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let what = if is_directory { RemoteKind::Directory } else { RemoteKind::File };
         if stat.st_nlink == 0 {
-            let what = if is_directory { RemoteKind::Directory } else { RemoteKind::File };
             return self.leave_for_calls(fd, stat, what);
         }
-        let path = path_of(fd.as_fd())?;
-        if flags.contains(OFlags::PATH) {
-            return Ok(DescriptorKind::File { path, flags: flags.bits(), offset: 0 });
+        let (path, inode) = (path_of(fd.as_fd())?, stat.st_ino);
+        if !is_named(&self.offer.node, self.host_pid, &path, inode) {
+            return self.leave_for_calls(fd, stat, what);
         }
-        if is_directory || is_private {
-            let offset = rustix::fs::seek(fd, SeekFrom::Current(0))?;
-            return Ok(DescriptorKind::File { path, flags: flags.bits(), offset });
+        if flags.contains(OFlags::PATH) || is_directory || is_private {
+            let offset = match flags.contains(OFlags::PATH) {
+                true => 0,
+                false => rustix::fs::seek(fd, SeekFrom::Current(0))?,
+            };
+            let (flags, inode) = (flags.bits(), Some(inode));
+            return Ok(DescriptorKind::File { path, flags, offset, inode });
         }
         let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
         let purpose = Purpose::Calls(RemoteKind::File);
         let object = self.offer.keep(Object::new(copy, purpose, Vec::new()))?;
         let home = self.offer.node.id;
-        Ok(DescriptorKind::SharedFile { path, flags: flags.bits(), home, object })
+        Ok(DescriptorKind::SharedFile { path, inode, flags: flags.bits(), home, object })
     }
 
     fn is_private(&self, number: i32) -> bool {

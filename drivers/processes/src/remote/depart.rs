@@ -1,9 +1,9 @@
 //! The source's side of a remote exec, and of a root that starts elsewhere.
 
 use super::capture::{Capture, Unmovable};
-use super::offer::{Offer, inside};
+use super::offer::{Offer, directory, inside};
 use crate::call::{Caller, DoorbellCall, errno_of};
-use crate::host::{self, Status, Times};
+use crate::host::{Status, Times};
 use crate::node::{Node, Ticket};
 use dunix_guest_abi::doorbell::{EXEC_GONE, ExecRequest};
 use dunix_ids::{NodeId, Pid};
@@ -220,8 +220,8 @@ fn image_of(
     let envp = memory.read_strings(request.envp, room)?;
     let [gid, egid, sgid] = status.gids;
     let nice = Times::of(host_pid).map_or(0, |times| times.nice);
-    let root = node.below_root(existing(host::link(host_pid, "root")?)?);
-    let cwd = node.below_root(existing(host::link(host_pid, "cwd")?)?);
+    let root = directory(node, host_pid, "root")?;
+    let cwd = directory(node, host_pid, "cwd")?;
     Ok(ExecImage {
         record: empty_record(),
         argv,
@@ -278,11 +278,6 @@ pub(crate) fn empty_record() -> ProcessRecord {
         lessees: Vec::new(),
         comm: String::new(),
     }
-}
-
-/// A directory that has been removed cannot be entered elsewhere.
-fn existing(path: Vec<u8>) -> Result<Vec<u8>, Errno> {
-    if path.ends_with(b" (deleted)") { Err(Errno::NOENT) } else { Ok(path) }
 }
 
 fn shown(ticket: &Ticket) -> String {

@@ -53,7 +53,7 @@ pub(crate) use pump::Relay;
 pub(crate) use watch::tell_readiness;
 pub(crate) use {
     capture::Unmovable,
-    offer::{Offer, inside},
+    offer::{Offer, directory, inside, is_named},
     rebuild::{Owner, PendingRelay, Rebuilt},
 };
 

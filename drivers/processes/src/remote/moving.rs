@@ -44,7 +44,8 @@ impl Capture {
             {
                 let path = own_proc(fd, self.host_pid)?.unwrap_or_default();
                 let offset = rustix::fs::seek(fd, SeekFrom::Current(0))?;
-                Ok(DescriptorKind::File { path, flags: fcntl_getfl(fd)?.bits(), offset })
+                let flags = fcntl_getfl(fd)?.bits();
+                Ok(DescriptorKind::File { path, flags, offset, inode: None })
             }
             FileType::RegularFile if is_of_this_node(fd)? => {
                 self.leave_for_calls(fd, stat, RemoteKind::File)
@@ -62,7 +63,8 @@ impl Capture {
             FileType::Directory => self.describe_file(fd, stat, true),
             FileType::Symlink => {
                 let (path, flags) = (path_of(fd.as_fd())?, fcntl_getfl(fd)? | OFlags::NOFOLLOW);
-                Ok(DescriptorKind::File { path, flags: flags.bits(), offset: 0 })
+                let inode = Some(stat.st_ino);
+                Ok(DescriptorKind::File { path, flags: flags.bits(), offset: 0, inode })
             }
             FileType::BlockDevice => Err(unmovable("a block device")),
             FileType::Unknown => self.describe_kernel_object(number, fd, stat),

@@ -4,6 +4,7 @@ use super::capture::Unmovable;
 use super::homes::Object;
 use crate::node::Node;
 use dunix_ids::{NodeId, ObjectId};
+use dunix_linux::Errno;
 use dunix_wire::processes::image::DescriptorKind;
 use dunix_wire::processes::{DescriptorImage, ProcessesMessage};
 use std::collections::BTreeSet;
@@ -104,6 +105,34 @@ impl Node {
             _ => path,
         }
     }
+}
+
+/// Whether the tree has this very file under a path that a descriptor or a mapping of a process shows.
+/// What another node has renamed keeps its old name in this node's kernel, and that may be another
+/// file's by now. A name that cannot be looked up from here counts as the file's.
+pub(crate) fn is_named(node: &Node, host_pid: u32, path: &[u8], inode: u64) -> bool {
+    let path = node.below_root(path.to_vec());
+    let Ok(root) = crate::host::link(host_pid, "root") else { return false };
+    let root = node.below_root(root);
+    let seen = inside(&root, path.clone());
+    if root != b"/" && seen == path {
+        return true;
+    }
+    let path = [format!("/proc/{host_pid}/root").as_bytes(), &seen].concat();
+    rustix::fs::stat(path).is_ok_and(|stat| stat.st_ino == inode)
+}
+
+/// The path of a process's `cwd` or `root`, as the host shows it.
+///
+/// # Errors
+/// `ENOENT` if it has been removed, or another node has renamed it; what the host says.
+pub(crate) fn directory(node: &Node, host_pid: u32, name: &str) -> Result<Vec<u8>, Errno> {
+    let path = crate::host::link(host_pid, name)?;
+    let inode = rustix::fs::stat(format!("/proc/{host_pid}/{name}"))?.st_ino;
+    if path.ends_with(b" (deleted)") || !is_named(node, host_pid, &path, inode) {
+        return Err(Errno::NOENT);
+    }
+    Ok(node.below_root(path))
 }
 
 /// A path as the process sees it, if it lies inside of the process's root.

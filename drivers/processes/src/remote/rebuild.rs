@@ -136,10 +136,12 @@ impl Rebuilt {
         kind: &DescriptorKind,
     ) -> Result<(Place, Option<RemoteFd>), Errno> {
         match kind {
-            DescriptorKind::File { path, flags, offset } => {
-                Ok((self.open(path, *flags, Some(*offset)), None))
+            DescriptorKind::File { path, flags, offset, inode } => {
+                Ok((self.open(path, *flags, Some(*offset), *inode), None))
             }
-            DescriptorKind::Device { path, flags } => Ok((self.open(path, *flags, None), None)),
+            DescriptorKind::Device { path, flags } => {
+                Ok((self.open(path, *flags, None, None), None))
+            }
             DescriptorKind::SharedFile { home, object, .. }
             | DescriptorKind::Remote { home, object, .. }
                 if *home == here.own =>
@@ -148,10 +150,10 @@ impl Rebuilt {
                 let object = here.homes.get(*object).ok_or(Errno::PROTO)?;
                 Ok((self.hand_over(object.duplicate()?), None))
             }
-            DescriptorKind::SharedFile { path, flags, home, object } => {
+            DescriptorKind::SharedFile { path, inode, flags, home, object } => {
                 let object = ObjectId { home: *home, serial: *object };
                 let what = RemoteKind::File;
-                let place = self.open(path, *flags, None);
+                let place = self.open(path, *flags, None, Some(*inode));
                 Ok((place, Some(RemoteFd { object, what, is_open_here: true, drains: false })))
             }
             DescriptorKind::Remote { flags, home, object, what, drains, ready } => {
@@ -163,7 +165,7 @@ impl Rebuilt {
                         self.table.keep_mirror(object, mirror);
                         self.hand_over(placeholder)
                     }
-                    None => self.open(b"/dev/null", OFlags::RDWR.bits(), None),
+                    None => self.open(b"/dev/null", OFlags::RDWR.bits(), None, None),
                 };
                 Ok((place, Some(RemoteFd { object, what, is_open_here: false, drains })))
             }
@@ -208,11 +210,11 @@ impl Rebuilt {
         }
     }
 
-    fn open(&mut self, path: &[u8], flags: u32, offset: Option<u64>) -> Place {
+    fn open(&mut self, path: &[u8], flags: u32, offset: Option<u64>, inode: Option<u64>) -> Place {
         let is_path = OFlags::from_bits_retain(flags).contains(OFlags::PATH);
         let offset = offset.filter(|&offset| offset != 0 && !is_path);
         let (path, numbers) = (path.to_vec(), Vec::new());
-        self.opens.push(OpenSpec { path, flags: flags.cast_signed(), offset, numbers });
+        self.opens.push(OpenSpec { path, flags: flags.cast_signed(), offset, inode, numbers });
         Place::Open(self.opens.len() - 1)
     }
 

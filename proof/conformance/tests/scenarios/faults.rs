@@ -14,6 +14,7 @@ const LIMIT: Duration = Duration::from_secs(40);
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("lab_passes_the_status_on", lab_passes_the_status_on),
     Scenario::new("daemon_killed_during_a_run", daemon_killed_during_a_run),
+    Scenario::new("forks_in_a_lab_that_is_just_up", forks_in_a_lab_that_is_just_up),
     Scenario::new("killed_lab_leaves_no_process", killed_lab_leaves_no_process),
     Scenario::new("a_machine_that_stood_still_loses_no_node", a_machine_that_stood_still),
 ];
@@ -56,6 +57,21 @@ fn daemon_killed_during_a_run(_: &Lab) -> Verdict {
         Some(125 | 137) => Ok(()),
         code => Err(format!("the run ended with {code:?}")),
     }
+}
+
+/// A node that is up may have no numbers for processes yet: a fork waits for them.
+fn forks_in_a_lab_that_is_just_up(_: &Lab) -> Verdict {
+    const NODES: usize = 3;
+    let lab = Lab::start(NODES)?;
+    for node in (1..=NODES).rev() {
+        let node = format!("n{node}");
+        let script = "for i in {1..4}; do (exit $i) || s=$s$?; done; echo $s";
+        let outcome = lab.dunix(&["run", "--node", &node, "--", "bash", "-c", script])?;
+        if (outcome.stdout.as_str(), outcome.stderr.as_str()) != ("1234\n", "") {
+            return Err(format!("{node}: {outcome}"));
+        }
+    }
+    Ok(())
 }
 
 fn killed_lab_leaves_no_process(_: &Lab) -> Verdict {

@@ -3,5 +3,6 @@
 pub(crate) mod commands;
 pub(crate) mod descriptors;
 pub(crate) mod faults;
+pub(crate) mod renames;
 pub(crate) mod scripts;
 pub(crate) mod terminals;
