@@ -290,6 +290,7 @@ impl Program {
             Class::Trap => program.give(RET_TRAP),
             Class::Refuse(errno) => program.give(ret_errno(errno)),
             Class::Mapping => program.mapping(),
+            Class::Remapping => program.remapping(),
             Class::Futex => program.futex(),
             Class::Terminal => program.allow_unless(1, 0xff00, 0x5400),
             Class::DescriptorFlags => program.descriptor_flags(),
@@ -307,9 +308,22 @@ impl Program {
     }
 
     fn mapping(&mut self) {
+        // Long ranges, and those that begin in the reserved one or in the 4 GiB before it.
+        self.emit(LOAD, 0, 0, at_arg(1) + 4);
+        self.emit(EQUAL, 0, 4, 0);
         self.emit(LOAD, 0, 0, at_arg(0) + 4);
-        self.emit(EQUAL, 1, 0, RESERVED_HIGH);
+        self.emit(EQUAL, 2, 0, RESERVED_HIGH);
+        self.emit(EQUAL, 1, 0, RESERVED_HIGH - 1);
         self.allow_or_trap();
+    }
+
+    fn remapping(&mut self) {
+        const MREMAP_FIXED: u32 = 2;
+        self.emit(LOAD, 0, 0, at_arg(3));
+        self.emit(AND, 0, 0, MREMAP_FIXED);
+        self.emit(EQUAL, 1, 0, 0);
+        self.give(RET_TRAP);
+        self.mapping();
     }
 
     fn futex(&mut self) {

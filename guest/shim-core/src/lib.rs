@@ -15,6 +15,7 @@ pub mod elf;
 pub mod entries;
 pub mod errno;
 pub mod lock;
+pub mod memory;
 pub mod proc_path;
 pub mod proc_text;
 pub mod rewrite;

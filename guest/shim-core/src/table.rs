@@ -16,8 +16,10 @@ pub enum Class {
     Trap,
     /// Answers an errno.
     Refuse(Errno),
-    /// Native unless the first address lies in the reserved range.
+    /// Native unless the range of the first two arguments may meet the reserved range.
     Mapping,
+    /// mremap(2): the same, and trapped if it says where to.
+    Remapping,
     /// futex(2): native without a deadline; locks that inherit priority are trapped.
     Futex,
     /// ioctl(2): trapped if the request is one of terminals.
@@ -160,7 +162,7 @@ table! {
     22 PIPE Native, "cannot block; no name of a process";
     23 SELECT Trap, "waits with a deadline";
     24 SCHED_YIELD Native, "cannot block; no name of a process";
-    25 MREMAP Mapping, "the reserved range is not the guest's";
+    25 MREMAP Remapping, "the reserved range is not the guest's";
     26 MSYNC Native, "cannot block; no name of a process";
     27 MINCORE Native, "cannot block; no name of a process";
     28 MADVISE Mapping, "the reserved range is not the guest's";

@@ -73,7 +73,12 @@ fn wanted(bell: Bell, call: &Call) -> u32 {
         Class::Native => RET_ALLOW,
         Class::Trap => RET_TRAP,
         Class::Refuse(errno) => ret_errno(errno),
-        Class::Mapping => native(!(layout::BASE..layout::END).contains(&first)),
+        Class::Remapping if low(fourth) & 2 != 0 => RET_TRAP,
+        Class::Mapping | Class::Remapping => {
+            let is_long = second >> 32 != 0;
+            let before = layout::BASE - (1 << 32);
+            native(!is_long && !(before..layout::END).contains(&first))
+        }
         Class::Futex => match low(second) & 0x7f {
             0 | 9 => native(fourth == 0),
             1..=5 | 10 => RET_ALLOW,
@@ -162,9 +167,9 @@ fn every_number_answers_its_class() {
     for nr in 0..1200u32 {
         let got = run(&program, &Call { arch: ARCH_X86_64, nr, ip: 0x40_0000, args: [0; 6] });
         let want = match class(nr) {
-            Class::Native | Class::Mapping | Class::Futex | Class::Terminal => RET_ALLOW,
+            Class::Native | Class::Mapping | Class::Remapping | Class::Futex => RET_ALLOW,
             Class::PeerCredentials | Class::OtherProcess | Class::Random => RET_ALLOW,
-            Class::CpuClock | Class::Watch => RET_ALLOW,
+            Class::CpuClock | Class::Watch | Class::Terminal => RET_ALLOW,
             Class::Trap | Class::DescriptorFlags => RET_TRAP,
             Class::Refuse(errno) => ret_errno(errno),
         };
@@ -220,6 +225,7 @@ fn arguments_decide_where_the_class_says_so() {
     let reserved = layout::DATA_START;
     assert_eq!(guest(nr::MUNMAP, [reserved, 1, 0, 0, 0, 0]), RET_TRAP);
     assert_eq!(guest(nr::MUNMAP, [layout::END, 1, 0, 0, 0, 0]), RET_ALLOW);
+    assert_eq!(guest(nr::MUNMAP, [0, 1 << 46, 0, 0, 0, 0]), RET_TRAP);
     assert_eq!(guest(nr::FUTEX, [0, 128, 0, 0, 0, 0]), RET_ALLOW, "wait");
     assert_eq!(guest(nr::FUTEX, [0, 128, 0, 8, 0, 0]), RET_TRAP, "wait with deadline");
     assert_eq!(guest(nr::FUTEX, [0, 128 + 9, 0, 8 << 32, 0, 0]), RET_TRAP);

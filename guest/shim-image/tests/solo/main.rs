@@ -73,6 +73,13 @@ fn job_control_on_a_terminal() {
 }
 
 #[test]
+fn the_shims_memory_is_not_the_guests() {
+    if let Some(program) = checker("unmaps") {
+        assert_eq!(same(&[&program]).lines().count(), 10);
+    }
+}
+
+#[test]
 fn waits_end_as_signal7_says() {
     if let Some(program) = checker("restart") {
         assert_eq!(same(&[&program]).lines().count(), 46);

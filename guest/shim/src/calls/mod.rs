@@ -14,6 +14,7 @@ mod ids;
 mod kill;
 pub(crate) mod limit;
 mod lock;
+mod memory;
 mod other;
 pub(crate) mod passed;
 mod path;
@@ -147,6 +148,13 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         nr::SECCOMP => seccomp::seccomp(args),
         nr::PRCTL => seccomp::prctl(args),
         nr::ARCH_PRCTL => arch_prctl(args),
+        nr::MMAP
+        | nr::MUNMAP
+        | nr::MPROTECT
+        | nr::PKEY_MPROTECT
+        | nr::MADVISE
+        | nr::MREMAP
+        | nr::REMAP_FILE_PAGES => memory::try_handle(number, args).unwrap_or(Answer::PassOn),
         nr::FSTAT | nr::STAT | nr::NEWFSTATAT | nr::STATX
             if has_daemon() && !thread.process().remote.is_empty() =>
         {

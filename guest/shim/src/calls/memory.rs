@@ -1,0 +1,61 @@
+//! Mapping calls that name memory of the reserved range, which is not the guest's: it cannot be unmapped, and to the
+//! guest nothing is mapped there.
+
+use super::Answer;
+use crate::host;
+use dunix_shim_core::memory::outside;
+use dunix_shim_core::{Errno, nr};
+
+/// Handles a call of [`Class::Mapping`](dunix_shim_core::table::Class::Mapping) or
+/// [`Class::Remapping`](dunix_shim_core::table::Class::Remapping).
+pub(crate) fn try_handle(number: u64, args: [u64; 6]) -> Option<Answer> {
+    let result = match number {
+        nr::MMAP => outside(args[0] & !0xfff, args[1]).map(|_| map(args))?,
+        nr::MUNMAP => on_parts(number, args, outside(args[0], args[1])?),
+        nr::MPROTECT | nr::PKEY_MPROTECT | nr::MADVISE => {
+            on_parts(number, args, outside(args[0], args[1])?).and(Err(Errno::ENOMEM))
+        }
+        nr::REMAP_FILE_PAGES => outside(args[0], args[1]).and(Some(Err(Errno::EINVAL)))?,
+        nr::MREMAP => remap(args)?,
+        _ => return None,
+    };
+    Some(result.into())
+}
+
+/// A range around the reserved one has a hole there: what comes first is done.
+fn on_parts(number: u64, args: [u64; 6], parts: [Option<(u64, u64)>; 2]) -> Result<u64, Errno> {
+    for (start, length) in parts.into_iter().flatten() {
+        let of_part = [start, length, args[2], args[3], args[4], args[5]];
+        // SAFETY: the guest's own call, on memory that is not the shim's.
+        unsafe { host::call(number, of_part) }?;
+        // mprotect(2) ends at the first hole.
+        if matches!(number, nr::MPROTECT | nr::PKEY_MPROTECT) {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+fn map(mut args: [u64; 6]) -> Result<u64, Errno> {
+    const MAP_FIXED: u64 = 0x10;
+    const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
+    match args[3] {
+        flags if flags & MAP_FIXED_NOREPLACE != 0 => Err(Errno::EEXIST),
+        flags if flags & MAP_FIXED != 0 => Err(Errno::ENOMEM),
+        _ => {
+            // Only a wish.
+            args[0] = 0;
+            // SAFETY: the guest's own call, placed by the host where nothing is.
+            unsafe { host::call(nr::MMAP, args) }
+        }
+    }
+}
+
+fn remap(args: [u64; 6]) -> Option<Result<u64, Errno>> {
+    const MREMAP_FIXED: u64 = 2;
+    if outside(args[0], args[1].max(1)).is_some() {
+        return Some(Err(Errno::EFAULT));
+    }
+    let to = args[3] & MREMAP_FIXED != 0 && outside(args[4], args[2]).is_some();
+    to.then_some(Err(Errno::EINVAL))
+}
