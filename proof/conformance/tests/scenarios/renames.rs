@@ -3,7 +3,7 @@
 
 use dunix_conformance::{Lab, Scenario, Verdict};
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     process::Stdio,
 };
 
@@ -50,7 +50,7 @@ fn renames_elsewhere(lab: &Lab) -> Verdict {
 fn meanwhile(
     lab: &Lab,
     folder: &str,
-    output: &mut (impl BufRead + Read),
+    output: &mut impl BufRead,
     mut say: impl FnMut(&str) -> Result<(), String>,
 ) -> Verdict {
     let mut line = || {
