@@ -31,6 +31,7 @@ fn call(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> i64 
 }
 
 /// Reads at a place and writes: what is not written has not been read, so that nothing is lost.
+#[inline(never)] // Its buffer would be on the stack of every call.
 fn copy(thread: &Thread, context: &Context, args: [u64; 6]) -> i64 {
     let [to, from, offset_at, count, ..] = args;
     let start = if offset_at == 0 {

@@ -72,6 +72,7 @@ struct Target {
 }
 
 /// execve(2).
+#[inline(never)] // Its path would be on the stack of every call.
 pub(crate) fn execve(thread: &Thread, context: &mut Context, args: [u64; 6]) -> Answer {
     match path::for_exec(thread, GuestAddr(args[0])) {
         Ok(path) => {
@@ -84,6 +85,7 @@ pub(crate) fn execve(thread: &Thread, context: &mut Context, args: [u64; 6]) -> 
 }
 
 /// execveat(2).
+#[inline(never)] // Its path would be on the stack of every call.
 pub(crate) fn execveat(thread: &Thread, context: &mut Context, args: [u64; 6]) -> Answer {
     if args[4] & !(host::AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
         return Answer::from(Err(Errno::EINVAL));

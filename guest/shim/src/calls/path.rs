@@ -82,13 +82,26 @@ pub(crate) fn try_handle(
     args: [u64; 6],
 ) -> Option<Answer> {
     let (at, is_followed) = path_argument(number, args)?;
-    let mut buffer = [0u8; 64];
     // Most paths are neither below /proc nor the terminal: a look at the first bytes tells.
     match guest::read::<[u8; 6]>(GuestAddr(args[at])) {
         Ok(start) if start == *b"/proc/" => {}
         Ok(start) if start.starts_with(b"/dev/") && has_daemon() => {}
         _ => return None,
     }
+    handle_special(thread, context, number, args, at, is_followed)
+}
+
+/// The same for a path at `args[at]` that is below `/proc` or a device.
+#[inline(never)] // Its paths would be on the stack of every call.
+fn handle_special(
+    thread: &Thread,
+    context: &Context,
+    number: u64,
+    args: [u64; 6],
+    at: usize,
+    is_followed: bool,
+) -> Option<Answer> {
+    let mut buffer = [0u8; 64];
     let path = guest::read_str(GuestAddr(args[at]), &mut buffer).ok()?;
     if path == b"/dev/tty" && matches!(number, nr::OPEN | nr::OPENAT) {
         return Some(terminal::open_controlling(thread, args[at + 1]).into());

@@ -181,6 +181,7 @@ impl Drop for Tokens {
     }
 }
 
+#[inline(never)] // Its buffer would be on the stack of every call.
 fn send_message(thread: &Thread, context: &Context, mut args: [u64; 6]) -> Option<Answer> {
     let mut message: [u64; 7] = guest::read(GuestAddr(args[1])).ok()?;
     let (at, bytes) = control_of(&message)?;
@@ -251,6 +252,7 @@ pub(crate) enum Sender {
 ///
 /// # Errors
 /// `EFAULT`.
+#[inline(never)] // Its buffer would be on the stack of every call.
 pub(crate) fn received(
     thread: &Thread,
     at: GuestAddr,
