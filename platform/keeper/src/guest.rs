@@ -13,7 +13,7 @@ use dunix_guest_abi::doorbell::BOOT_FD;
 use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_linux::{Errno, child, identity, signal};
 use rustix::fs::{Mode, OFlags, SeekFrom};
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec};
 use rustix::process::{self, Gid, Uid};
 use rustix::thread;
 use std::ffi::CString;
@@ -143,6 +143,13 @@ fn place_descriptors(spec: &SpawnSpec, fds: GuestFds) -> Result<OwnFds, Errno> {
         moved.push(fcntl_dupfd_cloexec(fd, above)?);
     }
     drop(fds);
+    // The keeper's own: a program that was started without one of them has none.
+    for own in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        match rustix::io::fcntl_setfd(own, FdFlags::CLOEXEC) {
+            Ok(()) | Err(Errno::BADF) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
     for (fd, numbers) in moved.iter().zip(&spec.descriptors) {
         place(fd.as_fd(), numbers)?;
     }

@@ -17,11 +17,14 @@ const CLONE_NEWTIME: u64 = 0x80;
 /// The host's number of a process or thread of the fabric; 0 stays 0 (the caller).
 ///
 /// # Errors
-/// `ESRCH`: nobody has the number, or he is at another node.
+/// `ESRCH`: nobody has the number; `EPERM`: he is at another node, whose kernel is not asked.
 pub(crate) fn to_host(id: u64) -> Result<u64, Errno> {
     match host::uint_arg(id) {
         0 => Ok(0),
-        id => ring(OP_TO_HOST, [u64::from(id), 0, 0, 0]).map_err(|_| Errno::ESRCH),
+        id => ring(OP_TO_HOST, [u64::from(id), 0, 0, 0]).map_err(|error| match error {
+            Errno::EREMOTE => Errno::EPERM,
+            _ => Errno::ESRCH,
+        }),
     }
 }
 

@@ -110,6 +110,17 @@ scripts! {
     devices = "echo x > /dev/null; head -c 5 /dev/zero | od -An -tx1; head -c 9 /dev/urandom | wc -c; sh -c 'cat < /dev/null' | wc -c";
     /// A make-like tree of processes.
     trees_of_processes = "f() { if [ $1 -gt 0 ]; then sh -c 'exit 0'; f $(($1 - 1)) & f $(($1 - 1)) & wait; fi; echo $1; }; f 3 | sort | uniq -c";
+    /// execve(2): a standard descriptor that is closed is closed in the new program, too.
+    closed_descriptors_stay_closed = "show='import os
+for fd in range(3):
+    try: os.fstat(fd)
+    except OSError as error: os.open(\"/dev/null\", os.O_WRONLY); open(\"f\", \"a\").write(f\"{fd} {error}\\n\")'
+for i in 1 2 3; do python3 -c \"$show\" <&-; python3 -c \"$show\" >&-; python3 -c \"$show\" <&- 2>&-; done; cat f";
+    /// sched_getscheduler(2): the parent is there, though another node's kernel may not be asked.
+    schedulers_of_parents = "for i in 1 2 3; do python3 -c 'import os
+try: policy = os.sched_getscheduler(os.getppid())
+except PermissionError: policy = os.SCHED_OTHER
+print(policy)'; done";
     /// fcntl(2): locks of parts of a file exclude others wherever they run, until they end in any of the ways there are.
     parts_are_locked = concat!("cat > l.py <<'END'\n", include_str!("locks.py"), "END\npython3 l.py");
     /// flock(2) excludes across nodes.
