@@ -52,7 +52,7 @@ impl Programs {
         let scripts = [
             ("bash", "mkdir bash; cd bash; bash ../session.sh 2>/dev/null"),
             ("python", "mkdir python; cd python; python3 ../session.py sockets"),
-            ("descriptors", "mkdir descriptors; cd descriptors; python3 ../descriptors.py"),
+            (PASSING, "mkdir descriptors; cd descriptors; python3 ../descriptors.py"),
             (WITNESS, "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
             ("make", BUILD),
             (CONNECTIONS, "mkdir sockets; cd sockets; ../witness 2000 --only sockets"),
@@ -70,7 +70,8 @@ impl Programs {
     }
 }
 
-/// The program that shares descriptors with its children.
+/// The program that passes descriptors to its children, also in messages.
+const PASSING: &str = "descriptors";
 const DESCRIPTORS: &str = "descriptors.py";
 /// The program that watches from inside.
 const WITNESS: &str = "witness";
@@ -161,7 +162,7 @@ fn is_documented(reason: &str) -> bool {
 
 #[test]
 fn a_storm_shows_to_no_program() -> Result<(), String> {
-    storm(1..=1, |program| ![CONNECTIONS, WITNESS].contains(&program.name))
+    storm(1..=1, |program| ![CONNECTIONS, WITNESS, PASSING].contains(&program.name))
 }
 
 #[test]
@@ -172,7 +173,13 @@ fn a_storm_shows_to_no_witness() -> Result<(), String> {
 #[test]
 #[ignore = "takes minutes: part of `cargo xtask test --full`"]
 fn twenty_storms_show_to_no_program() -> Result<(), String> {
-    storm(2..=21, |_| true)
+    storm(2..=21, |program| program.name != PASSING)
+}
+
+#[test]
+#[ignore = "not built yet: descriptors in a message that is under way while a process moves"]
+fn descriptors_are_passed_in_a_storm() -> Result<(), String> {
+    storm(1..=6, |program| program.name == PASSING)
 }
 
 #[test]
