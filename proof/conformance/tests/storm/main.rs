@@ -52,7 +52,7 @@ impl Programs {
         let scripts = [
             ("bash", "mkdir bash; cd bash; bash ../session.sh 2>/dev/null"),
             ("python", "mkdir python; cd python; python3 ../session.py sockets"),
-            (PASSING, "mkdir descriptors; cd descriptors; python3 ../descriptors.py"),
+            ("descriptors", SHARING),
             (WITNESS, "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
             ("make", BUILD),
             (CONNECTIONS, "mkdir sockets; cd sockets; ../witness 2000 --only sockets"),
@@ -70,8 +70,10 @@ impl Programs {
     }
 }
 
-/// The program that passes descriptors to its children, also in messages.
-const PASSING: &str = "descriptors";
+/// The program that shares descriptors with its children; not by messages that are under way while a
+/// process moves (`rights`), which is not safe yet (docs/MOVING.md).
+const SHARING: &str = "mkdir descriptors; cd descriptors; python3 ../descriptors.py \
+    pipes stream messages tcp counters files waits copies between discarded names";
 const DESCRIPTORS: &str = "descriptors.py";
 /// The program that watches from inside.
 const WITNESS: &str = "witness";
@@ -162,7 +164,7 @@ fn is_documented(reason: &str) -> bool {
 
 #[test]
 fn a_storm_shows_to_no_program() -> Result<(), String> {
-    storm(1..=1, |program| ![CONNECTIONS, WITNESS, PASSING].contains(&program.name))
+    storm(1..=1, |program| ![CONNECTIONS, WITNESS].contains(&program.name))
 }
 
 #[test]
@@ -173,13 +175,7 @@ fn a_storm_shows_to_no_witness() -> Result<(), String> {
 #[test]
 #[ignore = "takes minutes: part of `cargo xtask test --full`"]
 fn twenty_storms_show_to_no_program() -> Result<(), String> {
-    storm(2..=21, |program| program.name != PASSING)
-}
-
-#[test]
-#[ignore = "not built yet: descriptors in a message that is under way while a process moves"]
-fn descriptors_are_passed_in_a_storm() -> Result<(), String> {
-    storm(1..=6, |program| program.name == PASSING)
+    storm(2..=21, |_| true)
 }
 
 #[test]
