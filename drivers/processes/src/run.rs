@@ -249,6 +249,7 @@ fn root_image(run: &RunSpec) -> ExecImage {
         signals_blocked: 0,
         signals_pending: 0,
         descriptors: Vec::new(),
+        undrained: Vec::new(),
         reason: "this node was asked for".into(),
     }
 }

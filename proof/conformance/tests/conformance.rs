@@ -3,7 +3,7 @@
 mod scenarios;
 
 use dunix_conformance::{Scenario, main as run};
-use scenarios::{commands, descriptors, faults, renames, scripts, terminals};
+use scenarios::{commands, descriptors, drains, faults, renames, scripts, terminals};
 use std::process::ExitCode;
 
 const NODES: usize = 3;
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         commands::SCENARIOS,
         terminals::SCENARIOS,
         renames::SCENARIOS,
+        drains::SCENARIOS,
         faults::SCENARIOS,
     ];
     let all: Vec<Scenario> = groups.into_iter().flatten().copied().map(with_gap).collect();

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most descriptors of an image.
 pub const DESCRIPTORS_MAX: usize = 1024;
+/// Most places where what a process wrote may be on its way; what is at further ones is not waited for.
+pub const UNDRAINED_MAX: usize = 1024;
 /// Most bytes of argv and envp together (a remote exec answers `E2BIG` above it).
 pub const ARGUMENT_BYTES_MAX: usize = 1 << 20;
 /// Greatest bytes of [`ExecImage::reason`].
@@ -41,6 +43,8 @@ pub struct ExecImage {
     /// Signals that were pending at the process when it left; bit `n - 1` for signal `n`.
     pub signals_pending: u64,
     pub descriptors: Vec<DescriptorImage>,
+    /// Where what it has written may still be on its way; at most [`UNDRAINED_MAX`].
+    pub undrained: Vec<ObjectId>,
     /// Why the target was chosen, for people; at most [`REASON_BYTES_MAX`].
     pub reason: String,
 }

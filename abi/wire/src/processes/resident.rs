@@ -7,7 +7,7 @@
 use super::DescriptorImage;
 use alloc::vec::Vec;
 use core::ops::Range;
-use dunix_ids::Pid;
+use dunix_ids::{ObjectId, Pid};
 use serde::{Deserialize, Serialize};
 
 /// Most mappings of a process that moves.
@@ -39,6 +39,9 @@ pub struct ResidentImage {
     /// The first one is the process's.
     pub threads: Vec<ThreadImage>,
     pub descriptors: Vec<DescriptorImage>,
+    /// Where what it has written may still be on its way; at most
+    /// [`UNDRAINED_MAX`](super::image::UNDRAINED_MAX).
+    pub undrained: Vec<ObjectId>,
     /// Signals that wait for any thread, in their order.
     pub signals: Vec<SignalImage>,
     pub timers: Timers,

@@ -26,6 +26,7 @@ use dunix_guest_abi::moving::{
 };
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::Errno;
+use dunix_wire::processes::image::UNDRAINED_MAX;
 use dunix_wire::processes::resident::{ResidentImage, ThreadImage};
 use dunix_wire::processes::{MoveId, ProcessRecord, Refusal};
 use std::sync::Arc;
@@ -291,8 +292,14 @@ impl Maker {
         let id = |id: u32| node.ids_base.checked_add(id).ok_or(Refusal::Protocol);
         let identity = &self.image.identity;
         let owner = Owner { uid: id(identity.uids[1])?, gid: id(identity.gids[1])? };
+        let undrained = self.image.undrained.clone();
+        if undrained.len() > UNDRAINED_MAX {
+            return Err(Refusal::Protocol);
+        }
         let rebuilt = node.rebuild(owner, &self.image.descriptors);
-        rebuilt.map_err(|errno| host(errno, "rebuilding descriptors"))
+        let mut rebuilt = rebuilt.map_err(|errno| host(errno, "rebuilding descriptors"))?;
+        rebuilt.table.must_drain(&node.homes, node.id, undrained);
+        Ok(rebuilt)
     }
 
     /// No clock of the process may go back.

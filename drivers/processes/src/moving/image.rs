@@ -114,7 +114,9 @@ fn put_together(
     let host_pid = subject.hall.host_pid;
     let reading = |errno| super::freeze::host_or_end(errno, "reading about it");
     let remote = node.look(|state| state.locals.get(&subject.pid).map(|l| l.remote.for_child()));
-    let capture = Capture::for_move(node.clone(), to, host_pid, remote.unwrap_or_default());
+    let remote = remote.unwrap_or_default();
+    let undrained = remote.undrained(&node.homes, node.id);
+    let capture = Capture::for_move(node.clone(), to, host_pid, remote);
     let mut offer = capture.run().map_err(refusal_of)?;
     let facts = Facts::of(host_pid)?;
     let own = Facts::of(std::process::id())?;
@@ -150,6 +152,7 @@ fn put_together(
         mappings,
         threads: threads_of(&subject)?,
         descriptors: std::mem::take(&mut offer.descriptors),
+        undrained,
         signals: subject.signals,
         timers: subject.timers,
         late,

@@ -7,7 +7,7 @@ use dunix_ids::NodeId;
 use dunix_keeper::protocol::{Program, SpawnSpec};
 use dunix_linux::Errno;
 use dunix_wire::processes::ExecImage;
-use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, REASON_BYTES_MAX};
+use dunix_wire::processes::image::{ARGUMENT_BYTES_MAX, REASON_BYTES_MAX, UNDRAINED_MAX};
 use std::sync::Arc;
 
 /// Most supplementary groups of a process (`NGROUPS_MAX`).
@@ -32,7 +32,8 @@ impl Node {
         };
         let rebuilt = self.rebuild(owner, &image.descriptors).map_err(LaunchError::Table)?;
         // An image keeps no descriptor that is to be closed on exec, and no epoll set.
-        let Rebuilt { descriptors, numbers, opens, table, relays, late: _ } = rebuilt;
+        let Rebuilt { descriptors, numbers, opens, mut table, relays, late: _ } = rebuilt;
+        table.must_drain(&self.homes, self.id, image.undrained);
         let limits = (0_u32..).zip(&image.rlimits);
         // A root is searched for where it starts; an exec has found its program already.
         let is_root = image.exec_fn.is_empty();
@@ -86,6 +87,7 @@ fn check(image: &ExecImage) -> Result<(), Errno> {
         && image.rlimits.len() <= dunix_linux::identity::LIMITS
         && paths.iter().all(|path| path.len() < dunix_guest_abi::doorbell::PATH_BYTES)
         && image.reason.len() <= REASON_BYTES_MAX
+        && image.undrained.len() <= UNDRAINED_MAX
         && image.cwd.starts_with(b"/")
         && image.root.starts_with(b"/")
         && (image.exe_path.starts_with(b"/") || image.exec_fn.is_empty());

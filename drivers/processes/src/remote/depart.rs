@@ -131,6 +131,7 @@ impl Node {
         let must = destination.must;
         let remote = self.look(|state| state.locals.get(&pid).map(|l| l.remote.for_child()));
         let remote = remote.unwrap_or_default();
+        let undrained = remote.undrained(&self.homes, self.id);
         let (node, memory, request) = (self.clone(), call.memory(), *request);
         let (exe_path, exec_fn) = (ticket.exe_path.clone(), ticket.exec_fn.clone());
         // Looks into the tree and the guest's memory, which may wait for this runtime's threads.
@@ -142,6 +143,7 @@ impl Node {
         });
         let (offer, mut image) = described.await.unwrap_or(Err(Errno::IO.into()))?;
         image.reason = shortened(&destination.why);
+        image.undrained = undrained;
         let last_look = |image: &mut ExecImage| {
             // What was read is the caller's only if he still waits.
             let is_waiting = call.is_pending();
@@ -241,6 +243,7 @@ fn image_of(
         signals_blocked: request.signals_blocked,
         signals_pending: status.signals_pending,
         descriptors: Vec::new(),
+        undrained: Vec::new(),
         reason: String::new(),
     })
 }

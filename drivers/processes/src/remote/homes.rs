@@ -183,6 +183,26 @@ impl Homes {
         relays.into_iter().filter(|relay| !relay.is_done()).collect()
     }
 
+    /// Keeps relays until they are done, and names them, as those of an object; `None` without any.
+    pub(crate) fn keep_relays(&self, relays: Vec<Arc<Relay>>) -> Option<u64> {
+        if relays.is_empty() {
+            return None;
+        }
+        let mut kept = lock(&self.kept);
+        let are_all_in = |others: &Vec<Arc<Relay>>| {
+            relays.iter().all(|relay| others.iter().any(|other| Arc::ptr_eq(relay, other)))
+        };
+        let same = kept.relays.iter().find(|(_, others)| are_all_in(others));
+        if let Some((serial, _)) = same {
+            return Some(*serial);
+        }
+        kept.relays.retain(|_, relays| relays.iter().any(|relay| !relay.is_done()));
+        kept.last += 1;
+        let serial = kept.last;
+        kept.relays.insert(serial, relays);
+        Some(serial)
+    }
+
     /// Registers a call so that it can be cancelled.
     pub(crate) fn begin_call(&self, from: NodeId, ticket: u64) -> Arc<Notify> {
         let cancelled = Arc::new(Notify::new());

@@ -60,7 +60,7 @@ pub(crate) use {
 use crate::node::Node;
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_wire::processes::ProcessesMessage;
-use dunix_wire::processes::image::RemoteKind;
+use dunix_wire::processes::image::{RemoteKind, UNDRAINED_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -102,6 +102,24 @@ impl RemoteTable {
 
     pub(crate) fn descriptors(&self) -> Vec<i32> {
         self.fds.keys().copied().collect()
+    }
+
+    /// It wrote to what others carry on from there.
+    pub(crate) fn must_drain(&mut self, homes: &Homes, own: NodeId, undrained: Vec<ObjectId>) {
+        for object in undrained {
+            if object.home == own {
+                homes.relays(object.serial).into_iter().for_each(|relay| self.add_relay(relay));
+            } else {
+                self.drained_at.insert(object);
+            }
+        }
+    }
+
+    /// Where what the process wrote may still be on its way, for another node: its end is told there.
+    pub(crate) fn undrained(&self, homes: &Homes, own: NodeId) -> Vec<ObjectId> {
+        let Written { relays, at } = self.written();
+        let here = homes.keep_relays(relays).map(|serial| ObjectId { home: own, serial });
+        here.into_iter().chain(at).take(UNDRAINED_MAX).collect()
     }
 
     /// Where what the process wrote may still be on its way.
@@ -150,7 +168,9 @@ impl RemoteTable {
 
     pub(crate) fn add_relay(&mut self, relay: Arc<Relay>) {
         self.relays.retain(|relay| !relay.is_done());
-        self.relays.push(relay);
+        if !self.relays.iter().any(|other| Arc::ptr_eq(other, &relay)) {
+            self.relays.push(relay);
+        }
     }
 
     fn holds(&self, object: ObjectId) -> bool {

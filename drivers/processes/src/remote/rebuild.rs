@@ -147,8 +147,12 @@ impl Rebuilt {
                 if *home == here.own =>
             {
                 // It comes home: the description itself is here.
-                let object = here.homes.get(*object).ok_or(Errno::PROTO)?;
-                Ok((self.hand_over(object.duplicate()?), None))
+                let description = here.homes.get(*object).ok_or(Errno::PROTO)?;
+                // Its end is told here from now on, and waits for what it writes.
+                for relay in here.homes.relays(*object) {
+                    self.table.add_relay(relay);
+                }
+                Ok((self.hand_over(description.duplicate()?), None))
             }
             DescriptorKind::SharedFile { path, inode, flags, home, object } => {
                 let object = ObjectId { home: *home, serial: *object };

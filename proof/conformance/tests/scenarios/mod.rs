@@ -2,6 +2,7 @@
 
 pub(crate) mod commands;
 pub(crate) mod descriptors;
+pub(crate) mod drains;
 pub(crate) mod faults;
 pub(crate) mod renames;
 pub(crate) mod scripts;
