@@ -98,8 +98,8 @@ fn told_last(lab: &Lab, child: &str, steps: &[&str]) -> Verdict {
 fn node_of(lab: &Lab, pid: &str) -> Result<String, String> {
     for _ in 0..100 {
         let processes = lab.list("ps")?;
-        let found = processes.iter().find(|process| process["pid"].to_string() == pid);
-        let node = found.map(|process| process["node"].to_string().trim_matches('"').to_owned());
+        let found = processes.iter().find(|process| process["pid"].as_u64() == pid.parse().ok());
+        let node = found.map(|process| process["node"].to_string().replace('"', ""));
         match node.as_deref() {
             Some("2" | "n2") => return Ok("n2".to_owned()),
             Some("3" | "n3") => return Ok("n3".to_owned()),
