@@ -15,15 +15,22 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 /// More than a pipe holds, and less than pipes and streams between nodes hold together: natively the
 /// child waits in its write, in the fabric it has written all and ended.
 const BYTES: usize = 100_000;
-/// Has a child on another node that writes when it is told. Says the child's PID; then how much of the
-/// child's end was told while nobody read, and how much it has written.
+/// Has a child that executes on the next node in turn, another one each time it is told `again`, and
+/// says its PID. Tells it all else; in the end says whether the child's end was told while nobody read, and
+/// how much it has written.
 const PARENT: &str = "
 import os, subprocess, sys, time
 away = dict(os.environ, DUNIX_PLACE='spread')
-child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=away)
-print(child.pid, flush=True)
+def start():
+    global child
+    child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=away)
+    print(child.pid, flush=True)
+start()
 for line in sys.stdin:
+    if line == 'again\\n':
+        child.kill(); child.wait(); start()
+        continue
     child.stdin.write(line.encode()); child.stdin.flush()
     if line == 'end\\n': break
     child.stderr.readline()
@@ -67,13 +74,19 @@ fn told_last(lab: &Lab, child: &str, steps: &[&str]) -> Verdict {
         hear.read_line(&mut line).map_err(|error| error.to_string())?;
         Ok::<_, String>(line.trim_end().to_owned())
     };
-    let pid = line()?;
-    let first = node_of(lab, &pid)?;
+    let mut pid = line()?;
+    let first = loop {
+        match node_of(lab, &pid)? {
+            Some(node) => break node,
+            None => say.write_all(b"again\n").map_err(|error| error.to_string())?,
+        }
+        pid = line()?;
+    };
     let other = if first == "n2" { "n3" } else { "n2" };
     for step in steps {
         let to = match *step {
             "move" => other,
-            "back" => first.as_str(),
+            "back" => first,
             word => {
                 writeln!(say, "{word}").map_err(|error| error.to_string())?;
                 line()?;
@@ -94,18 +107,20 @@ fn told_last(lab: &Lab, child: &str, steps: &[&str]) -> Verdict {
     if told == wanted { Ok(()) } else { Err(format!("{told:?}, not {wanted:?}")) }
 }
 
-/// Where a process is, once it has executed.
-fn node_of(lab: &Lab, pid: &str) -> Result<String, String> {
+/// Where a process is that has executed; `None`: beside its parent.
+fn node_of(lab: &Lab, pid: &str) -> Result<Option<&'static str>, String> {
     for _ in 0..100 {
         let processes = lab.list("ps")?;
         let found = processes.iter().find(|process| process["pid"].as_u64() == pid.parse().ok());
-        let node = found.map(|process| process["node"].to_string().replace('"', ""));
-        match node.as_deref() {
-            Some("2" | "n2") => return Ok("n2".to_owned()),
-            Some("3" | "n3") => return Ok("n3".to_owned()),
+        // Before its exec it is its parent's copy.
+        let executed = found.filter(|process| process["args"][2] != PARENT);
+        match executed.and_then(|process| process["node"].as_u64()) {
+            Some(1) => return Ok(None),
+            Some(2) => return Ok(Some("n2")),
+            Some(3) => return Ok(Some("n3")),
             // On its way.
             _ => {}
         }
     }
-    Err(format!("process {pid} is on no other node: {:?}", lab.list("ps")?))
+    Err(format!("process {pid} is nowhere: {:?}", lab.list("ps")?))
 }
