@@ -1,6 +1,6 @@
 //! What the shim decides, apart from the machine code that carries it out.
 //!
-//! Owns: the class of every system call and why, the seccomp program, the reading of ELF and `#!`
+//! Owns: the class of every system call and why, the seccomp program and what verdicts of others mean, the reading of ELF and `#!`
 //! headers, signal-set and wait-status arithmetic, the text of the vDSO image, the paths under
 //! `/proc` that name processes. Refuses: memory of the guest, system calls, unsafe code: everything here runs
 //! in a host test.
@@ -24,6 +24,7 @@ pub mod signal;
 pub mod table;
 pub mod time;
 pub mod vdso;
+pub mod verdict;
 pub mod wait;
 
 pub use errno::Errno;

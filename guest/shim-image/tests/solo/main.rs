@@ -80,6 +80,13 @@ fn the_shims_memory_is_not_the_guests() {
 }
 
 #[test]
+fn filters_of_the_programs_own_are_obeyed() {
+    if let Some(program) = checker("filters") {
+        assert!(same(&[&program]).ends_with("wrong EINVAL\n"));
+    }
+}
+
+#[test]
 fn waits_end_as_signal7_says() {
     if let Some(program) = checker("restart") {
         assert_eq!(same(&[&program]).lines().count(), 46);

@@ -1,15 +1,14 @@
 //! seccomp(2) and prctl(2): filters of the guest's own, and requests that would unseat the shim.
 //!
-//! A guest's filter is installed behind a prologue that lets the shim's calls pass. What is lost: a
-//! call that the shim traps anyway is trapped before the guest's filter can refuse it with an
-//! errno; its verdicts to kill stay in force, and those on native calls.
+//! A guest's filter is installed behind a prologue that lets the shim's calls pass, with verdicts that can be told
+//! from those of the shim's filter ([`verdict`]).
 
 use super::Answer;
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::rewrite;
 use dunix_shim_core::bpf::{GUEST_PROLOGUE, INSTRUCTIONS_MAX, Instruction};
-use dunix_shim_core::{Errno, nr};
+use dunix_shim_core::{Errno, nr, verdict};
 
 const SET_MODE_STRICT: u64 = 0;
 const SET_MODE_FILTER: u64 = 1;
@@ -57,6 +56,9 @@ fn install(number: u64, mut args: [u64; 6]) -> Result<u64, Errno> {
     // SAFETY: the rest of the new mapping, seen as bytes.
     let rest = unsafe { core::slice::from_raw_parts_mut(rest as *mut u8, len * BYTES) };
     let result = guest::read_bytes(GuestAddr(filter), rest).and_then(|()| {
+        for instruction in &mut program[GUEST_PROLOGUE.len()..] {
+            *instruction = verdict::installed(*instruction);
+        }
         let prog = [total as u64, at];
         args[2] = prog.as_ptr() as u64;
         // Rewritten sites would call from where no filter of the guest's looks.

@@ -1,7 +1,7 @@
 //! Signals: the one handler that the kernel knows, and what happens from there.
 //!
 //! ```text
-//! entry --SIGSYS of the filter--> calls::handle
+//! entry --SIGSYS of a filter----> calls::handle, or what the guest's own filter said
 //!       --fault in a copy-------> fixup
 //!       --fault in a jump-------> rewrite::repair
 //!       --on the fast path------> fast::keep, or the guest as before or after its call (arch::fast)
@@ -27,6 +27,7 @@ use crate::thread::Thread;
 use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_shim_core::signal::{SHIM_MASK, SIGBUS, SIGILL, SIGSEGV, SIGSYS};
 use dunix_shim_core::table::{self, Class};
+use dunix_shim_core::verdict::{self, Verdict};
 use dunix_shim_core::{Errno, nr};
 
 /// `SA_SIGINFO`.
@@ -84,8 +85,8 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
 }
 
 fn caught(thread: &Thread, signal: i32, info: &mut SigInfo, context: &mut Context) {
-    if signal.unsigned_abs() == SIGSYS && info.code == SYS_SECCOMP && is_trapped_class(context) {
-        trapped(thread, context);
+    if signal.unsigned_abs() == SIGSYS && info.code == SYS_SECCOMP && trapped(thread, info, context)
+    {
         return;
     }
     if let Some(go_on) = copy::fixup(context.regs.rip).filter(|_| is_fault(info)) {
@@ -123,17 +124,31 @@ fn caught(thread: &Thread, signal: i32, info: &mut SigInfo, context: &mut Contex
     }
 }
 
-/// A call of the guest's, from a site or from the slot of a rewritten one.
-fn trapped(thread: &Thread, context: &mut Context) {
-    if let Some(tail) = rewrite::tail_of_trap(context.regs.rip) {
+/// A call of the guest's, from a site or from the slot of a rewritten one. `false` if a filter of the guest's
+/// wants the signal.
+fn trapped(thread: &Thread, info: &mut SigInfo, context: &mut Context) -> bool {
+    let tail = rewrite::tail_of_trap(context.regs.rip);
+    if let Some(tail) = tail {
         context.regs.rip = tail;
         if crate::fast::end(thread, context) {
-            return;
+            return true;
         }
-    } else {
-        rewrite::trapped(thread, context);
     }
-    crate::calls::handle(thread, context);
+    match verdict::of(info.errno) {
+        Verdict::Result(result) => context.set_result(result),
+        Verdict::Signal(data) => {
+            info.errno = data;
+            return false;
+        }
+        Verdict::Shim if !is_trapped_class(context) => return false,
+        Verdict::Shim => {
+            if tail.is_none() {
+                rewrite::trapped(thread, context);
+            }
+            crate::calls::handle(thread, context);
+        }
+    }
+    true
 }
 
 /// Whether the signal is the daemon's, to make the thread look at its slot.
