@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,6 +57,13 @@ int main(void) {
     printf("hint %s\n", hinted == MAP_FAILED ? strerrorname_np(errno) : "taken or not");
     char *moved = mremap(own, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, hinted);
     printf("mremap %s\n", moved == hinted ? moved : "lost");
+    // Whether it may be there is each machine's own affair.
+    int segment = shmget(IPC_PRIVATE, 4 * PAGE, 0600);
+    char *attached = shmat(segment, RESERVED - PAGE, SHM_REMAP | SHM_RND);
+    if (attached != (void *)-1) shmdt(attached);
+    attached = shmat(segment, 0, 0);
+    printf("shmat %s\n", attached == (void *)-1 ? strerrorname_np(errno) : "done");
+    shmctl(segment, IPC_RMID, 0);
     printf("pid %d\n", getpid() == (int)syscall(SYS_getpid));
     printf("everything %d\n", WTERMSIG(end_of(unmap_everything)));
     printf("with a handler %d\n", WTERMSIG(end_of(unmap_with_a_handler)));

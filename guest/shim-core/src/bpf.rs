@@ -291,6 +291,7 @@ impl Program {
             Class::Refuse(errno) => program.give(ret_errno(errno)),
             Class::Mapping => program.mapping(),
             Class::Remapping => program.remapping(),
+            Class::Attaching => program.attaching(),
             Class::Futex => program.futex(),
             Class::Terminal => program.allow_unless(1, 0xff00, 0x5400),
             Class::DescriptorFlags => program.descriptor_flags(),
@@ -324,6 +325,14 @@ impl Program {
         self.emit(EQUAL, 1, 0, 0);
         self.give(RET_TRAP);
         self.mapping();
+    }
+
+    fn attaching(&mut self) {
+        self.emit(LOAD, 0, 0, at_arg(1));
+        self.emit(EQUAL, 0, 3, 0);
+        self.emit(LOAD, 0, 0, at_arg(1) + 4);
+        self.emit(EQUAL, 0, 1, 0);
+        self.allow_or_trap();
     }
 
     fn futex(&mut self) {

@@ -20,6 +20,8 @@ pub enum Class {
     Mapping,
     /// mremap(2): the same, and trapped if it says where to.
     Remapping,
+    /// shmat(2): trapped if it says where to.
+    Attaching,
     /// futex(2): native without a deadline; locks that inherit priority are trapped.
     Futex,
     /// ioctl(2): trapped if the request is one of terminals.
@@ -167,7 +169,7 @@ table! {
     27 MINCORE Native, "cannot block; no name of a process";
     28 MADVISE Mapping, "the reserved range is not the guest's";
     29 SHMGET Native, "System V and POSIX IPC of the node";
-    30 SHMAT Native, "System V and POSIX IPC of the node";
+    30 SHMAT Attaching, "the reserved range is not the guest's";
     31 SHMCTL Native, "System V and POSIX IPC of the node";
     32 DUP Trap, "the shim tracks which descriptors are private or remote";
     33 DUP2 Trap, "the shim tracks which descriptors are private or remote";

@@ -24,6 +24,7 @@ fn class_of(row: &Row) -> String {
         Class::Refuse(errno) => format!("refused: errno {}", errno.get()),
         Class::Mapping => "native; trapped in the reserved range".into(),
         Class::Remapping => "native; trapped in the reserved range, and if it says where to".into(),
+        Class::Attaching => "native; trapped if it says where to".into(),
         Class::Futex => "native; trapped with a deadline and for priority inheritance".into(),
         Class::Terminal => "native; trapped for terminals".into(),
         Class::DescriptorFlags => "trapped; flags native".into(),

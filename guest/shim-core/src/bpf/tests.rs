@@ -79,6 +79,7 @@ fn wanted(bell: Bell, call: &Call) -> u32 {
             let before = layout::BASE - (1 << 32);
             native(!is_long && !(before..layout::END).contains(&first))
         }
+        Class::Attaching => native(second == 0),
         Class::Futex => match low(second) & 0x7f {
             0 | 9 => native(fourth == 0),
             1..=5 | 10 => RET_ALLOW,
@@ -169,7 +170,7 @@ fn every_number_answers_its_class() {
         let want = match class(nr) {
             Class::Native | Class::Mapping | Class::Remapping | Class::Futex => RET_ALLOW,
             Class::PeerCredentials | Class::OtherProcess | Class::Random => RET_ALLOW,
-            Class::CpuClock | Class::Watch | Class::Terminal => RET_ALLOW,
+            Class::CpuClock | Class::Watch | Class::Terminal | Class::Attaching => RET_ALLOW,
             Class::Trap | Class::DescriptorFlags => RET_TRAP,
             Class::Refuse(errno) => ret_errno(errno),
         };

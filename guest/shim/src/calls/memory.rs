@@ -6,8 +6,9 @@ use crate::host;
 use dunix_shim_core::memory::outside;
 use dunix_shim_core::{Errno, nr};
 
-/// Handles a call of [`Class::Mapping`](dunix_shim_core::table::Class::Mapping) or
-/// [`Class::Remapping`](dunix_shim_core::table::Class::Remapping).
+/// Handles a call of [`Class::Mapping`](dunix_shim_core::table::Class::Mapping),
+/// [`Class::Remapping`](dunix_shim_core::table::Class::Remapping) or
+/// [`Class::Attaching`](dunix_shim_core::table::Class::Attaching).
 pub(crate) fn try_handle(number: u64, args: [u64; 6]) -> Option<Answer> {
     let result = match number {
         nr::MMAP => outside(args[0] & !0xfff, args[1]).map(|_| map(args))?,
@@ -17,6 +18,9 @@ pub(crate) fn try_handle(number: u64, args: [u64; 6]) -> Option<Answer> {
         }
         nr::REMAP_FILE_PAGES => outside(args[0], args[1]).and(Some(Err(Errno::EINVAL)))?,
         nr::MREMAP => remap(args)?,
+        nr::SHMAT => {
+            outside(args[1] & !0xfff, segment_bytes(args[0])?).and(Some(Err(Errno::EINVAL)))?
+        }
         _ => return None,
     };
     Some(result.into())
@@ -58,4 +62,16 @@ fn remap(args: [u64; 6]) -> Option<Result<u64, Errno>> {
     }
     let to = args[3] & MREMAP_FIXED != 0 && outside(args[4], args[2]).is_some();
     to.then_some(Err(Errno::EINVAL))
+}
+
+/// The size of a segment of System V; `None` if it cannot be attached anyway.
+fn segment_bytes(id: u64) -> Option<u64> {
+    const IPC_STAT: u64 = 2;
+    /// Words of `struct shmid64_ds`, and which is the size.
+    const WORDS: usize = 14;
+    const BYTES_AT: usize = 6;
+    let mut status = [0u64; WORDS];
+    // SAFETY: writes the structure only.
+    unsafe { host::call(nr::SHMCTL, [id, IPC_STAT, status.as_mut_ptr() as u64, 0, 0, 0]) }.ok()?;
+    Some(status[BYTES_AT])
 }

@@ -154,7 +154,8 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         | nr::PKEY_MPROTECT
         | nr::MADVISE
         | nr::MREMAP
-        | nr::REMAP_FILE_PAGES => memory::try_handle(number, args).unwrap_or(Answer::PassOn),
+        | nr::REMAP_FILE_PAGES
+        | nr::SHMAT => memory::try_handle(number, args).unwrap_or(Answer::PassOn),
         nr::FSTAT | nr::STAT | nr::NEWFSTATAT | nr::STATX
             if has_daemon() && !thread.process().remote.is_empty() =>
         {
