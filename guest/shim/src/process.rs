@@ -1,13 +1,14 @@
 //! What all threads of a process share: signal actions, identity, which descriptors are special.
 //!
 //! A child that shares its parent's memory (vfork) gets a [`Process`] of its own, in its thread's
-//! slot, so that what it changes before exec stays its own.
+//! slot, so that what it changes before exec stays its own. Signal actions are the parent's as well if the
+//! child was made so (`CLONE_SIGHAND`).
 
 use crate::arch::fast;
 use crate::calls::cpu_time::Spent;
 use crate::host;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use dunix_guest_abi::doorbell::{PATH_BYTES, REMOTE_FD_WORDS};
 use dunix_shim_core::signal::{SIGNAL_MAX, SigSet};
 
@@ -119,6 +120,8 @@ pub(crate) struct Process {
     /// Guards `actions`; held across fork, so that the child finds it free.
     pub(crate) lock: Lock,
     actions: UnsafeCell<[Action; SIGNAL_MAX as usize + 1]>,
+    /// The actions are those of [`PROCESS`].
+    shares_actions: AtomicBool,
     /// What the daemon was told SIGCHLD means ([`OP_CHILD_POLICY`](dunix_guest_abi::doorbell::OP_CHILD_POLICY)).
     pub(crate) child_policy: AtomicU64,
     /// Descriptors whose offset or queue lives at another node.
@@ -143,6 +146,7 @@ impl Process {
             slot: AtomicU32::new(0),
             lock: Lock::new(),
             actions: UnsafeCell::new([Action::DEFAULT; SIGNAL_MAX as usize + 1]),
+            shares_actions: AtomicBool::new(false),
             child_policy: AtomicU64::new(0),
             remote: Descriptors::special(),
             private: Descriptors::new(),
@@ -156,14 +160,20 @@ impl Process {
         self.pid.load(Ordering::Relaxed)
     }
 
+    /// Whose actions hold, and whose lock guards them.
+    pub(crate) fn acting(&self) -> &Process {
+        if self.shares_actions.load(Ordering::Relaxed) { &PROCESS } else { self }
+    }
+
     /// Runs `change` on a signal's action under the lock.
     pub(crate) fn with_action<R>(&self, signal: u32, change: impl FnOnce(&mut Action) -> R) -> R {
-        self.lock.acquire();
+        let acting = self.acting();
+        acting.lock.acquire();
         // SAFETY: the lock is held, and `change` runs to its end before it is released.
         let result = change(unsafe {
-            &mut (&mut *self.actions.get())[(signal & 127).min(SIGNAL_MAX) as usize]
+            &mut (&mut *acting.actions.get())[(signal & 127).min(SIGNAL_MAX) as usize]
         });
-        self.lock.release();
+        acting.lock.release();
         result
     }
 
@@ -171,12 +181,15 @@ impl Process {
         self.with_action(signal, |action| *action)
     }
 
-    /// Makes `self` a copy of `parent` for a child that shares its memory.
-    pub(crate) fn copy_from(&self, parent: &Process) {
+    /// Makes `self` a copy of `parent` for a child that shares its memory, and perhaps its actions. A copy of
+    /// them it gets from a parent whose own may end before it does.
+    pub(crate) fn copy_from(&self, parent: &Process, shares_actions: bool) {
         for signal in 1..=SIGNAL_MAX {
             let action = parent.action(signal);
             self.with_action(signal, |own| *own = action);
         }
+        let is_first = core::ptr::eq(parent.acting(), &raw const PROCESS);
+        self.shares_actions.store(shares_actions && is_first, Ordering::Relaxed);
         self.slot.store(parent.slot.load(Ordering::Relaxed), Ordering::Relaxed);
         self.child_policy.store(parent.child_policy.load(Ordering::Relaxed), Ordering::Relaxed);
         self.remote.set_words(&parent.remote.words());

@@ -14,7 +14,7 @@ use crate::doorbell::slot;
 use crate::host;
 use crate::process::{Process, has_daemon};
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use dunix_guest_abi::layout;
 use dunix_guest_abi::moving::ParkRecord;
 use dunix_shim_core::signal::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGBUS, SIGSEGV, SigSet};
@@ -91,6 +91,8 @@ pub(crate) struct Thread {
     pub(crate) scratch: Cell<(u64, u64)>,
     /// The thread is the child of a vfork: its process's state is its own.
     pub(crate) is_vfork_child: Cell<bool>,
+    /// Nobody waits until such a child has left the memory: its slot is free once the kernel has cleared the word.
+    pub(crate) is_left: AtomicBool,
     /// A context to resume: a new thread's first, or that of a guest's rt_sigreturn.
     pub(crate) resumable: UnsafeCell<Resumable>,
     own_process: UnsafeCell<Process>,
@@ -174,6 +176,7 @@ impl Thread {
         thread.spent.reset();
         thread.scratch.set((0, 0));
         thread.is_vfork_child.set(false);
+        thread.is_left.store(false, Ordering::Relaxed);
         // SAFETY: ours alone.
         unsafe { thread.pending.get().write([None; PENDING_MAX]) };
         Ok(thread)
@@ -210,13 +213,13 @@ impl Thread {
         unsafe { &*self.process.get() }
     }
 
-    /// Gives a vfork child a process state of its own, copied from `parent`'s.
-    pub(crate) fn detach_process(&self, parent: &Process) {
+    /// Gives a child that shares memory a process state of its own, copied from `parent`'s.
+    pub(crate) fn detach_process(&self, parent: &Process, shares_actions: bool) {
         // SAFETY: the slot is ours alone until the child starts.
         unsafe { self.own_process.get().write(Process::new()) };
         // SAFETY: just written.
         let own = unsafe { &*self.own_process.get() };
-        own.copy_from(parent);
+        own.copy_from(parent, shares_actions);
         self.process.set(own);
         self.note_slot();
         self.is_vfork_child.set(true);
@@ -256,6 +259,16 @@ impl Thread {
     pub(crate) fn take_noted(&self) -> [Option<SigInfo>; PENDING_MAX] {
         // SAFETY: as for `note`.
         unsafe { core::mem::replace(&mut *self.pending.get(), [None; PENDING_MAX]) }
+    }
+
+    /// Frees the slots of children that shared this memory, had nobody wait for that, and have left it.
+    pub(crate) fn free_left() {
+        Thread::for_each(|thread| {
+            let has_gone = thread.vfork_word.load(Ordering::Acquire) == 0;
+            if has_gone && thread.is_left.swap(false, Ordering::AcqRel) {
+                thread.free();
+            }
+        });
     }
 
     /// Frees the slot of a thread that never started or no longer runs.

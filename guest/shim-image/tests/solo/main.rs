@@ -127,6 +127,13 @@ fn handlers_see_what_they_should() {
 }
 
 #[test]
+fn children_in_the_same_memory_are_processes_of_their_own() {
+    if let Some(program) = checker("shares") {
+        assert!(!same(&[&program]).contains("FAILED"));
+    }
+}
+
+#[test]
 fn threads_live_and_die() {
     if let Some(program) = checker("threads") {
         assert!(!same(&[&program]).contains("FAILED"));

@@ -120,14 +120,14 @@ fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, 
     let pid = prepare(wanted)?;
     // The child's offsets are shared from here on.
     process.private.set_words(&[0; REMOTE_FD_WORDS]);
-    process.lock.acquire();
+    process.acting().lock.acquire();
     rewrite::LOCK.acquire();
     let args =
         [host_flags(wanted.flags), 0, wanted.parent_tid.0, wanted.child_tid.0, wanted.tls, 0];
     // SAFETY: the child gets a copy of this stack and goes on like the parent.
     let result = unsafe { syscall(nr::CLONE, args) };
     rewrite::LOCK.release();
-    process.lock.release();
+    process.acting().lock.release();
     if result != 0 {
         return finish_parent(wanted, pid, result);
     }
@@ -214,11 +214,9 @@ fn stack_top(child: &Thread) -> u64 {
 
 /// A process that shares memory: vfork(2) and posix_spawn(3).
 fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<u64, Errno> {
+    Thread::free_left();
     let child = Thread::allocate(parent.process())?;
-    if wanted.flags & CLONE_SIGHAND == 0 {
-        child.detach_process(parent.process());
-    }
-    child.is_vfork_child.set(true);
+    child.detach_process(parent.process(), wanted.flags & CLONE_SIGHAND != 0);
     child.altstack.set(parent.altstack.get());
     let pid = match prepare_context(child, context, wanted).and_then(|()| prepare(wanted)) {
         Ok(pid) => pid,
@@ -255,10 +253,11 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
         }
         host::futex_wait(&child.vfork_word, word);
     }
-    // Without CLONE_VFORK the slot stays taken: nobody can tell when the child has left it.
     if wanted.flags & CLONE_VFORK != 0 {
         child.free();
         rewrite::take_left(parent);
+    } else {
+        child.is_left.store(true, Ordering::Release);
     }
     result
 }
