@@ -231,6 +231,18 @@ for robust in 0, 1:
 print(on_thread(c.pthread_mutex_lock, lock), c.pthread_mutex_lock(lock), c.pthread_mutex_consistent(lock), c.pthread_mutex_unlock(lock))
 END
 /usr/bin/python3 m.py";
+    /// pidfd_send_signal(2): an open folder of `/proc` of a process stands for it, a thread's or another does not.
+    signals_by_folder = "cat > s.py <<'END'
+import errno, os, signal
+seen = []
+signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+for path in '/proc/%d' % os.getpid(), '/proc/self/task/' + os.listdir('/proc/self/task')[0], '/proc', '/proc/self/fd', '/etc':
+    folder = os.open(path, os.O_DIRECTORY)
+    try: signal.pidfd_send_signal(folder, signal.SIGUSR1)
+    except OSError as error: print(errno.errorcode[error.errno])
+    else: print(len(seen), 'sent')
+END
+/usr/bin/python3 s.py";
     /// fifo(7): a named pipe joins whoever opens it, wherever.
     named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
 }
