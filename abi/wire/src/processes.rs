@@ -13,6 +13,7 @@
 pub mod errno;
 pub mod image;
 pub mod moving;
+pub mod names;
 pub mod pages;
 pub mod record;
 pub mod refusal;
@@ -26,6 +27,7 @@ pub use image::{
     RemoteCallRequest,
 };
 pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package};
+pub use names::{FifoWish, SharedName};
 pub use pages::{PageFrame, PagesHeader};
 pub use record::{
     Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
@@ -65,6 +67,8 @@ pub enum ProcessesMessage {
     RemoteReady(Readiness),
     /// Between the two nodes of a move.
     Move(MoveMessage),
+    /// To the founder: the sender keeps what had this name no more.
+    NameGone(SharedName),
 }
 
 /// A request that has exactly one answer.
@@ -88,6 +92,11 @@ pub enum ProcessesCall {
     OpenTerminal { pid: Pid, job: CallerJob, flags: u32 },
     /// Wait until relays have carried on all that was written so far to an object of the callee.
     Drain { object: u64 },
+    /// To the founder: who keeps what has this name? `claims`: the sender does if nobody else does.
+    /// Answered `Keeper`.
+    FindKeeper { name: SharedName, claims: bool },
+    /// Open a FIFO that the callee keeps. Answered `Remote`; given up by `CancelRemoteCall`.
+    OpenFifo(FifoWish),
 }
 
 /// The step of a start that failed, as far as who asked for the start tells it apart.
@@ -117,4 +126,6 @@ pub enum ProcessesAnswer {
     Moved(Option<Result<MoveReport, Refusal>>),
     /// All has arrived, or never will.
     Drained,
+    /// The node that keeps what has a name.
+    Keeper(Option<NodeId>),
 }

@@ -8,7 +8,7 @@
 //!
 //! Owns: a node's mount, the authority where this node is it, recalls and their acknowledgement.
 //! Refuses: permissions (the kernels check them), locks (each kernel keeps those of its own node; the
-//! fabric's locks are caught by the shim), FIFO and socket data.
+//! fabric's locks are caught by the shim), FIFO and socket data (but for who may open a FIFO here).
 //!
 //! Invariants: every request of the kernel is answered within [`REQUEST_DEADLINE`]; a node that does
 //! not acknowledge a recall within [`RECALL_DEADLINE`] delays a change no longer than that.
@@ -31,7 +31,7 @@ pub use lower::LowerConfig;
 use authority::{Effort, Outcome};
 use bytes::Bytes;
 use dunix_fuse::{Features, Session};
-use dunix_ids::NodeId;
+use dunix_ids::{Ino, NodeId};
 use dunix_transport::{Handler, Mesh, MeshError, MeshStream, PeerEvent, Responder};
 use dunix_wire::{
     Topic,
@@ -69,7 +69,11 @@ struct Inner {
     /// Nothing that runs there may wait for a file of the tree.
     runtime: Handle,
     mount: OnceLock<Arc<Mount>>,
+    fifos: OnceLock<FifoGate>,
 }
+
+/// Says of a FIFO and a thread of this host whether the thread may open it here.
+type FifoGate = Arc<dyn Fn(Ino, u32) -> bool + Send + Sync>;
 
 impl Files {
     /// Takes part in the tree whose authority is `authority_node`; `volume` is given on that node
@@ -112,8 +116,9 @@ impl Files {
         volume: Option<VolumeConfig>,
     ) -> io::Result<Files> {
         let authority = volume.map(Authority::open).transpose()?;
-        let mount = OnceLock::new();
-        Ok(Files(Arc::new(Inner { me, authority_node, authority, link, runtime, mount })))
+        let (mount, fifos) = (OnceLock::new(), OnceLock::new());
+        let inner = Inner { me, authority_node, authority, link, runtime, mount, fifos };
+        Ok(Files(Arc::new(inner)))
     }
 
     /// Serves the mount behind an open `/dev/fuse`, until the mount goes. Blocks until the kernel has
@@ -139,6 +144,12 @@ impl Files {
         let features = session.features();
         mount.serve_caches(session.caches());
         Ok(features)
+    }
+
+    /// Has FIFOs opened here only where `gate` lets a thread of this host; others get
+    /// [`ELSEWHERE`](dunix_fuse::ELSEWHERE). Once; `gate` may block. Without it all are opened here.
+    pub fn set_fifo_gate(&self, gate: impl Fn(Ino, u32) -> bool + Send + Sync + 'static) {
+        let _ = self.0.fifos.set(Arc::new(gate));
     }
 
     /// Handles a call of a peer and answers it, now or later.

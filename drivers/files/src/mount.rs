@@ -315,6 +315,11 @@ impl Volume for Mount {
         }
     }
 
+    fn look_at_fifo(&self, ino: Ino, thread: u32, answer: Box<dyn FnOnce(bool) + Send>) {
+        let Some(gate) = self.files.0.fifos.get().cloned() else { return answer(true) };
+        self.files.0.runtime.spawn_blocking(move || answer(gate(ino, thread)));
+    }
+
     fn release(&self, handle: u64) {
         let unused = self.held().opens.close(handle);
         if let Some(handle) = unused {

@@ -28,6 +28,8 @@ pub(crate) struct Status {
     pub(crate) gids: [u32; 3],
     pub(crate) groups: Vec<u32>,
     pub(crate) umask: u32,
+    /// The effective ones, a bit each (capabilities(7)).
+    pub(crate) capabilities: u64,
     /// Without the daemon's own move signal, which means the process where it is.
     pub(crate) signals_pending: u64,
     pub(crate) resident_bytes: u64,
@@ -51,6 +53,9 @@ impl Status {
                 "Gid" => ids().zip(&mut status.gids).for_each(|(id, slot)| *slot = id),
                 "Groups" => status.groups = ids().collect(),
                 "Umask" => status.umask = u32::from_str_radix(value.trim(), 8).unwrap_or(0o22),
+                "CapEff" => {
+                    status.capabilities = u64::from_str_radix(value.trim(), 16).unwrap_or(0)
+                }
                 "SigPnd" | "ShdPnd" => {
                     let pending = u64::from_str_radix(value.trim(), 16).unwrap_or(0);
                     status.signals_pending |= pending & !MOVE_BIT;

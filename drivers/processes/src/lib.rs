@@ -43,7 +43,7 @@ pub use node::RootEnd;
 pub use run::{RunError, RunHandle, RunSpec};
 pub use terminal::{Job, TerminalCall, TerminalState};
 
-use dunix_ids::{NodeId, ObjectId, Pid};
+use dunix_ids::{Ino, NodeId, ObjectId, Pid};
 use dunix_keeper::protocol::{Request, say};
 use dunix_linux::Errno;
 use dunix_proc_table::{ProcTable, TableConfig};
@@ -107,6 +107,13 @@ impl Processes {
     /// Tells a process that an answer `EAGAIN` to its doorbell may have changed.
     pub fn wake(&self, pid: Pid) {
         self.0.wake(pid);
+    }
+
+    /// Whether a thread of this host that looks at a FIFO of the tree may go on; else its open(2) is to
+    /// fail. May block for a moment.
+    #[must_use]
+    pub fn lets_open(&self, ino: Ino, host_tid: u32) -> bool {
+        self.0.lets_open(ino, host_tid)
     }
 
     /// The object that a process's descriptor stands for, if that lives at another node.

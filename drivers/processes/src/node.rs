@@ -12,7 +12,7 @@ use crate::list::Stories;
 use crate::moving::pager::{Offers, PageThreads, Paging};
 use crate::moving::{Halls, Moves, Shell, Spawning};
 use crate::ops::Pidfds;
-use crate::remote::{Bearings, Homes, InFlight, Mirrors, Passing, RemoteTable};
+use crate::remote::{Bearings, Homes, InFlight, Mirrors, Names, Passing, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -36,6 +36,8 @@ const EARLY_END_LIFETIME: Duration = Duration::from_secs(2);
 /// One node's process driver.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    /// Knows who keeps what has a name.
+    pub(crate) founder: NodeId,
     pub(crate) mesh: Option<Mesh>,
     pub(crate) keeper: OwnedFd,
     pub(crate) shim: OwnedFd,
@@ -47,6 +49,7 @@ pub(crate) struct Node {
     pub(crate) arena: SlotArena,
     pub(crate) homes: Homes,
     pub(crate) mirrors: Mirrors,
+    pub(crate) names: Names,
     /// Descriptors in messages.
     pub(crate) passing: Passing,
     /// Descriptors in messages of relayed sockets.
@@ -187,6 +190,7 @@ impl Node {
     ) -> Node {
         Node {
             id: config.node,
+            founder: config.founder,
             mesh: config.mesh,
             keeper: config.keeper,
             shim: config.shim,
@@ -198,6 +202,7 @@ impl Node {
             arena,
             homes,
             mirrors: Mirrors::default(),
+            names: Names::default(),
             passing: Passing::default(),
             bearings: Bearings::default(),
             offers: Offers::default(),

@@ -20,15 +20,24 @@ mod reply;
 mod serve;
 mod session;
 
+use dunix_ids::Ino;
 pub use dunix_wire::files::{Errno, FileReply, FileRequest};
 pub use mount::{MAX_READ_BYTES, mount_at, mount_options};
 pub use reply::Reply;
 pub use session::{Caches, Features, Session};
 
+/// The errno of an open(2) of a FIFO whose pipe is another node's.
+pub const ELSEWHERE: Errno = Errno(66);
+
 /// Answers the requests of one mount. No method may block for long: each has one of few threads.
 pub trait Volume: Send + Sync + 'static {
     /// Answers a request, now or later. `payload` is as the request's description says.
     fn ask(&self, request: FileRequest, payload: &[u8], reply: Reply);
+    /// Tells whether a thread of the host that looks at a FIFO may go on. Else, if that is what it does,
+    /// its open(2) fails with [`ELSEWHERE`]. No answer is no.
+    fn look_at_fifo(&self, _ino: Ino, _thread: u32, answer: Box<dyn FnOnce(bool) + Send>) {
+        answer(true);
+    }
     /// A file is closed for good.
     fn release(&self, handle: u64);
 }

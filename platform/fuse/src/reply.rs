@@ -1,7 +1,7 @@
 //! The way back of one answer.
 
-use crate::convert;
-use dunix_wire::files::{Dirent, Errno, FileReply, Lease};
+use crate::{ELSEWHERE, Volume, convert};
+use dunix_wire::files::{Attr, Dirent, Errno, FileReply, Kind, Lease};
 use fuser::{
     FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
@@ -12,6 +12,7 @@ use std::{
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 const NAME_BYTES_MAX: u32 = 255;
@@ -23,6 +24,8 @@ pub struct Reply {
     pub(crate) form: Form,
     pub(crate) names_can_be_recalled: bool,
     pub(crate) id_first: u32,
+    /// Who looks at the attributes: the kernel asks for a FIFO's each time that somebody opens it.
+    pub(crate) looker: Option<(Arc<dyn Volume>, u32)>,
 }
 
 pub(crate) enum Form {
@@ -52,10 +55,21 @@ impl Reply {
         let (names, id_first) = (self.names_can_be_recalled, self.id_first);
         match (self.form, answer) {
             (Form::Attr(reply), FileReply::Attr(attr, lease)) => {
-                reply.attr(&convert::lives(lease, names).0, &convert::attr(&attr, id_first));
+                let life = lives(&attr, lease, names).0;
+                let shown = convert::attr(&attr, id_first);
+                match self.looker.filter(|_| attr.kind == Kind::Fifo) {
+                    None => reply.attr(&life, &shown),
+                    Some((volume, thread)) => {
+                        let answer = move |may_go_on| match may_go_on {
+                            true => reply.attr(&life, &shown),
+                            false => reply.error(convert::errno(ELSEWHERE)),
+                        };
+                        volume.look_at_fifo(attr.ino, thread, Box::new(answer));
+                    }
+                }
             }
             (Form::Entry(reply), FileReply::Entry(attr, lease)) => {
-                let (attr_life, name_life) = convert::lives(lease, names);
+                let (attr_life, name_life) = lives(&attr, lease, names);
                 let attr = convert::attr(&attr, id_first);
                 reply.entry_with_ttls(&attr_life, &name_life, &attr, GENERATION);
             }
@@ -117,6 +131,13 @@ impl Reply {
             Form::Xattr(reply, _) => reply.error(errno),
         }
     }
+}
+
+/// Times to live of attributes and of the name. The kernel keeps no attributes of a FIFO, so that it asks
+/// whenever one is opened.
+fn lives(attr: &Attr, lease: Lease, names: bool) -> (Duration, Duration) {
+    let lease = Lease { attr: lease.attr && attr.kind != Kind::Fifo, ..lease };
+    convert::lives(lease, names)
 }
 
 /// An open of a directory.

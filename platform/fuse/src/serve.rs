@@ -45,7 +45,8 @@ impl Server {
     fn ask(&self, request: FileRequest, payload: &[u8], form: Form) {
         let names_can_be_recalled = self.features().recall_names;
         let id_first = self.id_first;
-        self.volume.ask(request, payload, Reply { form, names_can_be_recalled, id_first });
+        let looker = None;
+        self.volume.ask(request, payload, Reply { form, names_can_be_recalled, id_first, looker });
     }
 
     fn id(&self, id: u32) -> u32 {
@@ -70,8 +71,14 @@ impl Filesystem for Server {
         self.ask(FileRequest::Lookup { parent, name }, &[], Form::Entry(reply));
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.ask(FileRequest::Getattr { ino: convert::ino(ino) }, &[], Form::Attr(reply));
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let reply = Reply {
+            form: Form::Attr(reply),
+            names_can_be_recalled: self.features().recall_names,
+            id_first: self.id_first,
+            looker: Some((Arc::clone(&self.volume), request.pid())),
+        };
+        self.volume.ask(FileRequest::Getattr { ino: convert::ino(ino) }, &[], reply);
     }
 
     fn setattr(

@@ -117,6 +117,10 @@ async fn serve_node(start: Start) -> Result<()> {
         start_processes(&config, &mesh, &load, keeper, namespaces, &space, calls.clone())?;
     let woken = processes.clone();
     locks.set_wake(move |pid| woken.wake(pid));
+    if let Some(tree) = &tree {
+        let openers = processes.clone();
+        tree.set_fifo_gate(move |ino, thread| openers.lets_open(ino, thread));
+    }
     let terminals = NodeTerminals::start(config.node, processes.clone(), space.id_first)?;
     calls.set_terminals(terminals.clone());
     let local = Arc::new(ThisNode::new(config.clone(), mesh.clone(), load, processes.clone()));

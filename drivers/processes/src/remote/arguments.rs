@@ -24,6 +24,8 @@ const RECVFROM: u32 = 45;
 const SENDMSG: u32 = 46;
 const RECVMSG: u32 = 47;
 pub(super) const FCNTL: u32 = 72;
+/// Opens a FIFO: the descriptor is a handle on it (`O_PATH`), the first argument has the flags.
+pub(super) const OPENAT: u32 = 257;
 pub(super) const ACCEPT4: u32 = 288;
 const PREADV: u32 = 295;
 const PWRITEV: u32 = 296;

@@ -8,11 +8,11 @@
 //! is given has its ticket set to 0, so that an `EAGAIN` of the object itself is told apart.
 
 use super::arguments::{
-    self, FCNTL, LSEEK, OWN_OFFSET, PREADV2, PWRITEV2, READ, READV, WRITE, WRITEV,
+    self, FCNTL, LSEEK, OPENAT, OWN_OFFSET, PREADV2, PWRITEV2, READ, READV, WRITE, WRITEV,
 };
 use super::execute::{BIND, failed};
 use super::inside;
-use super::{Passed, RemoteFd};
+use super::{Mirror, Passed, RemoteFd};
 use crate::call::{Caller, DoorbellCall};
 use crate::host;
 use crate::node::{Node, State};
@@ -40,7 +40,7 @@ const _: () = assert!(REMOTE_FD_WORDS == 1024 / 64);
 /// How long the home of a terminal may take to open it; then it answers `ENXIO`.
 const HOME_WAIT: Duration = Duration::from_secs(5);
 /// A call on a terminal may wait for its user for ever.
-const FOREVER: Duration = Duration::from_secs(365 * 86400);
+pub(super) const FOREVER: Duration = Duration::from_secs(365 * 86400);
 
 /// A call of a process here.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ enum Turn {
     Begin(RemoteFd, CallerJob, CallArguments, Vec<i32>),
     Done(NodeId, CallOutcome, Vec<Passed>),
     NotYet,
+    /// It opens the FIFO that its descriptor is a handle on, with these flags.
+    Open(i32, u64),
     /// The host's own descriptor does it.
     Local,
 }
@@ -75,6 +77,12 @@ impl Node {
             Turn::NotYet => Err(Errno::AGAIN),
             Turn::Local => Ok(REMOTE_NOT),
             Turn::Done(home, outcome, passed) => self.give(call, &asked, home, outcome, passed),
+            Turn::Open(number, flags) => {
+                let caller = call.caller()?;
+                let ticket = self.begin_open((caller.pid, caller.host_pid), number, flags)?;
+                memory.write(at, &ticket.to_ne_bytes())?;
+                Err(Errno::AGAIN)
+            }
             Turn::Begin(fd, job, arguments, sent) => {
                 let host_pid = call.caller()?.host_pid;
                 let ticket = self.begin(pid, fd, job, arguments, (host_pid, sent))?;
@@ -88,6 +96,9 @@ impl Node {
         let Caller { pid, host_pid, .. } = caller;
         if asked.ticket != 0 {
             return self.with(|state, _| state.outcome(pid, asked.ticket));
+        }
+        if asked.nr == OPENAT {
+            return Ok(Turn::Open(asked.fd, asked.args[0]));
         }
         let fd = self.look(|state| state.locals.get(&pid)?.remote.get(asked.fd));
         // A move has just brought it to its object's home, or the shim's word is old.
@@ -114,16 +125,7 @@ impl Node {
         (host_pid, sent): (u32, Vec<i32>),
     ) -> Result<u64> {
         let home = fd.object.home;
-        let ticket = self.with(|state, _| {
-            if state.in_flight.len() >= IN_FLIGHT_MAX {
-                return Err(Errno::NOMEM);
-            }
-            let ticket = state.fresh_number();
-            state
-                .in_flight
-                .insert(ticket, InFlight { pid, home, outcome: None, passed: Vec::new() });
-            Ok(ticket)
-        })?;
+        let ticket = self.with(|state, _| state.begin_call(pid, home))?;
         let request = RemoteCallRequest { ticket, object: fd.object.serial, pid, job, call };
         let node = self.clone();
         if !sent.is_empty() {
@@ -178,7 +180,7 @@ impl Node {
     }
 
     /// Keeps what a call came to until its caller asks.
-    async fn conclude_call(
+    pub(super) async fn conclude_call(
         self: &Arc<Node>,
         pid: Pid,
         home: NodeId,
@@ -200,12 +202,21 @@ impl Node {
                 }
             }
         }
-        self.with(|state, _| {
-            if let Some(call) = state.in_flight.get_mut(&ticket) {
-                call.outcome = Some(outcome);
-                call.passed = passed;
-            }
+        let made = match outcome.extra {
+            CallExtra::Accepted { object, .. } | CallExtra::Opened { object, .. } => Some(object),
+            _ => None,
+        };
+        let is_awaited = self.with(|state, _| {
+            let Some(call) = state.in_flight.get_mut(&ticket) else { return false };
+            call.home = home;
+            call.outcome = Some(outcome);
+            call.passed = passed;
+            true
         });
+        if let Some(object) = made.filter(|_| !is_awaited) {
+            // Its caller has ended meanwhile.
+            self.tell(home, &ProcessesMessage::RemoteClosed { object, pid, times: 1 });
+        }
         self.wake(pid);
     }
 
@@ -253,6 +264,10 @@ impl Node {
                 *flags |= if numbers.len() < count { arguments::CONTROL_TRUNCATED } else { 0 };
             }
         }
+        if let (OPENAT, CallExtra::Opened { object, ready, .. }) = (asked.nr, &outcome.extra) {
+            let object = (ObjectId { home, serial: *object }, RemoteKind::Pipe);
+            return self.exchange_object(call, asked.fd, object, asked.args[0], *ready);
+        }
         arguments::write(&memory, asked, &outcome.data, &outcome.extra)?;
         match outcome.extra {
             CallExtra::Accepted { object, ready, .. } => {
@@ -271,12 +286,45 @@ impl Node {
         what: RemoteKind,
         ready: u16,
     ) -> Result<i64> {
-        let pid = call.caller()?.pid;
         let given = self.mirrors.of(object, what, OFlags::RDWR.bits(), ready);
         let placed = given.and_then(|mirror| {
             let mirror = mirror.ok_or(Errno::PROTO)?;
             Ok((call.add_fd(mirror.duplicate()?.as_fd())?, mirror))
         });
+        self.note_object(call, object, what, placed)
+    }
+
+    /// The same, opened with these flags, in the place of the caller's descriptor `number`, which is none
+    /// of an object elsewhere; without `O_CLOEXEC`.
+    fn exchange_object(
+        &self,
+        call: &DoorbellCall,
+        number: i32,
+        (object, what): (ObjectId, RemoteKind),
+        flags: u64,
+        ready: u16,
+    ) -> Result<i64> {
+        let access = u32::try_from(flags & u64::from(OFlags::RWMODE.bits())).unwrap_or(0);
+        let given = self.mirrors.of(object, what, access, ready);
+        let placed = given.and_then(|mirror| {
+            let mirror = mirror.ok_or(Errno::PROTO)?;
+            if number < REMOTE_FDS {
+                call.set_fd(mirror.duplicate()?.as_fd(), number)?;
+            }
+            Ok((number, mirror))
+        });
+        self.note_object(call, object, what, placed)
+    }
+
+    /// Notes a descriptor that the caller was given for an object.
+    fn note_object(
+        &self,
+        call: &DoorbellCall,
+        object: ObjectId,
+        what: RemoteKind,
+        placed: Result<(i32, Arc<Mirror>)>,
+    ) -> Result<i64> {
+        let pid = call.caller()?.pid;
         let (number, mirror) = match placed {
             Ok((number, mirror)) if number < REMOTE_FDS => (number, mirror),
             failed => {
@@ -340,6 +388,17 @@ impl Node {
 }
 
 impl State {
+    /// Notes a call of a process; its ticket.
+    pub(super) fn begin_call(&mut self, pid: Pid, home: NodeId) -> Result<u64> {
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            return Err(Errno::NOMEM);
+        }
+        let ticket = self.fresh_number();
+        let call = InFlight { pid, home, outcome: None, passed: Vec::new() };
+        self.in_flight.insert(ticket, call);
+        Ok(ticket)
+    }
+
     fn outcome(&mut self, pid: Pid, ticket: u64) -> Result<Turn> {
         let call = self.in_flight.get_mut(&ticket).filter(|call| call.pid == pid);
         let call = call.ok_or(Errno::INVAL)?;

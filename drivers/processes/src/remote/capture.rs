@@ -274,6 +274,8 @@ impl Capture {
             FileType::CharacterDevice => {
                 self.describe_device(fd, stat)?.ok_or_else(|| unmovable("a device of this node"))
             }
+            FileType::Fifo if is_handle(fd) => self.describe_file(fd, stat, true),
+            FileType::Fifo if !is_anonymous(fd) => self.leave_for_calls(fd, stat, RemoteKind::Pipe),
             FileType::Fifo => self.describe_pipe(fd, stat),
             FileType::Socket if self.is_pidfd(stat) => {
                 self.leave_for_calls(fd, stat, RemoteKind::Socket)
@@ -465,6 +467,17 @@ pub(super) fn is_unix_name(name: &SocketAddrAny) -> bool {
 
 pub(super) fn access(fd: BorrowedFd<'_>) -> OFlags {
     fcntl_getfl(fd).map_or(OFlags::RDWR, |flags| flags & OFlags::RWMODE)
+}
+
+/// Whether a descriptor only stands for a file (`O_PATH`).
+pub(super) fn is_handle(fd: &OwnedFd) -> bool {
+    fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH))
+}
+
+/// Whether a pipe has no name. Who opens a FIFO that has one may come and go: no relay knows whether its
+/// end is one for good.
+fn is_anonymous(fd: &OwnedFd) -> bool {
+    path_of(fd.as_fd()).is_ok_and(|path| path.starts_with(b"pipe:["))
 }
 
 /// Why a file with a lock stays: the kernel of the node has it.

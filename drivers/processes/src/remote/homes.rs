@@ -268,7 +268,11 @@ impl Object {
             return Ok(own);
         }
         let access = fcntl_getfl(&self.original)? & OFlags::RWMODE;
-        let own = reopen(self.original.as_fd(), access)?;
+        let own = reopen(self.original.as_fd(), access).map_err(|errno| match errno {
+            // A FIFO that nobody reads (fifo(7)): who has it open is told so by a write.
+            Errno::NXIO => Errno::PIPE,
+            other => other,
+        })?;
         Ok(self.own.get_or_init(|| own))
     }
 

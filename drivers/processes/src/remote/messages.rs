@@ -58,6 +58,18 @@ impl Handler for MeshFace {
                     reply.send(encode(&ProcessesAnswer::Remote(outcome)));
                 });
             }
+            Ok(ProcessesCall::FindKeeper { name, claims }) => {
+                reply.send(encode(&ProcessesAnswer::Keeper(node.keeper_for(from, name, claims))));
+            }
+            Ok(ProcessesCall::OpenFifo(wish)) => {
+                let node = node.clone();
+                // Before the next message is taken: it may cancel this call.
+                let cancelled = node.homes.begin_call(from, wish.ticket);
+                node.runtime.clone().spawn(async move {
+                    let outcome = node.open_fifo_for(from, wish, cancelled).await;
+                    reply.send(encode(&ProcessesAnswer::Remote(outcome)));
+                });
+            }
             Ok(ProcessesCall::List) => {
                 let node = node.clone();
                 node.runtime.clone().spawn_blocking(move || {
@@ -114,6 +126,7 @@ impl Handler for MeshFace {
                 self.0.advance_move(Input::NodeDown { node: *node });
                 self.0.homes.release_all(*node);
                 self.0.mirrors.lose(*node);
+                self.0.names.node_gone(*node);
             }
         }
         // The table's next deadline may have come nearer.
@@ -146,6 +159,7 @@ impl Node {
             ProcessesMessage::RemoteUnshared { object, with } => {
                 self.homes.release(object, with, 1);
             }
+            ProcessesMessage::NameGone(name) => self.names.gone(from, &name),
             // A node has nothing to say to itself about its moves.
             ProcessesMessage::Move(_) => {}
         }

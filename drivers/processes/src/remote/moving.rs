@@ -2,7 +2,7 @@
 //! with their state, and everything else stays here for calls. Relays are never made: what is in a
 //! pipe or socket stays where it is, so no byte can be lost or doubled by the move itself.
 
-use super::capture::{Capture, LOCKED, Unmovable, is_of_this_node, path_of};
+use super::capture::{Capture, LOCKED, Unmovable, is_handle, is_of_this_node, path_of};
 use super::{fdinfo, timer};
 use dunix_linux::Errno;
 use dunix_wire::processes::image::{DescriptorKind, RemoteKind};
@@ -37,6 +37,7 @@ impl Capture {
                 }
                 None => Err(unmovable("a device of this node")),
             },
+            FileType::Fifo if is_handle(fd) => self.describe_file(fd, stat, true),
             FileType::Fifo => self.leave_for_calls(fd, stat, RemoteKind::Pipe),
             FileType::Socket => self.leave_for_calls(fd, stat, RemoteKind::Socket),
             FileType::RegularFile | FileType::Directory

@@ -3,7 +3,8 @@
 //! *Private*: no other process shares the open file description; so it may be reopened at another node. Set by opening, kept by
 //! duplicates inside the process, lost by all at fork and when descriptors are sent.
 
-use super::{Answer, terminal};
+use super::remote::Attempt;
+use super::{Answer, fifo, terminal};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, Request};
 use crate::doorbell::ring;
@@ -20,6 +21,8 @@ const F_SETOWN_EX: u64 = 15;
 const F_GETOWN_EX: u64 = 16;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
+/// How often a FIFO is opened that a move or its deletion brings elsewhere each time; then it is `EREMOTE`.
+const OPENS_MAX: u32 = 64;
 /// Descriptors that the bitmaps cover.
 const TRACKED: u32 = 1024;
 const _: () = assert!(TRACKED as usize == 64 * REMOTE_FD_WORDS);
@@ -49,7 +52,17 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, args: [u64; 6]) -> Option
 pub(crate) fn opened(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Answer {
     let request = Request { mask: context.mask, nr: number, args };
     // SAFETY: the guest's own call, its path perhaps in the shim's memory.
-    let result = unsafe { gadget::interruptible(&request) };
+    let mut result = unsafe { gadget::interruptible(&request) };
+    for _ in 0..OPENS_MAX {
+        if !fifo::is_elsewhere(result) {
+            break;
+        }
+        match fifo::open(thread, context, number, args) {
+            Attempt::Ended(result) => return Answer::Return(result),
+            // SAFETY: as before.
+            Attempt::Here(_) => result = unsafe { gadget::interruptible(&request) },
+        }
+    }
     if let Ok(fd) = i32::try_from(result)
         && fd >= 0
     {

@@ -9,6 +9,7 @@ mod entries;
 mod epoll;
 pub(crate) mod exec;
 mod exit;
+mod fifo;
 mod fork;
 mod ids;
 mod kill;

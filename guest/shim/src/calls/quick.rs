@@ -2,7 +2,7 @@
 //!
 //! Each answer is that of [`super::dispatch`], or [`Quick::Trap`], which asks it.
 
-use super::{Answer, descriptor, entries, path};
+use super::{Answer, descriptor, entries, fifo, path};
 use crate::arch::fast;
 use crate::arch::gadget::NOT_BEGUN;
 use crate::doorbell::slot;
@@ -100,6 +100,9 @@ fn open(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
     }
     // SAFETY: the guest's own call.
     let result = unsafe { fast::call(number, args) };
+    if fifo::is_elsewhere(result) {
+        return Quick::Trap;
+    }
     if let Ok(fd) = i32::try_from(result)
         && fd >= 0
     {

@@ -129,6 +129,19 @@ pub(crate) fn attempt(thread: &Thread, mask: SigSet, number: u64, args: [u64; 6]
     Attempt::Ended(result)
 }
 
+/// Opens the FIFO that `handle` stands for, which may be at another node: then the descriptor is the
+/// FIFO's, else the open is the host's.
+pub(crate) fn open(thread: &Thread, mask: SigSet, handle: i32, flags: u64) -> Attempt {
+    let nr = host::uint_arg(nr::OPENAT);
+    let args = [flags, 0, 0, 0, 0];
+    let call = RemoteCall { ticket: 0, nr, fd: handle, args, marks: 0, done: 0 };
+    match ask_home(thread, mask, call) {
+        Outcome::Here | Outcome::Done(REMOTE_NOT) => Attempt::Here(0),
+        Outcome::Interrupted => Attempt::Ended(restart::anew_or_interrupted(thread)),
+        Outcome::Done(result) => Attempt::Ended(result),
+    }
+}
+
 /// A connection that was accepted lives where its listener does. The daemon gives descriptors with
 /// `FD_CLOEXEC`.
 fn accepted(thread: &Thread, number: u64, flags: u64, fd: i64) {

@@ -4,6 +4,7 @@ pub(crate) mod commands;
 pub(crate) mod descriptors;
 pub(crate) mod drains;
 pub(crate) mod faults;
+pub(crate) mod named;
 pub(crate) mod renames;
 pub(crate) mod scripts;
 pub(crate) mod terminals;

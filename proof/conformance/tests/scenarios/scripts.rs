@@ -245,4 +245,8 @@ END
 /usr/bin/python3 s.py";
     /// fifo(7): a named pipe joins whoever opens it, wherever.
     named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
+    /// bash(1): process substitution and coprocesses.
+    substitutions = "cat <(/bin/echo in); /bin/echo out | tee >(tr a-z A-Z > o) > /dev/null; \
+        until [ -s o ]; do sleep 0.02; done; cat o; \
+        coproc tr a-z A-Z; echo co >&${COPROC[1]}; exec {COPROC[1]}>&-; cat <&${COPROC[0]}";
 }
