@@ -1,4 +1,6 @@
 //! The doorbell's calls about loopback ports, for the driver of names.
+//!
+//! A caller's socket is closed here before the caller goes on: what it closes then is closed.
 
 use dunix_guest_abi::doorbell::{IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT};
 use dunix_linux::{Errno, Result, plain_calls};
@@ -24,6 +26,7 @@ pub(super) fn handle(
             runtime.spawn(async move {
                 if let Some(socket) = socket {
                     bound(&names, &socket).await;
+                    drop(socket);
                 }
                 call.answer(0);
             });
@@ -32,7 +35,9 @@ pub(super) fn handle(
             Ok(Some((socket, address))) => {
                 let names = names.clone();
                 runtime.spawn(async move {
-                    match prepare(&names, call.op(), &socket, &address).await {
+                    let prepared = prepare(&names, call.op(), &socket, &address).await;
+                    drop(socket);
+                    match prepared {
                         Ok(done) => call.answer(i64::from(done)),
                         Err(errno) => call.refuse(errno),
                     }

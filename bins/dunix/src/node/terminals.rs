@@ -106,16 +106,17 @@ impl NodeTerminals {
     fn ask(self: &Arc<Self>, ask: Ask, then: impl FnOnce(Result<i64, Errno>) + Send + 'static) {
         let group = u32::try_from(ask.argument).ok().and_then(Pid::new);
         let Some(group) = group.filter(|_| ask.request == TIOCSPGRP) else {
-            return then(self.control(&ask, None));
+            return then(self.control(ask, None));
         };
         let terminals = Arc::clone(self);
         self.jobs
             .processes
-            .group_session(group, move |session| then(terminals.control(&ask, session)));
+            .group_session(group, move |session| then(terminals.control(ask, session)));
     }
 
-    fn control(&self, ask: &Ask, group_session: Option<Pid>) -> Result<i64, Errno> {
-        let Ask { caller, privileged, ref fd, request, argument } = *ask;
+    /// The descriptor is closed before the caller goes on.
+    fn control(&self, ask: Ask, group_session: Option<Pid>) -> Result<i64, Errno> {
+        let Ask { caller, privileged, fd, request, argument } = ask;
         let call = TerminalCall { request, argument, privileged, group_session };
         self.terminals.control(caller, fd.as_fd(), call).map(i64::from)
     }

@@ -243,6 +243,23 @@ for path in '/proc/%d' % os.getpid(), '/proc/self/task/' + os.listdir('/proc/sel
     else: print(len(seen), 'sent')
 END
 /usr/bin/python3 s.py";
+    /// close(2): a connection is closed when its only descriptor is, although others looked at it before.
+    closed_connections_are_closed = "cat > s.py <<'END'
+import errno, socket, struct
+kept = 0
+for _ in range(40):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        client.close()
+        try: accepted.getpeername()
+        except OSError as error: assert error.errno == errno.ENOTCONN
+        else: kept += 1
+        accepted.close()
+print(kept, 'kept')
+END
+/usr/bin/python3 s.py";
     /// fifo(7): a named pipe joins whoever opens it, wherever.
     named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
     /// bash(1): process substitution and coprocesses.
