@@ -15,6 +15,7 @@
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN, Request};
 use crate::calls::limit::{self, Limit};
 use crate::calls::remote::{self, Attempt};
+use crate::calls::socket;
 use crate::host;
 use crate::park;
 use crate::signal::deliver::{self, INTERRUPTED};
@@ -121,6 +122,8 @@ pub(crate) unsafe fn keep_after(
         }
         // SAFETY: forwarded from the caller; the span lives until the call's end.
         let result = unsafe { gadget::once(&request) };
+        // Before a move: what came here only stands for descriptors of other nodes.
+        socket::received_here(thread, &request, result);
         if !thread.poked.replace(false) {
             return End { result: earlier.ends(thread, result), is_cut: false };
         }

@@ -1,9 +1,10 @@
 //! Who else on a node has an open file description: other processes, and other nodes' holders.
 //!
-//! Looked up once, while the process in question is frozen. Descriptors on their way in a socket
-//! are no process's: while there may be any, nothing counts as alone.
+//! Looked up once, while the process in question is frozen. Descriptors on their way, in a socket or in this
+//! daemon's hands, are no process's: while there may be any, nothing counts as alone.
 
-use super::fdinfo::{self, Descriptor};
+use super::fdinfo::Descriptor;
+use super::hands::has_passengers;
 use crate::host;
 use crate::node::{Node, State};
 use dunix_linux::kcmp;
@@ -14,7 +15,7 @@ use std::os::fd::BorrowedFd;
 #[derive(Debug, Default)]
 pub(super) struct Others {
     by_link: BTreeMap<Vec<u8>, Vec<(u32, i32)>>,
-    /// A socket of this node holds descriptors that nobody has received yet.
+    /// There are descriptors that nobody has received yet.
     are_some_on_their_way: bool,
 }
 
@@ -22,6 +23,7 @@ impl Others {
     /// Looks up who else has what a process has.
     pub(super) fn of(node: &Node, host_pid: u32, descriptors: &[Descriptor]) -> Others {
         let link = |pid: u32, number: i32| host::link(pid, &format!("fd/{number}")).ok();
+        let start = node.passing.hands().now();
         let mut others = Others::default();
         for descriptor in descriptors {
             if let Some(link) = link(host_pid, descriptor.number) {
@@ -40,15 +42,17 @@ impl Others {
                 }
             }
         }
+        // The last question covers all that this daemon took out of queues meanwhile.
+        others.are_some_on_their_way |= node.homes.have_passengers()
+            || node.passing.hands().have_passengers()
+            || node.passing.hands().had_any(start);
         others
     }
 
     fn look_for_passengers(&mut self, pid: u32, number: i32, link: &[u8]) {
-        if self.are_some_on_their_way || !link.starts_with(b"socket:") {
-            return;
+        if !self.are_some_on_their_way && link.starts_with(b"socket:") {
+            self.are_some_on_their_way = has_passengers(pid, number);
         }
-        let info = fdinfo::of(pid, number).unwrap_or_default();
-        self.are_some_on_their_way = fdinfo::number(&info, "scm_fds:").is_some_and(|n| n > 0);
     }
 
     /// Whether nobody but the process itself has the description of its descriptor `number`.

@@ -8,6 +8,7 @@
 //! delivered is let go on both sides.
 
 use super::calls::outcome_of;
+use super::hands::Hands;
 use super::passing::Passed;
 use crate::node::{Node, lock};
 use bytes::Bytes;
@@ -70,6 +71,10 @@ impl Borne {
 }
 
 impl Bearer {
+    pub(super) fn hands(&self) -> &Arc<Hands> {
+        self.node.passing.hands()
+    }
+
     /// Sends a message in its place behind what the stream has sent; an error if the other end is gone.
     /// Descriptors that cannot be sent are lost, their bytes are not.
     pub(super) async fn bear(
@@ -121,6 +126,7 @@ impl Node {
         let Some((_, sender)) = known.filter(|(peer, _)| *peer == from) else {
             return super::execute::failed(Errno::PIPE);
         };
+        let _in_hand = self.passing.hands().take();
         let descriptors = self.delivered(descriptors).await.unwrap_or_else(|error| {
             tracing::warn!(node = %self.id, %from, %error, "descriptors of a message are lost");
             Vec::new()

@@ -5,6 +5,7 @@
 //! may come in any order: a count below zero is one whose arrival has not been told yet. An object
 //! is let go when every count is zero.
 
+use super::hands::has_passengers;
 use super::pump::Relay;
 use super::watch::{Watches, ready_now};
 use crate::node::lock;
@@ -48,6 +49,13 @@ pub(crate) enum Purpose {
     Relay,
     /// Calls are run on it one by one.
     Calls(RemoteKind),
+}
+
+impl Purpose {
+    /// Whether it may be a socket's.
+    fn is_for_socket(self) -> bool {
+        matches!(self, Purpose::Relay | Purpose::Calls(RemoteKind::Socket))
+    }
 }
 
 /// All objects of this node.
@@ -175,6 +183,15 @@ impl Homes {
     /// Whether a description itself is kept for someone's calls.
     pub(crate) fn has_description(&self, fd: BorrowedFd<'_>) -> bool {
         file_of(fd).is_some_and(|file| lock(&self.kept).named(fd, file).is_some())
+    }
+
+    /// Whether descriptors wait in the queue of a socket that is kept here.
+    pub(super) fn have_passengers(&self) -> bool {
+        let objects: Vec<Arc<Object>> =
+            lock(&self.kept).objects.values().map(|held| held.object.clone()).collect();
+        let own = std::process::id();
+        let is_socket = |object: &&Arc<Object>| object.purpose.is_for_socket();
+        objects.iter().filter(is_socket).any(|o| has_passengers(own, o.original.as_raw_fd()))
     }
 
     /// The relays that may still carry what was written to an object.

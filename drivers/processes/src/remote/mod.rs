@@ -23,6 +23,7 @@ mod drain;
 mod execute;
 mod fdinfo;
 mod fifo;
+mod hands;
 mod homes;
 mod late;
 mod messages;

@@ -11,6 +11,7 @@
 //! the token is left, exchanged or discarded with its message, the object is let go.
 
 use super::capture::{Capture, Unmovable};
+use super::hands::{Hands, InHand};
 use super::offer::Offer;
 use super::rebuild::{Owner, Rebuilt};
 use super::{Mirror, RemoteFd, RemoteTable};
@@ -38,7 +39,10 @@ const _: () = assert!(REMOTE_FD_WORDS == 16);
 
 /// What messages of this node hold of other nodes' objects.
 #[derive(Debug, Default)]
-pub(crate) struct Passing(Mutex<Underway>);
+pub(crate) struct Passing {
+    underway: Mutex<Underway>,
+    hands: Arc<Hands>,
+}
 
 #[derive(Debug, Default)]
 struct Underway {
@@ -60,6 +64,8 @@ struct Token {
 pub(crate) struct Passed {
     fd: OwnedFd,
     held: Option<Held>,
+    /// Until somebody else has it.
+    _in_hand: Arc<InHand>,
 }
 
 /// Keeps an object of another node while a message names it.
@@ -72,7 +78,7 @@ struct Held {
 
 impl Held {
     fn new(node: &Arc<Node>, remote: RemoteFd, mirror: Option<Arc<Mirror>>) -> Held {
-        *lock(&node.passing.0).held.entry(remote.object).or_default() += 1;
+        *lock(&node.passing.underway).held.entry(remote.object).or_default() += 1;
         Held { node: Arc::downgrade(node), remote, mirror }
     }
 }
@@ -82,7 +88,7 @@ impl Drop for Held {
         let Some(node) = self.node.upgrade() else { return };
         let object = self.remote.object;
         {
-            let mut underway = lock(&node.passing.0);
+            let mut underway = lock(&node.passing.underway);
             if let Some(count) = underway.held.get_mut(&object) {
                 *count -= 1;
                 if *count == 0 {
@@ -99,13 +105,18 @@ impl Drop for Held {
 impl Passing {
     /// Whether a message here holds the object.
     pub(super) fn holds(&self, object: ObjectId) -> bool {
-        lock(&self.0).held.contains_key(&object)
+        lock(&self.underway).held.contains_key(&object)
+    }
+
+    /// Descriptors that are nobody else's.
+    pub(super) fn hands(&self) -> &Arc<Hands> {
+        &self.hands
     }
 
     /// What a descriptor stands for, if it is a token.
     fn look_up(&self, fd: &OwnedFd) -> Option<(OwnedFd, RemoteFd, Option<Arc<Mirror>>)> {
         let inode = fstat(fd).ok()?.st_ino;
-        let underway = lock(&self.0);
+        let underway = lock(&self.underway);
         let token = underway.tokens.get(&inode)?;
         let fd = fcntl_dupfd_cloexec(&token.fd, 0).ok()?;
         Some((fd, token.held.remote, token.held.mirror.clone()))
@@ -115,7 +126,7 @@ impl Passing {
 impl Node {
     /// The descriptor that goes through a queue of this host for one of a message.
     pub(super) fn underway(self: &Arc<Node>, passed: Passed) -> Result<OwnedFd> {
-        let Passed { fd, held } = passed;
+        let Passed { fd, held, _in_hand } = passed;
         let Some(held) = held else { return Ok(fd) };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (token, watched) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -125,7 +136,7 @@ impl Node {
             super::pump::watch(watched, Interest::READABLE).map_err(|_| Errno::NFILE)?
         };
         {
-            let mut underway = lock(&self.passing.0);
+            let mut underway = lock(&self.passing.underway);
             if underway.tokens.len() >= TOKENS_MAX {
                 return Err(Errno::TOOMANYREFS);
             }
@@ -142,7 +153,7 @@ impl Node {
                 }
             }
             let Some(node) = node.upgrade() else { return };
-            let token = lock(&node.passing.0).tokens.remove(&inode);
+            let token = lock(&node.passing.underway).tokens.remove(&inode);
             drop(token);
         });
         Ok(token)
@@ -160,6 +171,7 @@ impl Node {
     }
 
     fn admit_now(self: &Arc<Node>, mut images: Vec<DescriptorImage>) -> Result<Vec<Passed>> {
+        let in_hand = Arc::new(self.passing.hands.take());
         let objects: BTreeSet<ObjectId> = images.iter().filter_map(object_of).collect();
         let (own, objects): (Vec<ObjectId>, Vec<ObjectId>) =
             objects.into_iter().partition(|object| object.home == self.id);
@@ -180,7 +192,7 @@ impl Node {
         let owner = Owner { uid: self.ids_base, gid: self.ids_base };
         let is_sound = images.len() <= DESCRIPTORS_MAX && images.iter().all(may_be_sent);
         let made = if is_sound { self.rebuild(owner, &images) } else { Err(Errno::PROTO) };
-        let passed = made.and_then(|made| self.passed(made, images.len()));
+        let passed = made.and_then(|made| self.passed(made, images.len(), &in_hand));
         drop(held_meanwhile);
         // They have come home (see `Offer::of_message`).
         for object in own {
@@ -190,7 +202,12 @@ impl Node {
     }
 
     /// In the order of their numbers, which are indices.
-    fn passed(self: &Arc<Node>, made: Rebuilt, count: usize) -> Result<Vec<Passed>> {
+    fn passed(
+        self: &Arc<Node>,
+        made: Rebuilt,
+        count: usize,
+        in_hand: &Arc<InHand>,
+    ) -> Result<Vec<Passed>> {
         let mut fds: BTreeMap<i32, (OwnedFd, bool)> = BTreeMap::new();
         for (fd, numbers) in made.descriptors.iter().zip(&made.numbers) {
             for number in numbers {
@@ -220,7 +237,7 @@ impl Node {
                     let mirror = made.table.mirror_of(remote.object);
                     Held::new(self, RemoteFd { is_open_here, ..remote }, mirror)
                 });
-                Passed { fd, held }
+                Passed { fd, held, _in_hand: in_hand.clone() }
             })
             .collect();
         if passed.len() == count { Ok(passed) } else { Err(Errno::PROTO) }
@@ -309,7 +326,7 @@ impl Node {
         room: usize,
     ) -> Vec<i32> {
         let mut numbers = Vec::new();
-        for Passed { fd, held } in passed.into_iter().take(room) {
+        for Passed { fd, held, .. } in passed.into_iter().take(room) {
             let Ok(number) = call.add_fd(fd.as_fd()) else { break };
             if let Some(held) = &held {
                 self.keep_passed(call, number, held.remote, held.mirror.clone());
@@ -353,7 +370,9 @@ impl Node {
         });
         let (remote, mirror) = found.ok_or(Errno::BADF)?;
         let fd = call.take_fd(number)?;
-        self.underway(Passed { fd, held: Some(Held::new(self, remote, mirror)) })
+        let (held, _in_hand) =
+            (Some(Held::new(self, remote, mirror)), self.passing.hands.take().into());
+        self.underway(Passed { fd, held, _in_hand })
     }
 
     /// `OP_RECEIVED`: the caller has received descriptors; tokens among them become what they stand

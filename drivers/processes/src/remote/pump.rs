@@ -8,6 +8,7 @@
 //! then closes its descriptor, and the writer there gets SIGPIPE as it would here.
 
 use super::bearing::{Bearer, Borne, Message};
+use super::hands::{Hands, InHand};
 use bytes::Bytes;
 use dunix_ids::ObjectId;
 use dunix_linux::messages::{self, Apart};
@@ -15,6 +16,7 @@ use dunix_linux::{Errno, Result};
 use dunix_transport::{StreamEnd, StreamReceiver, StreamSender};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, sockopt};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -112,6 +114,14 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<
 struct Local {
     fd: AsyncFd<OwnedFd>,
     end: End,
+    /// Where descriptors are in that come with the bytes.
+    hands: Option<Arc<Hands>>,
+}
+
+/// What was read, with its descriptors in hand.
+struct Taken {
+    apart: Apart,
+    in_hand: Option<InHand>,
 }
 
 impl AsRawFd for Local {
@@ -122,10 +132,16 @@ impl AsRawFd for Local {
 
 impl Local {
     fn new(fd: OwnedFd, end: End, interest: Interest) -> std::io::Result<Local> {
-        Ok(Local { fd: watch(fd, interest)?, end })
+        Ok(Local { fd: watch(fd, interest)?, end, hands: None })
     }
 
-    fn try_read(&self, into: &mut [u8]) -> Result<Apart> {
+    fn try_read(&self, into: &mut [u8]) -> Result<Taken> {
+        let in_hand = self.hands.as_ref().map(Hands::take);
+        let apart = self.try_read_apart(into)?;
+        Ok(Taken { in_hand: in_hand.filter(|_| !apart.descriptors.is_empty()), apart })
+    }
+
+    fn try_read_apart(&self, into: &mut [u8]) -> Result<Apart> {
         let plain = |bytes| Apart { plain: bytes, bytes, descriptors: Vec::new() };
         loop {
             let result = match self.end {
@@ -159,7 +175,7 @@ impl Local {
     }
 
     /// Reads some bytes; 0 is end of file.
-    async fn read(&self, into: &mut [u8]) -> Result<Apart> {
+    async fn read(&self, into: &mut [u8]) -> Result<Taken> {
         loop {
             let mut ready = self.fd.readable().await.map_err(|_| Errno::IO)?;
             match self.try_read(into) {
@@ -209,7 +225,8 @@ pub(crate) async fn send_from(
     mut drains: Drains,
     bearer: Option<Bearer>,
 ) {
-    let Ok(local) = Local::new(fd, end, Interest::READABLE) else { return };
+    let Ok(mut local) = Local::new(fd, end, Interest::READABLE) else { return };
+    local.hands = bearer.as_ref().map(|bearer| bearer.hands().clone());
     let mut sending = Sending { local, stream, bearer, buffer: vec![0; CHUNK] };
     loop {
         let taken = tokio::select! {
@@ -224,7 +241,7 @@ pub(crate) async fn send_from(
             taken = sending.read_on_credit() => taken,
         };
         match taken {
-            Some(Apart { bytes: 0, .. }) => break,
+            Some(taken) if taken.apart.bytes == 0 => break,
             Some(taken) => {
                 if sending.send(taken).await.is_err() {
                     return;
@@ -249,7 +266,7 @@ struct Sending {
 impl Sending {
     /// Reads some bytes once the stream takes any; 0 is end of file. `None`: nobody takes them any
     /// more, or a socket was reset, which the other side sees as a stream that breaks off.
-    async fn read_on_credit(&mut self) -> Option<Apart> {
+    async fn read_on_credit(&mut self) -> Option<Taken> {
         // A message with descriptors is not parted for lack of credit.
         let least = if self.local.end == End::UnixSocket { CHUNK } else { 1 };
         let credit = self.stream.writable_for(least).await.ok()?.clamp(1, CHUNK);
@@ -261,8 +278,8 @@ impl Sending {
     }
 
     /// Sends what was read.
-    async fn send(&mut self, taken: Apart) -> core::result::Result<(), ()> {
-        let Apart { plain, bytes, descriptors } = taken;
+    async fn send(&mut self, taken: Taken) -> core::result::Result<(), ()> {
+        let Taken { apart: Apart { plain, bytes, descriptors }, in_hand: _in_hand } = taken;
         let read = &self.buffer[..bytes];
         let (before, message) = read.split_at_checked(plain).ok_or(())?;
         let message = Bytes::copy_from_slice(message);
@@ -281,7 +298,8 @@ impl Sending {
     async fn drain_now(&mut self) -> core::result::Result<(), ()> {
         loop {
             match self.local.try_read(&mut self.buffer) {
-                Ok(Apart { bytes: 0, .. }) | Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => break,
+                Ok(taken) if taken.apart.bytes == 0 => break,
                 Ok(taken) => self.send(taken).await?,
                 Err(_) => return Err(()),
             }
@@ -353,6 +371,8 @@ pub(crate) async fn relay_socket(
     drains: Drains,
     (bearer, borne): (Bearer, Borne),
 ) {
+    let fd = Arc::new(fd);
+    bearer.hands().note_relay(&fd);
     let Ok(reading) = rustix::io::fcntl_dupfd_cloexec(&fd, 0) else { return };
     let is_unix = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX);
     let end = if is_unix { End::UnixSocket } else { End::Socket };

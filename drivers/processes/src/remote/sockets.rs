@@ -1,6 +1,7 @@
 //! Home: socket calls of holders elsewhere (socket(7)).
 
 use super::execute::{Done, value};
+use super::hands::{Hands, InHand};
 use super::homes::{Object, Purpose};
 use super::waiting::Waiting;
 use super::watch::ready_now;
@@ -87,6 +88,7 @@ impl Node {
         descriptors: Vec<DescriptorImage>,
         cancelled: &Notify,
     ) -> Result<Done> {
+        let _in_hand = self.passing.hands().take();
         let descriptors = self.delivered(descriptors).await?;
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         send(object, message, &borrowed, cancelled).await
@@ -100,7 +102,9 @@ impl Node {
         (bytes, flags): (u32, i32),
         cancelled: &Notify,
     ) -> Result<Done> {
-        let (mut outcome, received) = receive(object, bytes, flags, cancelled).await?;
+        let hands = self.passing.hands();
+        let (mut outcome, received, _in_hand) =
+            receive(object, bytes, flags, (cancelled, hands)).await?;
         let CallExtra::Message { control, flags, descriptors, .. } = &mut outcome.extra else {
             return Ok(outcome);
         };
@@ -153,13 +157,13 @@ fn for_credentials(control: &mut [u8], mut visit: impl FnMut(&mut [u8; 12])) {
     }
 }
 
-/// recv(2) and kin, with the descriptors of the message.
+/// recv(2) and kin, with the descriptors of the message, which are in hand.
 async fn receive(
     object: &Arc<Object>,
     bytes: u32,
     flags: i32,
-    cancelled: &Notify,
-) -> Result<(Done, Vec<OwnedFd>)> {
+    (cancelled, hands): (&Notify, &Arc<Hands>),
+) -> Result<(Done, Vec<OwnedFd>, Option<InHand>)> {
     let mut waiting = Waiting::to_read(object, cancelled).for_socket();
     if flags & (DONT_WAIT | ERROR_QUEUE) != 0 {
         waiting = waiting.at_once();
@@ -170,13 +174,20 @@ async fn receive(
     let mut data = vec![0; (bytes as usize).min(CALL_BYTES_MAX)];
     let mut filled = 0;
     loop {
-        let received =
-            waiting.until_done(|| messages::receive(socket, &mut data[filled..], flags)).await;
-        let message = match received {
+        let attempt = || {
+            let in_hand = hands.take();
+            let message = messages::receive(socket, &mut data[filled..], flags)?;
+            let in_hand = Some(in_hand).filter(|_| !message.descriptors.is_empty());
+            Ok((message, in_hand))
+        };
+        let (message, in_hand) = match waiting.until_done(attempt).await {
             Ok(message) => message,
             Err(errno) if filled == 0 => return Err(errno),
             // What has come already is not lost.
-            Err(_) => return Ok((with_data(data, filled, filled, CallExtra::None), Vec::new())),
+            Err(_) => {
+                let done = with_data(data, filled, filled, CallExtra::None);
+                return Ok((done, Vec::new(), None));
+            }
         };
         let got = message.bytes.min(data.len() - filled);
         filled += got;
@@ -190,7 +201,7 @@ async fn receive(
         let extra = CallExtra::Message { address, control, flags: flags_now, descriptors };
         let is_length = flags & TRUNCATED_LENGTH != 0 && filled == got;
         let result = if is_length { message.bytes } else { filled };
-        return Ok((with_data(data, filled, result, extra), message.descriptors));
+        return Ok((with_data(data, filled, result, extra), message.descriptors, in_hand));
     }
 }
 

@@ -30,7 +30,7 @@ mod rest;
 mod robust;
 mod seccomp;
 mod signalfd;
-mod socket;
+pub(crate) mod socket;
 mod status;
 mod terminal;
 mod timed;

@@ -10,6 +10,7 @@ use crate::arch::frame::Context;
 use crate::arch::gadget::NOT_BEGUN;
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::process::has_daemon;
 use crate::thread::Thread;
 use dunix_shim_core::nr;
 use dunix_shim_core::signal::SigSet;
@@ -46,6 +47,10 @@ pub(crate) fn try_handle(
             if args[3] & (MSG_DONTWAIT | MSG_WAITFORONE) == 0 && host::uint_arg(args[2]) > 1 =>
         {
             messages(thread, context.mask, args)
+        }
+        // What comes with messages is to be seen to.
+        nr::RECVMMSG if has_daemon() => {
+            Some(Answer::Return(issue(thread, context.mask, number, args)))
         }
         _ => None,
     }

@@ -4,10 +4,11 @@ use super::receive::{CONTROL_AT, CONTROL_BYTES_AT, PARTS_AT, VECTOR_AT};
 use super::rest::Transfer;
 use super::{Answer, receive, remote};
 use crate::arch::frame::Context;
-use crate::arch::gadget::NOT_BEGUN;
+use crate::arch::gadget::{NOT_BEGUN, Request};
 use crate::doorbell::{ring, ring_until_done};
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::process::has_daemon;
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
     OP_BIND, OP_BOUND, OP_CONNECT, OP_PASS, OP_RECEIVED, REMOTE_FD_WORDS,
@@ -232,11 +233,25 @@ fn receive_message(thread: &Thread, context: &Context, args: [u64; 6]) -> Option
     }
     // SAFETY: the guest's own call.
     let result = unsafe { receive::message(thread, context.mask, args) }?;
-    // What came from elsewhere after a move has been seen to.
-    if result >= 0 && has_control && !thread.process().remote.has(host::int_arg(args[0])) {
-        let _ = received(thread, GuestAddr(args[1]), args[2], Sender::Here);
-    }
     Some(Answer::Return(result))
+}
+
+/// Sees to what a call of the guest's has received from queues of this node, if it was one that receives messages.
+pub(crate) fn received_here(thread: &Thread, request: &Request, result: i64) {
+    const MESSAGE_BYTES: u64 = 64;
+    let [_, at, second, fourth, ..] = request.args;
+    let (messages, flags) = match request.nr {
+        nr::RECVMSG => (1, second),
+        nr::RECVMMSG => (result.max(0).unsigned_abs(), fourth),
+        _ => return,
+    };
+    if result < 0 || !has_daemon() {
+        return;
+    }
+    for index in 0..messages {
+        let at = GuestAddr(at).plus(index * MESSAGE_BYTES);
+        let _ = received(thread, at, flags, Sender::Here);
+    }
 }
 
 /// Whose numbers the control data of a received message has.

@@ -70,10 +70,9 @@ impl Programs {
     }
 }
 
-/// The program that shares descriptors with its children; not by messages that are under way while a
-/// process moves (`rights`), which is not safe yet (docs/MOVING.md).
+/// The program that shares descriptors with its children.
 const SHARING: &str = "mkdir descriptors; cd descriptors; python3 ../descriptors.py \
-    pipes stream messages tcp counters files waits copies between discarded names";
+    pipes stream messages tcp counters files waits copies rights between discarded names";
 const DESCRIPTORS: &str = "descriptors.py";
 /// The program that watches from inside.
 const WITNESS: &str = "witness";
