@@ -264,8 +264,8 @@ table! {
     122 SETFSUID Native, "identity is the host kernel's, inside the guest's user namespace";
     123 SETFSGID Native, "identity is the host kernel's, inside the guest's user namespace";
     124 GETSID Trap, "a name of the fabric, not of the host";
-    125 CAPGET Native, "identity is the host kernel's, inside the guest's user namespace";
-    126 CAPSET Native, "identity is the host kernel's, inside the guest's user namespace";
+    125 CAPGET Trap, "may name a process of the fabric";
+    126 CAPSET Trap, "may name a process of the fabric";
     127 RT_SIGPENDING Native, "cannot block; no name of a process";
     128 RT_SIGTIMEDWAIT Trap, "waits under a mask of its own";
     129 RT_SIGQUEUEINFO Trap, "the target is a process of the fabric";

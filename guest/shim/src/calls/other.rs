@@ -61,6 +61,7 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, mut args: [u64; 6]) -> Op
             &[]
         }
         nr::IOPRIO_GET | nr::IOPRIO_SET if args[0] == IOPRIO_WHO_PROCESS => &[1],
+        nr::CAPGET | nr::CAPSET => return capabilities(number, args),
         nr::TIMER_CREATE => return timer_create(args),
         nr::GET_ROBUST_LIST => return Some(get_robust_list(thread, args).into()),
         nr::UNSHARE if args[0] & (CLONE_NEWPID | CLONE_NEWTIME) != 0 => {
@@ -76,6 +77,30 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, mut args: [u64; 6]) -> Op
     }
     // SAFETY: the guest's own call; none of these waits.
     Some(unsafe { host::call(number, args) }.into())
+}
+
+/// capget(2) and capset(2): the header names a thread, even if it is the caller.
+fn capabilities(number: u64, mut args: [u64; 6]) -> Option<Answer> {
+    // `struct __user_cap_header_struct`: what cannot be read is the host's to refuse.
+    let [version, pid]: [u32; 2] = guest::read(GuestAddr(args[0])).ok()?;
+    if pid.cast_signed() <= 0 {
+        return None;
+    }
+    let host = match to_host(u64::from(pid)) {
+        Ok(host) => host::uint_arg(host),
+        Err(error) => return Some(Answer::from(Err(error))),
+    };
+    let mut header = [version, host];
+    let at = GuestAddr(args[0]);
+    args[0] = header.as_mut_ptr() as u64;
+    // SAFETY: reads and writes the header, and the guest's own data.
+    let result = unsafe { host::call(number, args) };
+    // The kernel may tell the version that it prefers.
+    let preferred = core::hint::black_box(header[0]);
+    if preferred != version {
+        let _ = guest::write(at, &preferred);
+    }
+    Some(result.into())
 }
 
 /// timer_create(2): `SIGEV_THREAD_ID` names a thread.

@@ -243,6 +243,8 @@ for path in '/proc/%d' % os.getpid(), '/proc/self/task/' + os.listdir('/proc/sel
     else: print(len(seen), 'sent')
 END
 /usr/bin/python3 s.py";
+    /// capset(2), capget(2): a process that names itself, as programs do that give up privileges.
+    privileges_given_up = "setpriv --reuid 1 --regid 1 --clear-groups sh -c 'id -u; id -G; grep CapEff /proc/self/status'; setpriv --dump | head -2";
     /// close(2): a connection is closed when its only descriptor is, although others looked at it before.
     closed_connections_are_closed = "cat > s.py <<'END'
 import errno, socket, struct
