@@ -2,7 +2,9 @@
 //!
 //! Root of a fabric may not set the clock, nor give a file to a user that the fabric does not have.
 //! Root of the machine may, and its tests do. Devices that only this machine has are hidden. A namespace of process numbers goes with it: when the
-//! first process ends, so do all that a test has left behind.
+//! first process ends, so do all that a test has left behind. The network is a namespace's as well, with a loopback alone, and not the users': what
+//! the kernel keeps for the machine's own, such as its connector for process events (netlink(7)), or for who owns the network, such as raw
+//! sockets, a fabric's programs do not have either.
 
 use anyhow::{Context, Result, bail};
 use std::{
@@ -18,6 +20,8 @@ use std::{
 const USERS: &str = "0 1000000000 131072";
 /// How long `unshare` may take.
 const START_MAX: Duration = Duration::from_secs(10);
+/// A network that is not the users', as a node's is not.
+const NETWORK: &str = "ip link set lo up && exec \"$@\"";
 /// Standard input says when the users are there, and by its end that nobody waits any more.
 const BEGIN: &str = r#"
 read -r _ && exec 3<&0 < /dev/null
@@ -37,7 +41,9 @@ impl Native {
     /// A command to which a program and its arguments are added; start it by [`started`].
     pub(super) fn command() -> Command {
         let mut command = Command::new("unshare");
-        command.args(["--user", "--pid", "--mount", "--mount-proc", "--fork", "--keep-caps"]);
+        command.args(["--net", "bash", "-c", NETWORK, "native"]);
+        command.args(["unshare", "--user", "--pid", "--mount", "--mount-proc", "--fork"]);
+        command.arg("--keep-caps");
         command.args(["bash", "-c", BEGIN, "native"]).env(MARK, "1").stdin(Stdio::piped());
         command
     }

@@ -12,7 +12,7 @@ import unittest
 
 from test import support
 
-support.use_resources = ["cpu", "subprocess", "walltime"]
+support.use_resources = ["cpu", "subprocess", "walltime", "network"]
 
 
 class Result(unittest.TextTestResult):
