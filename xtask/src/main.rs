@@ -34,7 +34,7 @@ usage: cargo xtask CHORE
   test --vm         a fabric of two virtual machines (QEMU, software emulation, Linux 6.1)
   demo              build zstd over a fabric of three nodes and compare with a native build
   compat [NAME...] [--local] [--spread] [--storm]
-                    public test suites (python, go, stress, daily) or some of their modules, natively and
+                    public test suites (python, go, stress, shells, daily) or some of their modules, natively and
                     in labs of one node and of three, compared case by case
   unpack DIR        put the C code base of the demo into a new folder
   bench             measure starts, streams, moves, files and CPU time against ssh, TCP and native programs";

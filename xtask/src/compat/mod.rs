@@ -11,9 +11,11 @@
 
 mod cpython;
 mod daily;
+mod debian;
 mod golang;
 mod native;
 mod results;
+mod shells;
 mod stress;
 
 use crate::{
@@ -59,10 +61,11 @@ struct Suite {
     prepare: fn(&Path) -> Result<Vec<Module>>,
 }
 
-const SUITES: [Suite; 4] = [
+const SUITES: [Suite; 5] = [
     Suite { name: "python", prefix: "test_", prepare: cpython::prepare },
     Suite { name: "go", prefix: "go-", prepare: golang::prepare },
     Suite { name: "stress", prefix: "stress-", prepare: stress::prepare },
+    Suite { name: "shells", prefix: "shells-", prepare: shells::prepare },
     Suite { name: "daily", prefix: "daily", prepare: daily::prepare },
 ];
 
