@@ -22,7 +22,7 @@ same() {
 }
 
 case_bash() {
-    same "$(bash -c 'set -m; sleep 9 & kill -STOP %1; until jobs %1 | grep Stopped; do sleep .1; done > /dev/null; kill -KILL %1; until wait %1; [ $? = 137 ]; do :; done; echo killed' 2> /dev/null)" killed &&
+    same "$(bash -c 'set -m; sleep 9 & p=$!; kill -STOP $p; until jobs %1 | grep Stopped; do sleep .1; done > /dev/null; kill -KILL $p; until wait $p; s=$?; [ $s != 147 ]; do :; done; echo $s' 2> /dev/null)" 137 &&
     same "$(bash -c 'exec 3<> >(cat); coproc tr a-z A-Z; echo abc >&${COPROC[1]}; exec {COPROC[1]}>&-; cat <&${COPROC[0]}')" ABC &&
     same "$(bash -c 'trap "echo caught" USR1; kill -USR1 $$; (trap - USR1; kill -TERM $BASHPID); echo $?')" $'caught\n143'
 }
