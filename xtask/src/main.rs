@@ -37,7 +37,8 @@ usage: cargo xtask CHORE
                     public test suites (python, go, stress, shells, daily) or some of their modules, natively and
                     in labs of one node and of three, compared case by case
   unpack DIR        put the C code base of the demo into a new folder
-  bench             measure starts, streams, moves, files and CPU time against ssh, TCP and native programs";
+  bench [GROUP...]  measure starts, streams, moves, files and CPU time against ssh, TCP and native programs
+  bench --check     measure what has a bound; fails if one is missed";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["unpack", folder] => source::unpack(folder.as_ref()).map(drop),
         ["compat", ref arguments @ ..] => compat::run(arguments),
-        ["bench"] => bench::run(),
+        ["bench", ref arguments @ ..] => bench::run(arguments),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -22,7 +22,7 @@ struct Work {
 const WORKS: [Work; 6] = [
     Work {
         name: "python3 -c pass, 20 times",
-        script: "for i in {1..20}; do python3 -c pass; done",
+        script: "for i in {1..20}; do /usr/bin/python3 -c pass; done",
         what: ["CPU of python3 -c pass / native", "CPU of python3 -c pass, --root host / native"],
     },
     Work {

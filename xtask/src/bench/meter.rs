@@ -1,11 +1,11 @@
-//! CPU time of a whole lab, ended processes and daemons included, by the kernel's control groups.
+//! CPU time of a whole lab, or of a program and all that it starts, by the kernel's control groups.
 //!
-//! Version 2: the lab's own group. Version 1: a group of the `cpuacct` hierarchy, which labs do not
-//! use; the lab is started inside and everything that it starts inherits it.
+//! Version 2: the lab's own group, and one for programs of the host. Version 1: groups of the `cpuacct` hierarchy,
+//! which labs do not use; the lab is started inside and everything that it starts inherits it.
 
 use crate::fabric::Fabric;
 use anyhow::{Context, Result};
-use std::{fs, path::Path, path::PathBuf};
+use std::{fs, path::Path, path::PathBuf, process::Command};
 
 const CPUACCT: &str = "/sys/fs/cgroup/cpuacct";
 const UNIFIED: &str = "/sys/fs/cgroup";
@@ -17,11 +17,20 @@ pub(super) struct Meter {
     account: Account,
 }
 
+/// An account for programs of the host.
+pub(super) struct HostMeter {
+    account: Account,
+    /// Whom it counts: a PID written here, and all that this process starts.
+    members: PathBuf,
+}
+
 enum Account {
     /// A folder with `cpuacct.usage`, in ns; removed when dropped.
     Version1(PathBuf),
     /// A folder with `cpu.stat`, in us.
     Version2(PathBuf),
+    /// The same; removed when dropped.
+    OwnVersion2(PathBuf),
 }
 
 impl Meter {
@@ -47,6 +56,34 @@ impl Meter {
     }
 }
 
+impl HostMeter {
+    /// Makes the group.
+    pub(super) fn new(name: &str) -> Result<HostMeter> {
+        let name = format!("dunix-{name}-{}", std::process::id());
+        let old = Path::new(CPUACCT).join(&name);
+        if fs::create_dir(&old).is_ok() {
+            let members = old.join("cgroup.procs");
+            return Ok(HostMeter { account: Account::Version1(old), members });
+        }
+        let folder = Path::new(UNIFIED).join(&name);
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let members = folder.join("cgroup.procs");
+        Ok(HostMeter { account: Account::OwnVersion2(folder), members })
+    }
+
+    /// A command that is counted; its arguments are to be added.
+    pub(super) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(&self.members).arg(program);
+        command
+    }
+
+    /// CPU seconds so far.
+    pub(super) fn seconds(&self) -> Result<f64> {
+        self.account.seconds()
+    }
+}
+
 impl Account {
     fn seconds(&self) -> Result<f64> {
         match self {
@@ -54,7 +91,7 @@ impl Account {
                 let text = fs::read_to_string(folder.join("cpuacct.usage"))?;
                 Ok(text.trim().parse::<f64>()? / 1e9)
             }
-            Account::Version2(folder) => {
+            Account::Version2(folder) | Account::OwnVersion2(folder) => {
                 let text = fs::read_to_string(folder.join("cpu.stat")).context("no CPU account")?;
                 let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
                 Ok(line.context("cpu.stat")?.parse::<f64>()? / 1e6)
@@ -69,7 +106,7 @@ fn enter(folder: &Path) -> Result<()> {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if let Account::Version1(folder) = self
+        if let Account::Version1(folder) | Account::OwnVersion2(folder) = self
             && let Err(error) = fs::remove_dir(&*folder)
         {
             eprintln!("xtask: {}: {error}", folder.display());

@@ -117,7 +117,7 @@ pub(super) fn measure(binaries: &Path, scratch: &Scratch) -> Result<Vec<Ratio>> 
 fn ratios(all: &[Costs], wake_up: &Series, copy: &Series) -> Result<Vec<Ratio>> {
     let [small, python, large] = all else { bail!("three programs") };
     let wake_ups =
-        |what, costs: &Costs| Ratio { what, value: costs.frozen.median() * 1e3 / wake_up.median() };
+        |what, costs: &Costs| Ratio::of(what, costs.frozen.median() * 1e3 / wake_up.median());
     let speed =
         (large.before.median() + large.after.median()) / 1024.0 / (large.last_page.median() / 1e3);
     Ok(vec![
@@ -125,7 +125,7 @@ fn ratios(all: &[Costs], wake_up: &Series, copy: &Series) -> Result<Vec<Ratio>> 
         wake_ups("freeze of python3, 10 MB / waking another CPU", python),
         wake_ups("freeze of python3, 256 MB / waking another CPU", large),
         Ratio::new("freeze of python3, 256 MB / 10 MB", &large.frozen, &python.frozen),
-        Ratio { what: "pages of 256 MB, GiB/s / copying memory", value: speed / copy.median() },
+        Ratio::of("pages of 256 MB, GiB/s / copying memory", speed / copy.median()),
     ])
 }
 

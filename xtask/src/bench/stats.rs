@@ -69,26 +69,56 @@ impl fmt::Display for Series {
 
 /// A figure divided by its peer's of the same run.
 pub(super) struct Ratio {
-    pub(super) what: &'static str,
-    pub(super) value: f64,
+    what: &'static str,
+    value: f64,
+    /// The most that it may be.
+    bound: Option<f64>,
 }
 
 impl Ratio {
     /// Divides the medians.
     pub(super) fn new(what: &'static str, figure: &Series, peer: &Series) -> Ratio {
-        Ratio { what, value: figure.median() / peer.median() }
+        Ratio { what, value: figure.median() / peer.median(), bound: None }
+    }
+
+    /// A ratio that is known.
+    pub(super) fn of(what: &'static str, value: f64) -> Ratio {
+        Ratio { what, value, bound: None }
+    }
+
+    /// With a bound to keep.
+    pub(super) fn at_most(self, bound: f64) -> Ratio {
+        Ratio { bound: Some(bound), ..self }
+    }
+
+    /// Whether it keeps its bound, if it has one. What is no number keeps none.
+    pub(super) fn holds(&self) -> bool {
+        self.bound.is_none_or(|bound| self.value <= bound)
     }
 }
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<60} {:>7.2}", self.what, self.value)
+        write!(f, "{:<60} {:>7.2}", self.what, self.value)?;
+        match self.bound {
+            Some(bound) if self.holds() => write!(f, "  PASS  at most {bound:.2}"),
+            Some(bound) => write!(f, "  FAIL  at most {bound:.2}"),
+            None => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_are_kept_or_not() {
+        let ratio = |bound| Ratio::of("x", 1.1).at_most(bound);
+        assert!(Ratio::of("x", 1.1).holds() && ratio(1.1).holds());
+        assert!(!ratio(1.09).holds() && !ratio(f64::NAN).holds());
+        assert!(ratio(1.09).to_string().contains("FAIL"));
+    }
 
     #[test]
     fn medians_and_intervals() {
