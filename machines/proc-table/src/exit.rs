@@ -95,7 +95,6 @@ impl ProcTable {
         let session = process.sid;
         self.processes.insert(pid, process);
         self.effects.push_back(Effect::Gone { pid });
-        self.tell_watchers(watchers, Answer::Done);
         for (child, entry) in children {
             self.leave_child(pid, version, child, &entry);
         }
@@ -103,6 +102,8 @@ impl ProcTable {
             self.effects.push_back(Effect::HangUp { session, terminal });
         }
         self.tell_end(pid);
+        // After the parent: who hears of the end and is at its node finds the process waitable.
+        self.tell_watchers(watchers, Answer::Done);
         self.announce_member(pid, true);
     }
 
