@@ -130,6 +130,17 @@ pub const OP_LOCK: u64 = 40;
 pub const OP_LOCK_DONE: u64 = 41;
 /// The calling thread waits for no lock any more.
 pub const OP_LOCK_GIVE_UP: u64 = 42;
+/// After bind(2) of a socket to the name of a file: `a1` = fd of a handle on the file (`O_PATH`). Other nodes
+/// find the socket here from now on.
+pub const OP_NAME_BOUND: u64 = 43;
+/// Before bind(2) of a socket to an abstract name: `a1` = fd, `a2` = `*const sockaddr`, `a3` = its bytes; afterwards
+/// again with `a4` = 1. Returns 0, or `-EADDRINUSE` if another node has the name.
+pub const OP_NAME_CLAIM: u64 = 44;
+/// In [`RemoteCall::nr`]: connect the socket `fd`, which this node's kernel has refused, to the address of `args[1]`
+/// bytes at `args[0]`; `args[2]` = a handle on the file (`O_PATH`) or -1 for an abstract name, `args[3]` = `SOCK_*`,
+/// `args[4]` = 1 with `O_NONBLOCK`, 2 with `SO_PASSCRED`. The answer is 0 if the descriptor stands for a socket at another
+/// node then, 1 if it is one of this node.
+pub const CONNECT_NAMED: u32 = 1 << 16 | 42;
 /// [`OP_LOCK`]'s answer: the host's own call is to be made now.
 pub const LOCK_GRANTED: u64 = 0;
 /// [`OP_LOCK`]'s answer: the file is not the tree's, its locks are the host's.

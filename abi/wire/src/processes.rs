@@ -27,7 +27,7 @@ pub use image::{
     RemoteCallRequest,
 };
 pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package};
-pub use names::{FifoWish, SharedName};
+pub use names::{ConnectWish, FifoWish, SharedName};
 pub use pages::{PageFrame, PagesHeader};
 pub use record::{
     Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
@@ -92,11 +92,15 @@ pub enum ProcessesCall {
     OpenTerminal { pid: Pid, job: CallerJob, flags: u32 },
     /// Wait until relays have carried on all that was written so far to an object of the callee.
     Drain { object: u64 },
-    /// To the founder: who keeps what has this name? `claims`: the sender does if nobody else does.
-    /// Answered `Keeper`.
-    FindKeeper { name: SharedName, claims: bool },
+    /// To the founder: who keeps what has this name? `claims`: the sender does if nobody else does, or
+    /// `not`. Answered `Keeper`.
+    FindKeeper { name: SharedName, claims: bool, not: Option<NodeId> },
+    /// Whether a socket of the callee has this abstract name. Answered `Keeper`: itself or nobody.
+    IsBound(SharedName),
     /// Open a FIFO that the callee keeps. Answered `Remote`; given up by `CancelRemoteCall`.
     OpenFifo(FifoWish),
+    /// Connect a socket to one whose name the callee keeps. Answered `Remote`; given up as a call is.
+    ConnectNamed(ConnectWish),
 }
 
 /// The step of a start that failed, as far as who asked for the start tells it apart.

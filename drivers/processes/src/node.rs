@@ -12,7 +12,7 @@ use crate::list::Stories;
 use crate::moving::pager::{Offers, PageThreads, Paging};
 use crate::moving::{Halls, Moves, Shell, Spawning};
 use crate::ops::Pidfds;
-use crate::remote::{Bearings, Homes, InFlight, Mirrors, Names, Passing, RemoteTable};
+use crate::remote::{Bearings, Binding, Homes, InFlight, Mirrors, Names, Passing, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -50,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) homes: Homes,
     pub(crate) mirrors: Mirrors,
     pub(crate) names: Names,
+    /// Names of sockets that are about to be bound.
+    pub(crate) binding: Binding,
     /// Descriptors in messages.
     pub(crate) passing: Passing,
     /// Descriptors in messages of relayed sockets.
@@ -203,6 +205,7 @@ impl Node {
             homes,
             mirrors: Mirrors::default(),
             names: Names::default(),
+            binding: Binding::default(),
             passing: Passing::default(),
             bearings: Bearings::default(),
             offers: Offers::default(),

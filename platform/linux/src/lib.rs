@@ -28,7 +28,7 @@ pub mod signalfd;
 pub mod terminal;
 pub mod terminal_calls;
 pub mod userfault;
-pub mod waiting_open;
+pub mod waiting_call;
 
 /// An error of the host kernel.
 pub use rustix::io::Errno;

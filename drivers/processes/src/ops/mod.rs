@@ -51,6 +51,8 @@ impl Node {
             OP_REMOTE => self.handle_remote(call),
             OP_REMOTE_CANCEL => self.handle_remote_cancel(call),
             OP_REMOTE_FD => self.handle_remote_fd(call),
+            OP_NAME_BOUND => self.handle_name_bound(call),
+            OP_NAME_CLAIM => self.handle_name_claim(call),
             OP_PASS => self.handle_pass(call),
             OP_RECEIVED => self.handle_received(call),
             OP_BACKGROUND => self.handle_background(call),

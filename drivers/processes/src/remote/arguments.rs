@@ -215,7 +215,7 @@ fn plain(memory: &GuestMemory, number: u32, arguments: [u64; 5]) -> Result<CallA
     Ok(CallArguments::Plain { number, arguments, input })
 }
 
-fn address(memory: &GuestMemory, at: u64, bytes: u64) -> Result<Vec<u8>> {
+pub(super) fn address(memory: &GuestMemory, at: u64, bytes: u64) -> Result<Vec<u8>> {
     let bytes = usize::try_from(bytes & 0xffff_ffff).unwrap_or(usize::MAX);
     if at == 0 || bytes == 0 {
         return Ok(Vec::new());

@@ -17,7 +17,9 @@ use crate::call::{Caller, DoorbellCall};
 use crate::host;
 use crate::node::{Node, State};
 use crate::terminal::Deaf;
-use dunix_guest_abi::doorbell::{OPENED_REMOTE, REMOTE_FD_WORDS, REMOTE_NOT, RemoteCall};
+use dunix_guest_abi::doorbell::{
+    CONNECT_NAMED, OPENED_REMOTE, REMOTE_FD_WORDS, REMOTE_NOT, RemoteCall,
+};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, Result};
@@ -60,6 +62,8 @@ enum Turn {
     NotYet,
     /// It opens the FIFO that its descriptor is a handle on, with these flags.
     Open(i32, u64),
+    /// It connects its socket to what has this address.
+    Connect(Vec<u8>),
     /// The host's own descriptor does it.
     Local,
 }
@@ -83,6 +87,12 @@ impl Node {
                 memory.write(at, &ticket.to_ne_bytes())?;
                 Err(Errno::AGAIN)
             }
+            Turn::Connect(address) => {
+                let caller = call.caller()?;
+                let ticket = self.begin_connect((caller.pid, caller.host_pid), &asked, &address)?;
+                memory.write(at, &ticket.to_ne_bytes())?;
+                Err(Errno::AGAIN)
+            }
             Turn::Begin(fd, job, arguments, sent) => {
                 let host_pid = call.caller()?.host_pid;
                 let ticket = self.begin(pid, fd, job, arguments, (host_pid, sent))?;
@@ -96,6 +106,9 @@ impl Node {
         let Caller { pid, host_pid, .. } = caller;
         if asked.ticket != 0 {
             return self.with(|state, _| state.outcome(pid, asked.ticket));
+        }
+        if asked.nr == CONNECT_NAMED {
+            return Ok(Turn::Connect(arguments::address(memory, asked.args[0], asked.args[1])?));
         }
         if asked.nr == OPENAT {
             return Ok(Turn::Open(asked.fd, asked.args[0]));
@@ -202,6 +215,18 @@ impl Node {
                 }
             }
         }
+        self.settle_call(pid, home, ticket, outcome, passed);
+    }
+
+    /// The same with what came with the outcome.
+    pub(super) fn settle_call(
+        &self,
+        pid: Pid,
+        home: NodeId,
+        ticket: u64,
+        outcome: CallOutcome,
+        passed: Vec<Passed>,
+    ) {
         let made = match outcome.extra {
             CallExtra::Accepted { object, .. } | CallExtra::Opened { object, .. } => Some(object),
             _ => None,
@@ -255,6 +280,9 @@ impl Node {
         if outcome.value < 0 {
             return Ok(outcome.value);
         }
+        if asked.nr == CONNECT_NAMED {
+            return self.give_connected(call, asked.fd, home, &outcome.extra, &passed);
+        }
         if !passed.is_empty() {
             let room = arguments::descriptors_room(&memory, asked, &outcome.extra)?;
             let count = passed.len();
@@ -294,8 +322,34 @@ impl Node {
         self.note_object(call, object, what, placed)
     }
 
-    /// The same, opened with these flags, in the place of the caller's descriptor `number`, which is none
-    /// of an object elsewhere; without `O_CLOEXEC`.
+    /// Gives the caller a connected socket in the place of its own: 1 if it is of this node, else 0.
+    fn give_connected(
+        &self,
+        call: &DoorbellCall,
+        number: i32,
+        home: NodeId,
+        extra: &CallExtra,
+        passed: &[Passed],
+    ) -> Result<i64> {
+        let pid = call.caller()?.pid;
+        match (extra, passed) {
+            (CallExtra::Accepted { object, ready, .. }, _) => {
+                let object = (ObjectId { home, serial: *object }, RemoteKind::Socket);
+                let flags = u64::from(OFlags::RDWR.bits());
+                self.exchange_object(call, number, object, flags, *ready)?;
+                Ok(0)
+            }
+            (_, [socket]) => {
+                call.set_fd(socket.fd(), number)?;
+                self.close_remote(pid, number);
+                Ok(1)
+            }
+            _ => Err(Errno::PROTO),
+        }
+    }
+
+    /// The same, opened with these flags, in the place of the caller's descriptor `number`, without
+    /// `O_CLOEXEC`.
     fn exchange_object(
         &self,
         call: &DoorbellCall,
@@ -313,6 +367,9 @@ impl Node {
             }
             Ok((number, mirror))
         });
+        if placed.is_ok() {
+            self.close_remote(call.caller()?.pid, number);
+        }
         self.note_object(call, object, what, placed)
     }
 

@@ -2,6 +2,7 @@
 
 use super::homes::{Object, Purpose};
 use super::sockets;
+use super::unix;
 use super::waiting::Waiting;
 use super::watch::ready_now;
 use crate::config::PortCall;
@@ -15,6 +16,7 @@ use dunix_wire::processes::{
     CallArguments, CallExtra, CallOutcome, CallerJob, Place, RemoteCallRequest,
 };
 use rustix::fs::{OFlags, SeekFrom, fstat, major, minor};
+use rustix::net::sockopt;
 use rustix::termios::{LocalModes, SpecialCodeIndex};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
@@ -145,7 +147,20 @@ impl Node {
                 {
                     return Ok(value(0));
                 }
-                let mut done = self.plain(object.clone(), number, arguments, input).await?;
+                let address = if number == BIND { input.clone() } else { Vec::new() };
+                let kind = sockopt::socket_type(&object.original).ok();
+                let name = kind.and_then(|kind| unix::abstract_name(kind, &address));
+                if let Some(name) = &name {
+                    self.claim(name.clone()).await?;
+                }
+                let done = self.plain(object.clone(), number, arguments, input).await;
+                if let Some(name) = &name {
+                    self.settle_claim(name);
+                }
+                let mut done = done?;
+                if let Some(path) = unix::path(&address) {
+                    self.note_bound_at(path).await;
+                }
                 if (number, arguments[0], arguments[1]) == PEER_CREDENTIALS
                     && let Some(credentials) = done.data.first_chunk_mut()
                 {

@@ -12,30 +12,24 @@
 use super::calls::{FOREVER, outcome_of};
 use super::execute::failed;
 use super::homes::{Object, Purpose};
+use super::waiting::until_cancelled;
 use super::watch::ready_now;
 use crate::host::{self, Status};
 use crate::node::Node;
 use dunix_guest_abi::doorbell::REMOTE_NOT;
 use dunix_ids::{Ino, NodeId, Pid};
-use dunix_linux::waiting_open::WaitingOpen;
 use dunix_linux::{Errno, Result};
 use dunix_wire::Topic;
 use dunix_wire::processes::image::RemoteKind;
 use dunix_wire::processes::{
     CallExtra, CallOutcome, FifoWish, ProcessesCall, ProcessesMessage, SharedName,
 };
-use rustix::fs::{FileType, OFlags, Stat, fstat, fstatfs};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, fstatfs, open};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
-/// Most opens of other nodes that wait here, each with a thread; at the limit it is `ENFILE`.
-const WAITING_MAX: usize = 1024;
-static WAITING: AtomicUsize = AtomicUsize::new(0);
-/// How often an open that is given up is interrupted until it ends: it may not have begun.
-const INTERRUPT_EVERY: Duration = Duration::from_millis(2);
 /// How often the keeper is asked for anew: it may have let go of a name that was deleted.
 const TURNS_MAX: usize = 3;
 /// How often, and how long at most, a thread is looked at that is about to wait for the tree.
@@ -43,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_micros(100);
 const LOOKS_MAX: usize = 10_000;
 
 /// The file system of the tree (`FUSE_SUPER_MAGIC`); guests have no other of this kind.
-const TREE: u64 = 0x6573_5546;
+pub(super) const TREE: u64 = 0x6573_5546;
 
 /// What open(2) may set for a pipe.
 const FLAGS: OFlags = OFlags::RWMODE.union(OFlags::NONBLOCK).union(OFlags::APPEND);
@@ -167,36 +161,9 @@ async fn open_unless_cancelled(
     flags: OFlags,
     cancelled: &Notify,
 ) -> Result<OwnedFd> {
-    struct Turn;
-    impl Drop for Turn {
-        fn drop(&mut self) {
-            WAITING.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-    let before = WAITING.fetch_add(1, Ordering::AcqRel);
-    let turn = Turn;
-    if before >= WAITING_MAX {
-        return Err(Errno::NFILE);
-    }
-    let (answer, mut opened) = oneshot::channel();
-    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
     let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let waiting = WaitingOpen::start(path, flags, move |result| {
-        drop((handle, turn));
-        // Who asked is there: it waits until the thread has ended.
-        let _ = answer.send(result);
-    })?;
-    tokio::select! {
-        opened = &mut opened => return opened.unwrap_or(Err(Errno::IO)),
-        () = cancelled.notified() => {}
-    }
-    loop {
-        waiting.interrupt();
-        tokio::select! {
-            opened = &mut opened => return opened.unwrap_or(Err(Errno::IO)),
-            () = tokio::time::sleep(INTERRUPT_EVERY) => {}
-        }
-    }
+    let call = move || open(format!("/proc/self/fd/{}", handle.as_raw_fd()), flags, Mode::empty());
+    until_cancelled(call, cancelled).await
 }
 
 /// Whether a thread that waits for the tree is in a call that opens a file.
@@ -220,7 +187,7 @@ fn opens_now(host_tid: u32) -> bool {
 impl Status {
     /// Whether the permissions of a file let a process do this (4: read, 2: write), both as the host
     /// numbers them (path_resolution(7)).
-    fn may(&self, stat: &Stat, wanted: u32) -> bool {
+    pub(super) fn may(&self, stat: &Stat, wanted: u32) -> bool {
         /// `CAP_DAC_OVERRIDE`.
         const OVERRIDE: u64 = 1 << 1;
         let is_group = self.gids[1] == stat.st_gid || self.groups.contains(&stat.st_gid);

@@ -58,8 +58,22 @@ impl Handler for MeshFace {
                     reply.send(encode(&ProcessesAnswer::Remote(outcome)));
                 });
             }
-            Ok(ProcessesCall::FindKeeper { name, claims }) => {
-                reply.send(encode(&ProcessesAnswer::Keeper(node.keeper_for(from, name, claims))));
+            Ok(ProcessesCall::FindKeeper { name, claims, not }) => {
+                let keeper = node.keeper_for(from, name, (claims, not));
+                reply.send(encode(&ProcessesAnswer::Keeper(keeper)));
+            }
+            Ok(ProcessesCall::IsBound(name)) => {
+                let keeper = Some(node.id).filter(|_| node.is_bound(&name));
+                reply.send(encode(&ProcessesAnswer::Keeper(keeper)));
+            }
+            Ok(ProcessesCall::ConnectNamed(wish)) => {
+                let node = node.clone();
+                // Before the next message is taken: it may cancel this call.
+                let cancelled = node.homes.begin_call(from, wish.ticket);
+                node.runtime.clone().spawn(async move {
+                    let outcome = node.connect_for(from, wish, cancelled).await;
+                    reply.send(encode(&ProcessesAnswer::Remote(outcome)));
+                });
             }
             Ok(ProcessesCall::OpenFifo(wish)) => {
                 let node = node.clone();

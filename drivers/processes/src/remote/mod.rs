@@ -38,6 +38,7 @@ mod restore;
 mod sockets;
 mod timer;
 mod transfer;
+mod unix;
 mod waiting;
 mod watch;
 
@@ -59,6 +60,7 @@ pub(crate) use {
     capture::Unmovable,
     offer::{Offer, directory, inside, is_named},
     rebuild::{Owner, PendingRelay, Rebuilt},
+    unix::Binding,
 };
 
 use crate::node::Node;

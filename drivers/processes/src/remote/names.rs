@@ -64,10 +64,15 @@ impl Names {
         lock(&self.here).names.get(name).is_some_and(|kept| kept.is_here)
     }
 
-    /// At the founder: who keeps a name.
-    fn keeper(&self, name: SharedName, claimed_by: Option<NodeId>) -> Option<NodeId> {
+    /// At the founder: who keeps a name. `not` does no more.
+    fn keeper(
+        &self,
+        name: SharedName,
+        claimed_by: Option<NodeId>,
+        not: Option<NodeId>,
+    ) -> Option<NodeId> {
         let mut keepers = lock(&self.keepers);
-        if let Some(keeper) = keepers.get(&name) {
+        if let Some(keeper) = keepers.get(&name).filter(|keeper| Some(**keeper) != not) {
             return Some(*keeper);
         }
         let claimer = claimed_by.filter(|_| keepers.len() < NAMES_MAX)?;
@@ -134,16 +139,18 @@ impl Names {
 }
 
 impl Node {
-    /// Who keeps a name; `claims`: this node does if nobody else does.
+    /// Who keeps a name; `claims`: this node does if nobody else does, but for `not`, which has no use for
+    /// it any more.
     pub(super) async fn find_keeper(
         &self,
         name: SharedName,
         claims: bool,
+        not: Option<NodeId>,
     ) -> Result<Option<NodeId>> {
         let Some(mesh) = self.mesh.as_ref().filter(|_| self.founder != self.id) else {
-            return Ok(self.names.keeper(name, claims.then_some(self.id)));
+            return Ok(self.names.keeper(name, claims.then_some(self.id), not));
         };
-        let body = dunix_wire::encode(&ProcessesCall::FindKeeper { name, claims });
+        let body = dunix_wire::encode(&ProcessesCall::FindKeeper { name, claims, not });
         let answer = mesh.call(self.founder, Topic::Processes, body, ANSWER_WITHIN).await;
         match answer.ok().and_then(|answer| dunix_wire::decode(&answer).ok()) {
             Some(ProcessesAnswer::Keeper(keeper)) => Ok(keeper),
@@ -156,10 +163,10 @@ impl Node {
         &self,
         from: NodeId,
         name: SharedName,
-        claims: bool,
+        (claims, not): (bool, Option<NodeId>),
     ) -> Option<NodeId> {
         let claimed_by = claims.then_some(from);
-        if self.founder == self.id { self.names.keeper(name, claimed_by) } else { None }
+        if self.founder == self.id { self.names.keeper(name, claimed_by, not) } else { None }
     }
 
     /// Who keeps the file of a name: this node, which has a handle on it, if nobody else does.
@@ -170,7 +177,7 @@ impl Node {
     ) -> Result<NodeId> {
         self.look_at_names();
         self.names.begin(name, handle)?;
-        let keeper = self.find_keeper(name.clone(), true).await;
+        let keeper = self.find_keeper(name.clone(), true, None).await;
         self.names.end(name, keeper == Ok(Some(self.id)));
         keeper?.ok_or(Errno::NFILE)
     }
@@ -203,15 +210,17 @@ mod tests {
     #[test]
     fn the_first_claim_counts_until_its_node_is_gone() {
         let names = Names::default();
-        assert_eq!(names.keeper(NAME, None), None);
-        assert_eq!(names.keeper(NAME, Some(NodeId(2))), Some(NodeId(2)));
-        assert_eq!(names.keeper(NAME, Some(NodeId(3))), Some(NodeId(2)));
+        assert_eq!(names.keeper(NAME, None, None), None);
+        assert_eq!(names.keeper(NAME, Some(NodeId(2)), None), Some(NodeId(2)));
+        assert_eq!(names.keeper(NAME, Some(NodeId(3)), None), Some(NodeId(2)));
         names.gone(NodeId(3), &NAME);
-        assert_eq!(names.keeper(NAME, None), Some(NodeId(2)));
+        assert_eq!(names.keeper(NAME, None, None), Some(NodeId(2)));
         names.node_gone(NodeId(2));
-        assert_eq!(names.keeper(NAME, Some(NodeId(3))), Some(NodeId(3)));
-        names.gone(NodeId(3), &NAME);
-        assert_eq!(names.keeper(NAME, None), None);
+        assert_eq!(names.keeper(NAME, Some(NodeId(3)), None), Some(NodeId(3)));
+        assert_eq!(names.keeper(NAME, Some(NodeId(4)), Some(NodeId(2))), Some(NodeId(3)));
+        assert_eq!(names.keeper(NAME, Some(NodeId(4)), Some(NodeId(3))), Some(NodeId(4)));
+        names.gone(NodeId(4), &NAME);
+        assert_eq!(names.keeper(NAME, None, None), None);
     }
 
     #[test]

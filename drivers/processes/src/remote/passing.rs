@@ -27,7 +27,7 @@ use rustix::fs::{Mode, OFlags, SeekFrom, fstat, open};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::io::Interest;
 
@@ -66,6 +66,18 @@ pub(crate) struct Passed {
     held: Option<Held>,
     /// Until somebody else has it.
     _in_hand: Arc<InHand>,
+}
+
+impl Passed {
+    /// A descriptor of this node.
+    pub(super) fn plain(node: &Node, fd: OwnedFd) -> Passed {
+        let _in_hand = node.passing.hands.take().into();
+        Passed { fd, held: None, _in_hand }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// Keeps an object of another node while a message names it.

@@ -4,14 +4,60 @@
 
 use super::homes::Object;
 use super::pump::watch;
+use dunix_linux::waiting_call::WaitingCall;
 use dunix_linux::{Errno, Result};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::sockopt::{Timeout, socket_timeout};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
+
+/// Most calls that wait on threads of their own; at the limit it is `ENFILE`.
+const THREADS_MAX: usize = 1024;
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+/// How often such a call is interrupted until it ends: it may not have begun when it is given up.
+const INTERRUPT_EVERY: Duration = Duration::from_millis(2);
+
+/// Makes a call that may wait in the kernel for ever, on a thread of its own.
+///
+/// # Errors
+/// The call's, which is `EINTR` if it was cancelled while it waited.
+pub(super) async fn until_cancelled<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+    cancelled: &Notify,
+) -> Result<T> {
+    struct Turn;
+    impl Drop for Turn {
+        fn drop(&mut self) {
+            THREADS.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+    let before = THREADS.fetch_add(1, Ordering::AcqRel);
+    let turn = Turn;
+    if before >= THREADS_MAX {
+        return Err(Errno::NFILE);
+    }
+    let (answer, mut result) = oneshot::channel();
+    let waiting = WaitingCall::start(call, move |result| {
+        drop(turn);
+        // Who asked waits until the thread has ended, or its node is ending.
+        let _ = answer.send(result);
+    })?;
+    tokio::select! {
+        result = &mut result => return result.unwrap_or(Err(Errno::IO)),
+        () = cancelled.notified() => {}
+    }
+    loop {
+        waiting.interrupt();
+        tokio::select! {
+            result = &mut result => return result.unwrap_or(Err(Errno::IO)),
+            () = tokio::time::sleep(INTERRUPT_EVERY) => {}
+        }
+    }
+}
 
 /// A call that may wait.
 pub(super) struct Waiting<'a> {

@@ -34,6 +34,7 @@ pub(crate) mod socket;
 mod status;
 mod terminal;
 mod timed;
+mod unix;
 mod wait;
 
 use crate::arch::frame::Context;
@@ -178,6 +179,9 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
         }
         nr::IOCTL => return Some(terminal::ioctl(thread, context, args)),
         nr::SENDFILE => return copy::send_file(thread, context, args),
+        nr::CONNECT if unix::Name::of(args).is_some() => {
+            return Some(unix::connect(thread, context, args));
+        }
         _ if remote::takes(thread, number, &args) => {
             return Some(remote::execute(thread, context, number, args));
         }

@@ -14,7 +14,7 @@ use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{
-    OP_REMOTE, OP_REMOTE_CANCEL, REMOTE_BACKGROUND, REMOTE_NOT, RemoteCall,
+    CONNECT_NAMED, OP_REMOTE, OP_REMOTE_CANCEL, REMOTE_BACKGROUND, REMOTE_NOT, RemoteCall,
 };
 use dunix_shim_core::signal::{SIGPIPE, SigSet};
 use dunix_shim_core::{Errno, nr, table};
@@ -142,6 +142,16 @@ pub(crate) fn open(thread: &Thread, mask: SigSet, handle: i32, flags: u64) -> At
     }
 }
 
+/// Connects the socket `fd` by a name that may be another node's ([`CONNECT_NAMED`]).
+pub(crate) fn connect_named(thread: &Thread, mask: SigSet, fd: i32, args: [u64; 5]) -> Attempt {
+    let call = RemoteCall { ticket: 0, nr: CONNECT_NAMED, fd, args, marks: 0, done: 0 };
+    match ask_home(thread, mask, call) {
+        Outcome::Here | Outcome::Done(REMOTE_NOT) => Attempt::Here(0),
+        Outcome::Interrupted => Attempt::Ended(restart::anew_or_interrupted(thread)),
+        Outcome::Done(result) => Attempt::Ended(result),
+    }
+}
+
 /// A connection that was accepted lives where its listener does. The daemon gives descriptors with
 /// `FD_CLOEXEC`.
 fn accepted(thread: &Thread, number: u64, flags: u64, fd: i64) {
@@ -251,6 +261,8 @@ fn ask_home(thread: &Thread, mask: SigSet, mut call: RemoteCall) -> Outcome {
     // The move signal may have ended the part of a call that came before this one.
     park::if_asked(thread);
     let fd = call.fd;
+    // Where it is then it may find the name itself.
+    let is_about_name = call.nr == CONNECT_NAMED;
     let call = &raw mut call;
     let at = [call as u64, 0, 0, 0];
     loop {
@@ -269,7 +281,7 @@ fn ask_home(thread: &Thread, mask: SigSet, mut call: RemoteCall) -> Outcome {
                     park::if_asked(thread);
                     // SAFETY: our structure, of which the daemon knows nothing any more.
                     unsafe { (&raw mut (*call).ticket).write_volatile(0) };
-                    if !thread.process().remote.has(fd) {
+                    if is_about_name || !thread.process().remote.has(fd) {
                         return Outcome::Here;
                     }
                 }

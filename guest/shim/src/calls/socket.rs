@@ -2,7 +2,7 @@
 
 use super::receive::{CONTROL_AT, CONTROL_BYTES_AT, PARTS_AT, VECTOR_AT};
 use super::rest::Transfer;
-use super::{Answer, receive, remote};
+use super::{Answer, receive, remote, unix};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{NOT_BEGUN, Request};
 use crate::doorbell::{ring, ring_until_done};
@@ -82,6 +82,9 @@ fn ask(thread: &Thread, context: &Context, op: u64, args: [u64; 6]) -> Result<u6
 }
 
 fn bind(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer> {
+    if let Some(name) = unix::Name::of(args) {
+        return Some(unix::bind(thread, context, args, &name));
+    }
     if !is_own_address(GuestAddr(args[1]), args[2]) {
         return None;
     }

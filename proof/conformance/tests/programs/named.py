@@ -4,7 +4,7 @@ A case is a parent and other programs, which inherit nothing but their standard 
     named.py CASE...             runs the parents of these cases
     named.py child CASE WORD...  is another program
 """
-import errno, os, select, signal, stat, subprocess, sys
+import array, errno, os, re, select, signal, socket, stat, struct, subprocess, sys
 
 CASES, CHILDREN = {}, {}
 SELF = os.path.abspath(__file__)
@@ -44,7 +44,8 @@ class Other:
 
 
 def say(*words):
-    print(*words, flush=True)
+    # Abstract names are the machine's: each run has its own.
+    print(re.sub(r"named-\d+", "named", " ".join(map(str, words))), flush=True)
 
 
 def name_of(call, *arguments):
@@ -158,9 +159,15 @@ def fifo_waits():
 def fifo_many():
     """Several writers: lines stay whole, the last one's end is the end."""
     os.mkfifo("f")
-    script = "for i in $(seq 200); do printf '%%0500d\\n' %d; done > f"
-    writers = [subprocess.Popen(["bash", "-c", script % number]) for number in range(4)]
-    with open("f") as source:
+    script = "exec 3> f; echo ready; read go; for i in $(seq 200); do printf '%%0500d\\n' %d; done >&3"
+    fd, pipe = os.open("f", os.O_RDONLY | os.O_NONBLOCK), subprocess.PIPE
+    writers = [subprocess.Popen(["bash", "-c", script % number], stdin=pipe, stdout=pipe)
+               for number in range(4)]
+    say([writer.stdout.readline() for writer in writers])
+    for writer in writers:
+        writer.stdin.write(b"go\n"), writer.stdin.close()
+    os.set_blocking(fd, True)
+    with open(fd) as source:
         lines = source.read().split("\n")
     say(sorted((found, lines.count(found)) for found in set(lines)) == sorted(
         [("", 1)] + [("%0500d" % number, 200) for number in range(4)]))
@@ -229,6 +236,156 @@ def fifo_belongs():
     os.unlink("g"), os.mkfifo("f")
     say(other.ask("write f x"), os.read(fd, 9), name_of(os.open, "f", os.O_WRONLY | os.O_NONBLOCK))
     say(other.end())
+
+
+KINDS = {"stream": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET, "datagrams": socket.SOCK_DGRAM}
+
+
+def unix(kind="stream"):
+    return socket.socket(socket.AF_UNIX, KINDS[kind])
+
+
+def address_of(word):
+    return "\0" + word[1:] if word.startswith("@") else word
+
+
+@child
+def client():
+    """Does with sockets what the lines say."""
+    socks = {}
+    for line in sys.stdin:
+        word, name, *rest = line.split()
+        if word == "make":
+            socks[name] = unix(rest[0])
+            say("made")
+        elif word == "connect":
+            say(name_of(socks[name].connect, address_of(rest[0])))
+        elif word == "bind":
+            say(name_of(socks[name].bind, address_of(rest[0])))
+        elif word == "listen":
+            say(socks[name].listen())
+        elif word == "accept":
+            socks[rest[0]] = socks[name].accept()[0]
+            say("accepted")
+        elif word == "send":
+            say(name_of(socks[name].send, rest[0].encode()))
+        elif word == "receive":
+            say(name_of(socks[name].recv, 100))
+        elif word == "names":
+            say(socks[name].getsockname(), name_of(socks[name].getpeername))
+        elif word == "peer":
+            pid, uid, gid = struct.unpack("3i", socks[name].getsockopt(socket.SOL_SOCKET, 17, 12))
+            say(pid == int(rest[0]), uid, gid)
+        elif word == "close":
+            socks.pop(name).close()
+            say("closed")
+
+
+def talk(kind, here, there, other):
+    """Both ways over two connected sockets, until one closes."""
+    say(other.ask("send s to"), here.recv(9), here.send(b"back"), other.ask("receive s x"))
+    say(other.ask("send s one"), other.ask("send s two"), ready(here.fileno(), select.POLLIN))
+    say(here.recv(100) if kind == "packets" else [here.recv(3), here.recv(3)])
+    say(other.ask("close s"), here.recv(9))
+
+
+def meet(kind, name):
+    """A server here and a client there, then the other way round."""
+    server, other = unix(kind), Other("client")
+    server.bind(address_of(name)), server.listen()
+    say(other.ask("make s " + kind), other.ask("connect s " + name), other.ask("names s x"))
+    here, peer = server.accept()
+    uid, gid = struct.unpack("3i", here.getsockopt(socket.SOL_SOCKET, 17, 12))[1:]
+    say(peer, uid, gid, other.ask("peer s %d" % os.getpid()))
+    talk(kind, here, name, other)
+    here.close(), server.close()
+    say(other.ask("make s " + kind), other.ask("connect s " + name), other.ask("close s"))
+    if not name.startswith("@"):
+        os.unlink(name)
+    say(other.ask("make l " + kind), other.ask("bind l " + name), other.ask("listen l"))
+    here = unix(kind)
+    here.connect(address_of(name))
+    say(other.ask("accept l s"), here.getsockname(), here.getpeername(), here.getblocking())
+    talk(kind, here, name, other)
+    say(other.end(), name_of(unix(kind).connect, address_of(name)))
+
+
+@case
+def unix_streams():
+    """Connections by a file's name."""
+    os.mkdir("d")
+    meet("stream", "d/s")
+
+
+@case
+def unix_packets():
+    """The same with SOCK_SEQPACKET."""
+    meet("packets", "p")
+
+
+@case
+def unix_abstract():
+    """The same with a name that is no file's, which one socket has at a time."""
+    name = "@named-%d" % os.getpid()
+    meet("stream", name)
+    server, other = unix(), Other("client")
+    server.bind(address_of(name))
+    say(other.ask("make s stream"), other.ask("bind s " + name), other.ask("connect s " + name))
+    server.close()
+    say(other.ask("bind s " + name), name_of(unix().bind, address_of(name)), other.end())
+
+
+@case
+def unix_datagrams():
+    """Messages of who is connected to a name and has none."""
+    server, other = unix("datagrams"), Other("client")
+    server.bind("s")
+    say(other.ask("make s datagrams"), other.ask("connect s s"), other.ask("names s x"))
+    say(other.ask("send s one"), other.ask("send s three"))
+    say(ready(server.fileno(), select.POLLIN), server.recvfrom(9), server.recvfrom(9))
+    server.close()
+    say(other.ask("send s x"), other.end())
+
+
+@case
+def unix_refused():
+    """Names that nobody has, or that are nobody's to use."""
+    server, other = unix(), Other("client")
+    server.bind("bound"), open("file", "w").close()
+    kept = unix()
+    kept.bind("left"), kept.listen(), kept.close()
+    say(other.ask("make s stream"), other.ask("make d datagrams"))
+    for name in "bound", "file", "left", "none", "@none-%d" % os.getpid():
+        say(name.split("-")[0], other.ask("connect s " + name), other.ask("connect d " + name))
+    server.listen()
+    os.rename("bound", "moved")
+    say(other.ask("connect s moved"), other.ask("names s x"), other.ask("connect s moved"))
+    say(other.ask("make t stream"), other.ask("connect t bound"), other.end())
+
+
+@child
+def passes(name):
+    sock = unix()
+    sock.connect(name)
+    with open("sent", "w+") as sent:
+        sent.write("what was sent"), sent.flush(), sent.seek(5)
+        sock.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sent.fileno()]))])
+        say(sock.recv(9), sent.tell())
+
+
+@case
+def unix_rights():
+    """SCM_RIGHTS over a connection by name."""
+    server = unix()
+    server.bind("s"), server.listen()
+    other = Other("passes", "s")
+    here = server.accept()[0]
+    body, control, flags, _ = here.recvmsg(9, 100)
+    fd = array.array("i", control[0][2])[0]
+    say(body, os.read(fd, 3), flags)
+    os.close(fd)
+    here.send(b"done")
+    say(other.hear(), other.end())
 
 
 if __name__ == "__main__":

@@ -35,4 +35,16 @@ cases! {
     fifo_interrupted;
     /// path_resolution(7), unlink(2), rename(2): permissions, and names that go.
     fifo_belongs;
+    /// unix(7): connections by a file's name, with peers and their names.
+    unix_streams;
+    /// unix(7): `SOCK_SEQPACKET`.
+    unix_packets;
+    /// unix(7): abstract names are the machine's.
+    unix_abstract;
+    /// unix(7): datagrams of who is connected.
+    unix_datagrams;
+    /// connect(2): `ECONNREFUSED`, `ENOENT`, `EPROTOTYPE`, names that change.
+    unix_refused;
+    /// unix(7): `SCM_RIGHTS`.
+    unix_rights;
 }

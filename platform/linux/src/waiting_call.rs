@@ -1,43 +1,41 @@
-//! An open(2) that waits, on a thread of its own, and can be given up.
+//! A call that waits, on a thread of its own, and can be given up.
 
 use crate::{Errno, Result, check, signal};
-use rustix::fs::{Mode, OFlags, open};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Interrupts the thread. Nobody else sends it, and what it does unhandled is nothing.
 const SIGNAL: i32 = libc::SIGURG;
 
-/// A file that is being opened.
+/// A call under way.
 #[derive(Debug)]
-pub struct WaitingOpen {
+pub struct WaitingCall {
     /// The thread, while it is in the call or about to be.
     thread: Arc<Mutex<Option<u32>>>,
 }
 
-impl WaitingOpen {
-    /// Opens `path` on a new thread, which then calls `done`.
+impl WaitingCall {
+    /// Makes a call on a new thread, which then calls `done`. What the call changes of the thread is gone
+    /// with it.
     ///
     /// # Errors
     /// What the host says of the signal; `EAGAIN` if there is no thread to be had.
-    pub fn start(
-        path: String,
-        flags: OFlags,
-        done: impl FnOnce(Result<OwnedFd>) + Send + 'static,
-    ) -> Result<WaitingOpen> {
+    pub fn start<T>(
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+        done: impl FnOnce(Result<T>) + Send + 'static,
+    ) -> Result<WaitingCall> {
         handle_signal()?;
         let thread = Arc::new(Mutex::new(None));
         let inside = thread.clone();
         let run = move || {
             let set = |tid| *inside.lock().unwrap_or_else(PoisonError::into_inner) = tid;
             set(Some(rustix::thread::gettid().as_raw_pid().cast_unsigned()));
-            let opened = signal::set_mask(0).and_then(|()| open(path, flags, Mode::empty()));
+            let result = signal::set_mask(0).and_then(|()| call());
             set(None);
-            done(opened);
+            done(result);
         };
-        let builder = std::thread::Builder::new().name("open".to_owned());
+        let builder = std::thread::Builder::new().name("waits".to_owned());
         builder.spawn(run).map_err(|_| Errno::AGAIN)?;
-        Ok(WaitingOpen { thread })
+        Ok(WaitingCall { thread })
     }
 
     /// Ends the call with `EINTR` if it waits just now; one that is about to is to be interrupted again.
