@@ -97,6 +97,8 @@ pub enum ProcessesCall {
     FindKeeper { name: SharedName, claims: bool, not: Option<NodeId> },
     /// Whether a socket of the callee has this abstract name. Answered `Keeper`: itself or nobody.
     IsBound(SharedName),
+    /// As [`ProcessesMessage::RemoteClosed`], for who waits until it is so. Answered `Drained`.
+    LetGo { object: u64, times: u32 },
     /// Open a FIFO that the callee keeps. Answered `Remote`; given up by `CancelRemoteCall`.
     OpenFifo(FifoWish),
     /// Connect a socket to one whose name the callee keeps. Answered `Remote`; given up as a call is.

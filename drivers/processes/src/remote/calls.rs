@@ -433,8 +433,12 @@ impl Node {
         let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
         let (from, to) = (call.int_arg(1), call.int_arg(2));
         if to < 0 {
-            self.close_remote(caller.pid, from);
-            return call.answer(0);
+            let node = self.clone();
+            self.runtime.spawn(async move {
+                node.close_remote_now(caller.pid, from).await;
+                call.answer(0);
+            });
+            return;
         }
         if self.duplicate_remote(caller.pid, from, to) {
             call.answer(0);

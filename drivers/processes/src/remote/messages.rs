@@ -58,6 +58,10 @@ impl Handler for MeshFace {
                     reply.send(encode(&ProcessesAnswer::Remote(outcome)));
                 });
             }
+            Ok(ProcessesCall::LetGo { object, times }) => {
+                node.homes.release(object, from, i64::from(times));
+                reply.send(encode(&ProcessesAnswer::Drained));
+            }
             Ok(ProcessesCall::FindKeeper { name, claims, not }) => {
                 let keeper = node.keeper_for(from, name, (claims, not));
                 reply.send(encode(&ProcessesAnswer::Keeper(keeper)));

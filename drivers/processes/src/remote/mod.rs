@@ -65,10 +65,14 @@ pub(crate) use {
 
 use crate::node::Node;
 use dunix_ids::{NodeId, ObjectId, Pid};
-use dunix_wire::processes::ProcessesMessage;
 use dunix_wire::processes::image::{RemoteKind, UNDRAINED_MAX};
+use dunix_wire::processes::{ProcessesCall, ProcessesMessage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a close waits for the home's word.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// One descriptor of a process that lives elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -222,13 +226,33 @@ impl Node {
         replaced.is_some()
     }
 
-    fn release_object(&self, pid: Pid, object: ObjectId) {
-        let times = self.with(|state, _| {
+    /// The same, as close(2) does it: whoever looks at the other end afterwards finds it closed.
+    pub(crate) async fn close_remote_now(&self, pid: Pid, number: i32) {
+        let closed =
+            self.with(|state, _| state.locals.get_mut(&pid).and_then(|l| l.remote.remove(number)));
+        let Some(RemoteFd { object, what, .. }) = closed else { return };
+        let has_other_end = matches!(what, RemoteKind::Pipe | RemoteKind::Socket);
+        let Some(mesh) = self.mesh.as_ref().filter(|_| has_other_end && object.home != self.id)
+        else {
+            return self.release_object(pid, object);
+        };
+        let Some(times) = self.let_go(object) else { return };
+        let body = dunix_wire::encode(&ProcessesCall::LetGo { object: object.serial, times });
+        // A home that is silent is dead soon, and its objects with it.
+        let _ = mesh.call(object.home, dunix_wire::Topic::Processes, body, CLOSED_WITHIN).await;
+    }
+
+    /// How often an object has come here, if nobody here holds it any more.
+    fn let_go(&self, object: ObjectId) -> Option<u32> {
+        self.with(|state, _| {
             let is_held =
                 state.locals.values().any(|l| l.remote.holds(object)) || self.passing.holds(object);
             if is_held { None } else { state.arrivals.remove(&object) }
-        });
-        if let Some(times) = times {
+        })
+    }
+
+    fn release_object(&self, pid: Pid, object: ObjectId) {
+        if let Some(times) = self.let_go(object) {
             let closed = ProcessesMessage::RemoteClosed { object: object.serial, pid, times };
             self.tell(object.home, &closed);
         }
