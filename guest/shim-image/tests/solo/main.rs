@@ -80,6 +80,13 @@ fn the_shims_memory_is_not_the_guests() {
 }
 
 #[test]
+fn rare_mappings_and_core_dumps() {
+    if let Some(program) = checker("mappings") {
+        assert!(same(&[&program]).contains("lio_listio done written"));
+    }
+}
+
+#[test]
 fn filters_of_the_programs_own_are_obeyed() {
     if let Some(program) = checker("filters") {
         assert!(same(&[&program]).ends_with("wrong EINVAL\n"));
