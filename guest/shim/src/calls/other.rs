@@ -14,13 +14,13 @@ const IOPRIO_WHO_PROCESS: u64 = 1;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_NEWTIME: u64 = 0x80;
 
-/// The host's number of a process or thread of the fabric; 0 stays 0 (the caller).
+/// The host's number of a process or thread of the fabric; 0 stays 0 (the caller), and process 1 is each node's own.
 ///
 /// # Errors
 /// `ESRCH`: nobody has the number; `EPERM`: he is at another node, whose kernel is not asked.
 pub(crate) fn to_host(id: u64) -> Result<u64, Errno> {
     match host::uint_arg(id) {
-        0 => Ok(0),
+        id @ (0 | 1) => Ok(u64::from(id)),
         id => ring(OP_TO_HOST, [u64::from(id), 0, 0, 0]).map_err(|error| match error {
             Errno::EREMOTE => Errno::EPERM,
             _ => Errno::ESRCH,

@@ -245,6 +245,8 @@ END
 /usr/bin/python3 s.py";
     /// capset(2), capget(2): a process that names itself, as programs do that give up privileges.
     privileges_given_up = "setpriv --reuid 1 --regid 1 --clear-groups sh -c 'id -u; id -G; grep CapEff /proc/self/status'; setpriv --dump | head -2";
+    /// sched_getaffinity(2), sched_getscheduler(2): process 1 is there.
+    first_process = "for ask in 'taskset -p' 'chrt -p'; do $ask 1 > answer; echo $? $(grep -c . answer); done";
     /// close(2): a connection is closed when its only descriptor is, although others looked at it before.
     closed_connections_are_closed = "cat > s.py <<'END'
 import errno, socket, struct
