@@ -433,11 +433,13 @@ impl Node {
         let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
         let (from, to) = (call.int_arg(1), call.int_arg(2));
         if to < 0 {
-            let node = self.clone();
-            self.runtime.spawn(async move {
-                node.close_remote_now(caller.pid, from).await;
-                call.answer(0);
-            });
+            match self.begin_close_remote(caller.pid, from) {
+                None => call.answer(0),
+                Some(closing) => drop(self.runtime.spawn(async move {
+                    closing.await;
+                    call.answer(0);
+                })),
+            }
             return;
         }
         if self.duplicate_remote(caller.pid, from, to) {

@@ -226,20 +226,28 @@ impl Node {
         replaced.is_some()
     }
 
-    /// The same, as close(2) does it: whoever looks at the other end afterwards finds it closed.
-    pub(crate) async fn close_remote_now(&self, pid: Pid, number: i32) {
+    /// The same, as close(2) does it: whoever looks at the other end once the answer of the home has come
+    /// finds it closed. The descriptor is the process's no more when this returns: its number may be
+    /// another's soon.
+    pub(crate) fn begin_close_remote(
+        &self,
+        pid: Pid,
+        number: i32,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let closed =
             self.with(|state, _| state.locals.get_mut(&pid).and_then(|l| l.remote.remove(number)));
-        let Some(RemoteFd { object, what, .. }) = closed else { return };
+        let RemoteFd { object, what, .. } = closed?;
         let has_other_end = matches!(what, RemoteKind::Pipe | RemoteKind::Socket);
         let Some(mesh) = self.mesh.as_ref().filter(|_| has_other_end && object.home != self.id)
         else {
-            return self.release_object(pid, object);
+            self.release_object(pid, object);
+            return None;
         };
-        let Some(times) = self.let_go(object) else { return };
+        let times = self.let_go(object)?;
         let body = dunix_wire::encode(&ProcessesCall::LetGo { object: object.serial, times });
         // A home that is silent is dead soon, and its objects with it.
-        let _ = mesh.call(object.home, dunix_wire::Topic::Processes, body, CLOSED_WITHIN).await;
+        let answer = mesh.call(object.home, dunix_wire::Topic::Processes, body, CLOSED_WITHIN);
+        Some(async move { drop(answer.await) })
     }
 
     /// How often an object has come here, if nobody here holds it any more.
