@@ -51,7 +51,7 @@ pub(crate) fn open(thread: &Thread, context: &Context, number: u64, args: [u64; 
 /// A descriptor that stands for what a call opens, and the flags with which it does.
 fn handle_on(number: u64, mut args: [u64; 6]) -> Result<(i32, u64), Errno> {
     let as_handle = |flags: u64| O_PATH | host::O_CLOEXEC | flags & O_NOFOLLOW;
-    let mut how = [0_u64; 3];
+    let mut how: [u64; 3];
     let (call, flags) = match number {
         nr::OPENAT2 => {
             how = guest::read(GuestAddr(args[2]))?;
