@@ -15,6 +15,8 @@ pub(crate) const MAKE: Tool<'_> = Tool { program: "make", package: "make" };
 pub(crate) const CC: Tool<'_> = Tool { program: "cc", package: "gcc" };
 pub(crate) const PYTHON: Tool<'_> = Tool { program: "/usr/bin/python3", package: "python3" };
 pub(crate) const IP: Tool<'_> = Tool { program: "ip", package: "iproute2" };
+pub(crate) const STRACE: Tool<'_> = Tool { program: "strace", package: "strace" };
+pub(crate) const GDB: Tool<'_> = Tool { program: "gdb", package: "gdb" };
 pub(crate) const QEMU: Tool<'_> =
     Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
 pub(crate) const DEBOOTSTRAP: Tool<'_> = Tool { program: "debootstrap", package: "debootstrap" };

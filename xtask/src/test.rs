@@ -4,7 +4,7 @@
 
 use crate::{
     interrupt,
-    packages::{self, CC, IP, MAKE},
+    packages::{self, CC, GDB, IP, MAKE, STRACE},
     workspace::{self, cargo},
 };
 use anyhow::{Context, Result, bail};
@@ -23,7 +23,7 @@ struct Figures {
 
 /// Runs the tests; `full` includes the long ones.
 pub(crate) fn run(full: bool) -> Result<()> {
-    packages::ensure(&[MAKE, CC, IP])?;
+    packages::ensure(&[MAKE, CC, IP, STRACE, GDB])?;
     workspace::build(&["dunix"])?;
     let mut arguments = vec!["test", "--release", "--workspace", "--no-fail-fast", "--color=never"];
     if full {

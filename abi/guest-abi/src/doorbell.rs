@@ -141,6 +141,12 @@ pub const OP_NAME_CLAIM: u64 = 44;
 /// `args[4]` = 1 with `O_NONBLOCK`, 2 with `SO_PASSCRED`. The answer is 0 if the descriptor stands for a socket at another
 /// node then, 1 if it is one of this node.
 pub const CONNECT_NAMED: u32 = 1 << 16 | 42;
+/// ptrace(2): `a1` = request, `a2` = pid, `a3` = address, `a4` = data. Returns as the raw call does,
+/// or `-EREMOTE` to one who attaches to a process of another node.
+pub const OP_PTRACE: u64 = 50;
+/// `/proc/PID/exe` of a process of this node: `a1` = pid, `a2` = `*mut u8`, `a3` = bytes there. Returns the bytes
+/// written (without a zero), or `-ESRCH`.
+pub const OP_EXE_PATH: u64 = 51;
 /// [`OP_LOCK`]'s answer: the host's own call is to be made now.
 pub const LOCK_GRANTED: u64 = 0;
 /// [`OP_LOCK`]'s answer: the file is not the tree's, its locks are the host's.

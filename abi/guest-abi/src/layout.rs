@@ -19,6 +19,13 @@ pub const END: u64 = 0x7001_0000_0000;
 pub const TEXT_START: u64 = BASE;
 /// End of the range that the seccomp filter takes for the shim's text.
 pub const TEXT_END: u64 = BASE + 0x20_0000;
+/// Four addresses for whoever traces: the instruction of the stub that issues a guest's call, the one
+/// behind it, and the first and the last where the shim waits with the guest's signals accepted.
+pub const TRACE_POINTS: u64 = BASE + 0x1000;
+/// Where in the state of a thread, which its GS base leads to, the stub's way back is.
+pub const THREAD_PASS_RETURN: u64 = 8;
+/// Where the address of the signal frame's context is that the shim serves, or 0.
+pub const THREAD_CAUGHT: u64 = 24;
 /// First address of the shim's data.
 pub const DATA_START: u64 = TEXT_END;
 /// Where the node's arena is mapped.

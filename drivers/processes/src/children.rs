@@ -27,7 +27,10 @@ impl Node {
     /// Places a child that is bound and has not run. If it goes away, its threads have been asked to
     /// park when this returns.
     pub(crate) fn place_new_child(self: &Arc<Node>, pid: Pid) {
-        if self.mesh.is_none() {
+        let (host, parent) = self.look(|state| (state.host_pid(pid), state.table.parent(pid)));
+        let is_traced = host.is_some_and(|host| self.tracing.is_traced(host));
+        let is_tracers = parent.is_some_and(|parent| self.tracing.is_tracer(parent));
+        if self.mesh.is_none() || is_traced || is_tracers {
             return;
         }
         match self.decide_for_child(pid, false) {

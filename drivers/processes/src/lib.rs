@@ -29,6 +29,7 @@ mod run;
 mod server;
 mod slots;
 mod terminal;
+mod tracing;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{

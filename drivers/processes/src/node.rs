@@ -15,6 +15,7 @@ use crate::ops::Pidfds;
 use crate::remote::{Bearings, Binding, Homes, InFlight, Mirrors, Names, Passing, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
+use crate::tracing::Tracing;
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_keeper::protocol::ChildChange;
 use dunix_proc_table::{Effect, HostTarget, ProcTable, Token};
@@ -63,6 +64,8 @@ pub(crate) struct Node {
     pub(crate) events: broadcast::Sender<ProcessEvent>,
     /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
     pub(crate) bell: OwnedFd,
+    /// Guests that trace guests.
+    pub(crate) tracing: Tracing,
     /// A process that moved here, or was just made, may move on.
     pub(crate) arrived: Notify,
     /// There are new numbers for processes and threads.
@@ -213,6 +216,7 @@ impl Node {
             runtime,
             events: broadcast::Sender::new(EVENTS_KEPT),
             bell,
+            tracing: Tracing::default(),
             arrived: Notify::new(),
             numbers: Notify::new(),
             asking: Mutex::default(),

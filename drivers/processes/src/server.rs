@@ -187,6 +187,7 @@ impl Server {
                 let binds = crate::ops::may_bind(call.op());
                 self.node.handle_call(call);
                 if binds {
+                    self.node.tracing.named();
                     self.retry_unbound();
                 }
             }

@@ -35,6 +35,9 @@ pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
             b"" => Some(ProcPath::SelfLink { of_thread }),
             b"/exe" => Some(ProcPath::OwnExe),
             b"/stat" | b"/status" if !of_thread => Some(ProcPath::Process { pid: own_pid, rest }),
+            _ if !of_thread && thread_of(rest).is_some() => {
+                Some(ProcPath::Process { pid: own_pid, rest })
+            }
             _ => None,
         };
     }
@@ -44,6 +47,15 @@ pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
     } else {
         Some(ProcPath::Process { pid, rest })
     }
+}
+
+/// The thread that what follows `/proc/<pid>` names, and what follows it in turn.
+#[must_use]
+pub fn thread_of(rest: &[u8]) -> Option<(u32, &[u8])> {
+    let below = rest.strip_prefix(b"/task/")?;
+    let end = below.iter().position(|&b| b == b'/').unwrap_or(below.len());
+    let (name, rest) = below.split_at(end);
+    Some((number(name)?, rest))
 }
 
 /// Reads a path that stands for a descriptor of the caller: `/dev/fd/N`, `/dev/stdin` and kin,
@@ -116,6 +128,9 @@ mod tests {
             Some(ProcPath::Process { pid: 7, rest: b"/stat" })
         );
         assert_eq!(parse(b"/proc/self/fd/3", 7), None);
+        assert_eq!(parse(b"/proc/self/task", 7), None);
+        let task = ProcPath::Process { pid: 7, rest: b"/task/8/comm" };
+        assert_eq!(parse(b"/proc/self/task/8/comm", 7), Some(task));
     }
 
     #[test]
@@ -126,6 +141,14 @@ mod tests {
             assert_eq!(parse(path, 7), None);
         }
         assert_eq!(parse(b"/proc/4294967297/x", 7), None);
+    }
+
+    #[test]
+    fn threads_have_names() {
+        assert_eq!(thread_of(b"/task/12/mem"), Some((12, &b"/mem"[..])));
+        assert_eq!(thread_of(b"/task/12"), Some((12, &b""[..])));
+        assert_eq!(thread_of(b"/task"), None);
+        assert_eq!(thread_of(b"/task/x/mem"), None);
     }
 
     #[test]

@@ -240,7 +240,7 @@ table! {
     98 GETRUSAGE Trap, "children are the fabric's";
     99 SYSINFO Native, "cannot block; no name of a process";
     100 TIMES Trap, "children are the fabric's";
-    101 PTRACE Trap, "not supported yet: answered with an errno by the shim";
+    101 PTRACE Trap, "the target is a process of the fabric";
     102 GETUID Native, "identity is the host kernel's, inside the guest's user namespace";
     103 SYSLOG Refuse(Errno::EPERM), "belongs to the host's administrator";
     104 GETGID Native, "identity is the host kernel's, inside the guest's user namespace";

@@ -6,6 +6,8 @@ pub const CLD_EXITED: i32 = 1;
 pub const CLD_KILLED: i32 = 2;
 /// `si_code` of SIGCHLD: a signal killed the child and it dumped core.
 pub const CLD_DUMPED: i32 = 3;
+/// `si_code` of SIGCHLD: a traced process stopped.
+pub const CLD_TRAPPED: i32 = 4;
 /// `si_code` of SIGCHLD: the child stopped.
 pub const CLD_STOPPED: i32 = 5;
 /// `si_code` of SIGCHLD: the child went on.
@@ -64,6 +66,8 @@ pub const fn status_word(code: i32, status: i32) -> i32 {
     match code {
         CLD_EXITED => (status & 0xff) << 8,
         CLD_DUMPED => status & 0x7f | 0x80,
+        // With the event in the high half.
+        CLD_TRAPPED => status << 8 | 0x7f,
         CLD_STOPPED => (status & 0xff) << 8 | 0x7f,
         CLD_CONTINUED => 0xffff,
         _ => status & 0x7f,

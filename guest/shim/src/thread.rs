@@ -39,6 +39,9 @@ pub(crate) struct Thread {
     pub(crate) pass_return: Cell<u64>,
     /// Where stubs of rewritten sites jump to; read through GS.
     pub(crate) fast_entry: Cell<u64>,
+    /// The context of the signal frame that a handler serves while the guest stands still, or 0; read by
+    /// whoever traces.
+    pub(crate) caught: Cell<u64>,
     /// The call that the pass-on stub issues.
     pub(crate) pass_number: Cell<u64>,
     /// When the stub was entered, on the monotonic clock; zero if the call keeps no time.
@@ -100,6 +103,8 @@ pub(crate) struct Thread {
 
 const _: () = assert!(size_of::<Thread>() as u64 <= THREAD_BYTES);
 const _: () = assert!(core::mem::offset_of!(Thread, pass_return) == PASS_RETURN_OFFSET);
+const _: () = assert!(PASS_RETURN_OFFSET as u64 == layout::THREAD_PASS_RETURN);
+const _: () = assert!(core::mem::offset_of!(Thread, caught) as u64 == layout::THREAD_CAUGHT);
 
 static USED: [AtomicU64; SLOTS / 64] = [const { AtomicU64::new(0) }; SLOTS / 64];
 static MAPPED: [AtomicU64; SLOTS / 64] = [const { AtomicU64::new(0) }; SLOTS / 64];
@@ -166,6 +171,7 @@ impl Thread {
         thread.process.set(process);
         thread.prepare_fast_path();
         thread.faults_blocked.set(false);
+        thread.caught.set(0);
         thread.vfork_word.store(0, Ordering::Relaxed);
         thread.altstack.set(AltStack::NONE);
         thread.saved_mask.set(None);

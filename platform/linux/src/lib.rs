@@ -20,6 +20,7 @@ pub mod mounts;
 pub mod page_scan;
 pub mod place;
 pub mod plain_calls;
+pub mod ptrace;
 pub mod rtnetlink;
 pub mod scm;
 pub mod seccomp;

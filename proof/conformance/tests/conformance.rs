@@ -3,7 +3,9 @@
 mod scenarios;
 
 use dunix_conformance::{Scenario, main as run};
-use scenarios::{commands, descriptors, drains, faults, named, renames, scripts, terminals};
+use scenarios::{
+    commands, descriptors, drains, faults, named, renames, scripts, terminals, tracing,
+};
 use std::process::ExitCode;
 
 const NODES: usize = 3;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         named::SCENARIOS,
         commands::SCENARIOS,
         terminals::SCENARIOS,
+        tracing::SCENARIOS,
         renames::SCENARIOS,
         drains::SCENARIOS,
         faults::SCENARIOS,

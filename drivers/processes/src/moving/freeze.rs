@@ -90,6 +90,9 @@ impl Node {
             Ok((host_pid, local.slot))
         })?;
         refuse_stopped(host_pid)?;
+        if self.tracing.concerns(pid) {
+            return Err(Refusal::Traced);
+        }
         let hall = self.halls.open(host_pid, slot, false).ok_or(Refusal::AlreadyMoving)?;
         let epoch = self.arena.begin_park(slot);
         // On an error the process goes on when `frozen` is dropped.

@@ -22,8 +22,8 @@ impl Node {
         self.child_executes(caller.pid);
         let question = PlaceQuestion { pid: caller.pid, exe_path, is_root: false, wish };
         let Decision { placement, why } = match self.mesh {
-            Some(_) => self.policy.place(&question),
-            None => StayHere.place(&question),
+            Some(_) if !self.tracing.concerns(caller.pid) => self.policy.place(&question),
+            _ => StayHere.place(&question),
         };
         match placement {
             Placement::At(node) | Placement::OnlyAt(node) if node != self.id => {

@@ -100,6 +100,7 @@ impl Node {
             Some(Ok(_)) if self.look(|state| state.lacks_lost_pages(pid)) => end_unbound(call),
             Some(Ok(info)) => {
                 let written = call.memory().write_plain(call.arg(2), &info);
+                self.tracing.named();
                 // It has run nothing yet, and runs nothing here if it is placed elsewhere.
                 self.place_new_child(pid);
                 call.conclude(written.map(|()| 0));

@@ -8,6 +8,21 @@ use dunix_proc_table::{HostTarget, Token};
 use std::time::Duration;
 
 impl Node {
+    /// The program of a process, which the host takes for the shim.
+    pub(crate) fn handle_exe_path(&self, call: DoorbellCall) {
+        let result = call.pid_arg(1).and_then(|pid| {
+            let pid = pid.ok_or(Errno::SRCH)?;
+            let path =
+                self.look(|state| state.locals.get(&pid).map(|local| local.exe_path.clone()));
+            let path = path.ok_or(Errno::SRCH)?;
+            let room = usize::try_from(call.arg(3)).unwrap_or(0);
+            let path = path.get(..path.len().min(room)).unwrap_or(&[]);
+            call.memory().write(call.arg(2), path)?;
+            i64::try_from(path.len()).map_err(|_| Errno::INVAL)
+        });
+        call.conclude(result);
+    }
+
     pub(crate) fn handle_getppid(&self, call: DoorbellCall) {
         let parent = call.caller().and_then(|caller| {
             let of = call.pid_arg(1)?.unwrap_or(caller.pid);

@@ -47,6 +47,8 @@ impl Node {
             OP_FROM_HOST => self.handle_from_host(call),
             OP_PIDFD_OPEN => self.handle_pidfd_open(call),
             OP_PIDFD => self.handle_pidfd(call),
+            OP_EXE_PATH => self.handle_exe_path(call),
+            OP_PTRACE => self.tracing.request(self, call),
             OP_PARKED | OP_SCRIPT_DONE => self.handle_parking(call),
             OP_REMOTE => self.handle_remote(call),
             OP_REMOTE_CANCEL => self.handle_remote_cancel(call),

@@ -52,7 +52,12 @@ impl Node {
             version: ABI_VERSION,
             pid: caller.pid.get(),
             slot: slot.get(),
-            flags: if rewrites() { START_REWRITE } else { 0 },
+            // Who traces is to see every call where it is made.
+            flags: if rewrites() && !self.tracing.is_traced(caller.host_pid) {
+                START_REWRITE
+            } else {
+                0
+            },
             exe_fd,
             arena_fd,
             remote_fds: bits(&kept),

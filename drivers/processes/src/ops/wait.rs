@@ -2,6 +2,7 @@
 
 use crate::call::{DoorbellCall, errno_of};
 use crate::node::Node;
+use crate::tracing::Report;
 use dunix_guest_abi::doorbell::{CHILDREN_REAPED, STOPS_SILENT, WaitResult};
 use dunix_ids::Pid;
 use dunix_linux::{Errno, Result};
@@ -17,6 +18,9 @@ const WNOTHREAD: u64 = 0x2000_0000;
 const WALL: u64 = 0x4000_0000;
 const WCLONE: u64 = 0x8000_0000;
 const KNOWN: u64 = WNOHANG | WSTOPPED | WEXITED | WCONTINUED | WNOWAIT | WNOTHREAD | WALL | WCLONE;
+
+/// `si_code` of a tracee's stop.
+const CLD_TRAPPED: i32 = 4;
 
 /// Id types of `waitid`.
 const P_ALL: u64 = 0;
@@ -49,9 +53,16 @@ impl Node {
         let place = call.arg(4);
         let _: WaitResult = call.memory().read_plain(place)?;
         let which = self.which(call, parent)?;
-        let outcome = self
-            .with(|state, now| state.table.wait(now, parent, which, options))
-            .map_err(errno_of)?;
+        if let Some(report) = self.traced(parent, which, options) {
+            call.memory().write_plain(place, &result_of_traced(&report))?;
+            return Ok(i64::from(report.tid.get()));
+        }
+        let outcome =
+            self.with(|state, now| state.table.wait(now, parent, which, options)).map_err(errno_of);
+        let outcome = match outcome {
+            Err(Errno::CHILD) if self.tracing.expects(parent, which) => WaitOutcome::NotYet,
+            outcome => outcome?,
+        };
         match outcome {
             WaitOutcome::NotYet if flags & WNOHANG != 0 => Ok(0),
             WaitOutcome::NotYet => Err(Errno::AGAIN),
@@ -60,6 +71,21 @@ impl Node {
                 Ok(i64::from(waited.pid.get()))
             }
         }
+    }
+
+    /// What a tracer finds before it looks at its children.
+    fn traced(&self, tracer: Pid, which: WaitFor, options: WaitOptions) -> Option<Report> {
+        let accepts = |report: &Report| {
+            let is_meant = match which {
+                WaitFor::Any => true,
+                WaitFor::Child(pid) => report.tid == pid,
+                WaitFor::Group(group) => {
+                    self.look(|state| state.table.group(report.process)) == Some(group)
+                }
+            };
+            is_meant && (report.code == CLD_TRAPPED || options.exited)
+        };
+        self.tracing.find(tracer, accepts, options.keep)
     }
 
     fn which(&self, call: &DoorbellCall, parent: Pid) -> Result<WaitFor> {
@@ -98,6 +124,16 @@ fn options(flags: u64) -> Result<WaitOptions> {
         keep: flags & WNOWAIT != 0,
         kind,
     })
+}
+
+fn result_of_traced(report: &Report) -> WaitResult {
+    WaitResult {
+        pid: report.tid.get(),
+        uid: 0,
+        code: report.code,
+        status: report.status,
+        rusage: [0; 18],
+    }
 }
 
 fn result_of(waited: &Waited) -> WaitResult {

@@ -34,6 +34,7 @@ pub(crate) mod socket;
 mod status;
 mod terminal;
 mod timed;
+mod trace;
 mod unix;
 mod wait;
 
@@ -142,10 +143,7 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         nr::EXIT_GROUP => exit::exit_group(thread, args[0]),
         nr::GETPID => Answer::Return(i64::from(thread.process().pid())),
         nr::GETTID => Answer::Return(i64::from(thread.tid.get())),
-        nr::PTRACE => {
-            crate::report::unsupported("ptrace");
-            Answer::Return(Errno::EPERM.as_result())
-        }
+        nr::PTRACE => trace::ptrace(args).into(),
         nr::RSEQ => rseq(thread, args).into(),
         nr::SECCOMP => seccomp::seccomp(args),
         nr::PRCTL => seccomp::prctl(args),

@@ -7,7 +7,7 @@ use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::process::{EXE_PATH, has_daemon};
 use crate::thread::Thread;
-use dunix_guest_abi::doorbell::{OP_TO_HOST, PATH_BYTES};
+use dunix_guest_abi::doorbell::{OP_EXE_PATH, OP_TO_HOST, PATH_BYTES};
 use dunix_shim_core::proc_path::{self, ProcPath};
 use dunix_shim_core::{Errno, nr};
 
@@ -53,6 +53,8 @@ enum Meaning {
     Other(Path),
     /// `exe` of the caller, as a link.
     OwnExe,
+    /// `exe` of another process, as a link to this.
+    Exe(Path),
     /// `/proc/self` as a link.
     SelfLink { of_thread: bool },
 }
@@ -123,6 +125,10 @@ fn handle_special(
         Ok(Meaning::Plain) => return None,
         Ok(Meaning::OwnExe) if is_readlink(number) => (EXE_PATH.get(), args),
         Ok(Meaning::OwnExe) => return None,
+        Ok(Meaning::Exe(exe)) if is_readlink(number) => {
+            return Some(give_text(&exe.bytes[..exe.len], args, at).into());
+        }
+        Ok(Meaning::Exe(_)) => return None,
         Ok(Meaning::SelfLink { of_thread }) if is_readlink(number) => {
             return Some(self_link(thread, of_thread, args, at));
         }
@@ -167,7 +173,22 @@ fn on_host(pid: u32, rest: &[u8]) -> Result<Path, Errno> {
     let host = ring(OP_TO_HOST, [u64::from(pid), 0, 0, 0]).map_err(|_| Errno::ENOENT)?;
     let mut digits = [0u8; 12];
     let used = proc_path::write_number(host, &mut digits).unwrap_or(0);
-    Path::join(&[b"/proc/", &digits[..used], rest])
+    let process = &digits[..used];
+    let Some((tid, rest)) = proc_path::thread_of(rest) else {
+        return Path::join(&[b"/proc/", process, rest]);
+    };
+    let host = ring(OP_TO_HOST, [u64::from(tid), 0, 0, 0]).map_err(|_| Errno::ENOENT)?;
+    let mut digits = [0u8; 12];
+    let used = proc_path::write_number(host, &mut digits).unwrap_or(0);
+    Path::join(&[b"/proc/", process, b"/task/", &digits[..used], rest])
+}
+
+/// The program of a process of this node.
+fn exe_of(pid: u32) -> Result<Path, Errno> {
+    let mut path = Path { bytes: [0; PATH_BYTES], len: 0 };
+    let args = [u64::from(pid), path.bytes.as_mut_ptr() as u64, PATH_BYTES as u64 - 1, 0];
+    path.len = host::to_usize(ring(OP_EXE_PATH, args).map_err(|_| Errno::ENOENT)?);
+    Ok(path)
 }
 
 /// Paths that stand for descriptors of another node: opened as duplicates, read as links.
@@ -243,6 +264,10 @@ fn meaning(thread: &Thread, path: &[u8], is_followed: bool) -> Result<Meaning, E
         Some(ProcPath::OwnExe) => Ok(Meaning::OwnExe),
         Some(ProcPath::SelfLink { of_thread }) => Ok(Meaning::SelfLink { of_thread }),
         Some(ProcPath::Process { .. }) if !has_daemon() => Ok(Meaning::Plain),
+        Some(ProcPath::Process { pid, rest: b"/exe" }) => {
+            let exe = exe_of(pid)?;
+            Ok(if is_followed { Meaning::Other(exe) } else { Meaning::Exe(exe) })
+        }
         Some(ProcPath::Process { pid, rest }) => on_host(pid, rest).map(Meaning::Other),
     }
 }

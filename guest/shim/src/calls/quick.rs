@@ -136,7 +136,7 @@ fn duplicate(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
 
 fn list(thread: &Thread, args: [u64; 6]) -> Quick {
     match if_near(thread, host::int_arg(args[0])) {
-        Quick::Pass if has_daemon() && entries::is_proc_root(args[0]) => Quick::Trap,
+        Quick::Pass if has_daemon() && entries::lists_numbers(args[0]) => Quick::Trap,
         quick => quick,
     }
 }

@@ -80,6 +80,11 @@ extern "C" fn entry(signal: i32, info: *mut SigInfo, context: *mut Context) {
     let (info, context) = unsafe { (&mut *info, &mut *context) };
     // The handler's mask is added to the one that it interrupts, and taken off at its end.
     thread.note_mask(context.mask);
+    // A handler within another serves the same guest.
+    let place = gadget::place(context.regs.rip);
+    if matches!(place, Place::Guest | Place::PassBefore | Place::PassAfter) {
+        thread.caught.set(&raw const *context as u64);
+    }
     caught(thread, signal, info, context);
     thread.note_mask(context.mask);
 }

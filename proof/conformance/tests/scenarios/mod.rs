@@ -8,3 +8,4 @@ pub(crate) mod named;
 pub(crate) mod renames;
 pub(crate) mod scripts;
 pub(crate) mod terminals;
+pub(crate) mod tracing;

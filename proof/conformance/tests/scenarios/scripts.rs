@@ -12,11 +12,16 @@ macro_rules! scripts {
 }
 
 pub(super) fn same_everywhere(lab: &Lab, script: &str) -> Verdict {
+    same_with(lab, script, &["--local", "--spread"])
+}
+
+/// The same for some placements only.
+pub(super) fn same_with(lab: &Lab, script: &str, placements: &[&str]) -> Verdict {
     let expected = Scratch::new()?.script(script)?;
     if expected.stdout.is_empty() {
         return Err(format!("the script shows nothing on the host: {expected}"));
     }
-    for placement in ["--local", "--spread"] {
+    for placement in placements {
         let found = lab.script(placement, script)?;
         if !found.agrees_with(&expected) {
             return Err(format!("{placement}: {found}; on the host: {expected}"));

@@ -93,6 +93,10 @@ global_asm!(
     "dunix_pass_done:",
     "jmp qword ptr gs:[{pass_return}]",
     ".popsection",
+    // At layout::TRACE_POINTS.
+    ".pushsection .points,\"a\",@progbits",
+    ".quad dunix_pass_call, dunix_pass_done, dunix_gadget_open, dunix_gadget_shut",
+    ".popsection",
     shim_mask = const dunix_shim_core::signal::SHIM_MASK.0.cast_signed(),
     pass_return = const PASS_RETURN_OFFSET,
 );
