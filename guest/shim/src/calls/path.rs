@@ -45,7 +45,6 @@ impl Path {
 }
 
 /// What the path means to the host.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack for one call; there is no heap")]
 enum Meaning {
     /// What it says.
     Plain,
