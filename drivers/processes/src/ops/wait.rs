@@ -53,6 +53,8 @@ impl Node {
         let place = call.arg(4);
         let _: WaitResult = call.memory().read_plain(place)?;
         let which = self.which(call, parent)?;
+        // Asked first: a tracee that ends after this has its end reported before it is none any more.
+        let has_tracees = self.tracing.expects(parent, which);
         if let Some(report) = self.traced(parent, which, options) {
             call.memory().write_plain(place, &result_of_traced(&report))?;
             return Ok(i64::from(report.tid.get()));
@@ -60,7 +62,7 @@ impl Node {
         let outcome =
             self.with(|state, now| state.table.wait(now, parent, which, options)).map_err(errno_of);
         let outcome = match outcome {
-            Err(Errno::CHILD) if self.tracing.expects(parent, which) => WaitOutcome::NotYet,
+            Err(Errno::CHILD) if has_tracees => WaitOutcome::NotYet,
             outcome => outcome?,
         };
         match outcome {

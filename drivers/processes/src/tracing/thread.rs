@@ -205,10 +205,13 @@ impl Tracer {
         let Some(record) = self.tracees.get(&host) else { return };
         let told = record.name.filter(|_| !record.is_child);
         let Some((tid, process)) = told else { return drop(self.forget(host)) };
+        let tracer = record.tracer;
         // A wait in between finds either the tracee or its end.
-        self.tell(record.tracer, Report { tid, process, code, status });
+        self.tell(tracer, Report { tid, process, code, status });
         self.tracees.remove(&host);
         self.node.tracing.remove(host);
+        // One that had found the end by then waits for a tracee that is none any more.
+        self.node.wake(tracer);
     }
 
     /// Traces it no more.
