@@ -118,6 +118,21 @@ pub const OP_PIDFD_OPEN: u64 = 32;
 /// `a1` = fd. Returns the PID that a descriptor of [`OP_PIDFD_OPEN`] is about, with [`PIDFD_ENDED`]
 /// added if the process has ended, or `-EBADF`.
 pub const OP_PIDFD: u64 = 33;
+/// The fabric's processes: `a1` = the PID after which to begin, `a2` = `*mut [u32]`, `a3` = its length, at most
+/// [`PROCESSES_MAX`]. Returns how many were written, in order; fewer than asked for: these are the last.
+pub const OP_PROCESSES: u64 = 34;
+/// What `/proc` tells of a process of this node otherwise than the host: `a2` = its PID or 0 (the caller), `a1` = `*mut [u64; PROC_WORDS]`: parent, group,
+/// session, the terminal's device, its foreground group (-1: none), start in ticks, four times in ticks that it and its
+/// children used elsewhere, and the node's name, padded with zeros.
+pub const OP_PROC_NAMES: u64 = 35;
+/// Words of [`OP_PROC_NAMES`].
+pub const PROC_WORDS: usize = PROC_NODE_AT + 8;
+/// The first word of the node's name.
+pub const PROC_NODE_AT: usize = 10;
+/// The most that [`OP_PROCESSES`] gives at a time.
+pub const PROCESSES_MAX: usize = 1024;
+/// Where each node mounts the files about the fabric's processes, a folder for each PID.
+pub const PROCESS_FILES: &str = "/dev/.proc";
 /// With [`OP_PIDFD_OPEN`]: `O_NONBLOCK`.
 pub const PIDFD_NONBLOCK: u64 = 0o4000;
 /// With [`OP_PIDFD`]: only the status of the process may be left.
@@ -164,6 +179,8 @@ pub const LOCK_OF_DESCRIPTION: u32 = 1 << 3;
 /// In [`StartInfo::flags`]: no program is loaded (`exe_fd` is not looked at): the process is to
 /// become one that moves here ([`moving`](crate::moving)).
 pub const START_ARRIVAL: u32 = 1 << 0;
+/// In [`StartInfo::flags`]: there is a mount at [`PROCESS_FILES`].
+pub const START_PROCESS_FILES: u32 = 1 << 2;
 /// In [`StartInfo::flags`]: the shim rewrites hot system-call sites into jumps.
 pub const START_REWRITE: u32 = 1 << 1;
 

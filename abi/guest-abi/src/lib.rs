@@ -10,7 +10,8 @@ pub mod arena;
 pub mod doorbell;
 pub mod layout;
 pub mod moving;
+pub mod proc_text;
 pub mod signal;
 
 /// The version of everything in this crate; shim and daemon refuse each other if it differs.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

@@ -15,6 +15,7 @@ pub mod image;
 pub mod moving;
 pub mod names;
 pub mod pages;
+pub mod procfs;
 pub mod record;
 pub mod refusal;
 pub mod relay;
@@ -29,6 +30,7 @@ pub use image::{
 pub use moving::{MoveId, MoveMessage, MoveReport, MoveRequest, MoveWish, Package};
 pub use names::{ConnectWish, FifoWish, SharedName};
 pub use pages::{PageFrame, PagesHeader};
+pub use procfs::{ProcFile, ProcQuestion};
 pub use record::{
     Child, ChildState, Credentials, ExitStatus, ParentLink, ProcessRecord, ProcessSummary,
     RunState, Rusage, SignalSerial,
@@ -103,6 +105,12 @@ pub enum ProcessesCall {
     OpenFifo(FifoWish),
     /// Connect a socket to one whose name the callee keeps. Answered `Remote`; given up as a call is.
     ConnectNamed(ConnectWish),
+    /// Which processes are here, and which the callee as the leaser of their numbers knows elsewhere.
+    Numbers,
+    /// A file about a process that runs here.
+    ProcFile(ProcQuestion),
+    /// How a controlling terminal of the callee stands.
+    Terminal { terminal: ObjectId },
 }
 
 /// The step of a start that failed, as far as who asked for the start tells it apart.
@@ -134,4 +142,10 @@ pub enum ProcessesAnswer {
     Drained,
     /// The node that keeps what has a name.
     Keeper(Option<NodeId>),
+    /// Numbers of processes, zombies included: those here, and those whose number the answerer leases.
+    Numbers { here: Vec<Pid>, leased: Vec<Pid> },
+    /// A file; `ESRCH` if the process is not here, `ENOENT` if it has no such file.
+    ProcFile(Result<ProcFile, Errno>),
+    /// Its number in the devpts of its home, and its foreground group; `None`: it controls nobody.
+    Terminal(Option<(u32, Pid)>),
 }

@@ -24,6 +24,7 @@ mod list;
 mod moving;
 mod node;
 mod ops;
+mod procfs;
 mod remote;
 mod run;
 mod server;

@@ -12,6 +12,7 @@ use crate::list::Stories;
 use crate::moving::pager::{Offers, PageThreads, Paging};
 use crate::moving::{Halls, Moves, Shell, Spawning};
 use crate::ops::Pidfds;
+use crate::procfs::ProcFacts;
 use crate::remote::{Bearings, Binding, Homes, InFlight, Mirrors, Names, Passing, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
 use crate::terminal::TerminalState;
@@ -80,6 +81,8 @@ pub(crate) struct Node {
     pub(crate) shells: Mutex<Vec<Shell>>,
     /// Names this node's build of the shim.
     pub(crate) shim_name: OnceLock<u64>,
+    /// What files about processes tell of this node.
+    pub(crate) proc_facts: OnceLock<ProcFacts>,
     /// Boot sockets that the doorbell's thread has not seen yet.
     pub(crate) arrivals: Mutex<Vec<(u64, OwnedFd)>>,
     started: Instant,
@@ -224,6 +227,7 @@ impl Node {
             spawning: Mutex::default(),
             shells: Mutex::default(),
             shim_name: OnceLock::new(),
+            proc_facts: OnceLock::new(),
             arrivals: Mutex::default(),
             started: Instant::now(),
             state: Mutex::new(State::new(table, Moves::new(config.node))),

@@ -8,6 +8,9 @@ const NAME_AT: usize = 19;
 /// Longest name of a process below `/proc`.
 const DIGITS_MAX: usize = 10;
 
+/// Bytes of the entry of a process with the longest number.
+pub const PROCESS_BYTES: usize = (NAME_AT + DIGITS_MAX + 1).next_multiple_of(8);
+
 /// Of a buffer of `bytes`, how much to ask the host for, so that the rewritten entries fit: an
 /// entry of at least 24 bytes grows by at most 8.
 #[must_use]
@@ -59,6 +62,27 @@ fn renamed(record: &[u8], process: u32, to: &mut [u8]) -> Option<usize> {
     Some(size)
 }
 
+/// Writes the entry of a process, which says that reading goes on at `next`. Returns its bytes, or `None` if `to` is too
+/// small.
+pub fn process_entry(process: u32, next: u64, to: &mut [u8]) -> Option<usize> {
+    const TYPE_AT: usize = 18;
+    const DIRECTORY: u8 = 4;
+    /// Any inode's number but 0, which stands for a removed entry.
+    const INO_BASE: u64 = 1 << 32;
+    let mut digits = [0u8; DIGITS_MAX];
+    let len = write_number(u64::from(process), &mut digits)?;
+    let size = (NAME_AT + len + 1).next_multiple_of(8);
+    let to = to.get_mut(..size)?;
+    to.fill(0);
+    to[..8].copy_from_slice(&(INO_BASE + u64::from(process)).to_le_bytes());
+    to[8..RECORD_BYTES_AT].copy_from_slice(&next.to_le_bytes());
+    to[RECORD_BYTES_AT..RECORD_BYTES_AT + 2]
+        .copy_from_slice(&u16::try_from(size).ok()?.to_le_bytes());
+    to[TYPE_AT] = DIRECTORY;
+    to[NAME_AT..NAME_AT + len].copy_from_slice(&digits[..len]);
+    Some(size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +113,19 @@ mod tests {
         let mut out = [0u8; 128];
         assert!(host.len() <= room_for_rewriting(out.len()));
         assert_eq!(rename_processes(&host, &mut out, |_| Some(1_073_741_823)), Some(128));
+    }
+
+    #[test]
+    fn entries_of_processes_are_like_the_hosts() {
+        let mut out = [0u8; PROCESS_BYTES];
+        let size = process_entry(1_073_741_823, 77, &mut out).expect("fits");
+        assert_eq!(size, PROCESS_BYTES);
+        assert_eq!(out[8..16], 77u64.to_le_bytes());
+        assert_eq!((out[16], out[18]), (32, 4));
+        assert_eq!(&out[19..30], b"1073741823\0");
+        assert_eq!(process_entry(7, 1, &mut out), Some(24));
+        assert_eq!(process_entry(7, 1, &mut out[..23]), None);
+        assert_eq!(rename_processes(&out[..24], &mut [0; 64], |_| None), Some(0));
     }
 
     #[test]

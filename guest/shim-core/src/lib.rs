@@ -17,7 +17,6 @@ pub mod errno;
 pub mod lock;
 pub mod memory;
 pub mod proc_path;
-pub mod proc_text;
 pub mod rewrite;
 pub mod script;
 pub mod signal;

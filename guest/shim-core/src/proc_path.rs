@@ -35,9 +35,7 @@ pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
             b"" => Some(ProcPath::SelfLink { of_thread }),
             b"/exe" => Some(ProcPath::OwnExe),
             b"/stat" | b"/status" if !of_thread => Some(ProcPath::Process { pid: own_pid, rest }),
-            _ if !of_thread && thread_of(rest).is_some() => {
-                Some(ProcPath::Process { pid: own_pid, rest })
-            }
+            _ if !of_thread && is_tasks(rest) => Some(ProcPath::Process { pid: own_pid, rest }),
             _ => None,
         };
     }
@@ -47,6 +45,45 @@ pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
     } else {
         Some(ProcPath::Process { pid, rest })
     }
+}
+
+fn is_tasks(rest: &[u8]) -> bool {
+    rest.strip_prefix(b"/task").is_some_and(|below| below.is_empty() || below[0] == b'/')
+}
+
+/// Texts of a process that hold nothing which leads to an object of its node. (`oom_score_adj` may be written.)
+const TEXTS: [&[u8]; 18] = [
+    b"/stat",
+    b"/status",
+    b"/cmdline",
+    b"/comm",
+    b"/statm",
+    b"/limits",
+    b"/wchan",
+    b"/sched",
+    b"/schedstat",
+    b"/oom_score",
+    b"/loginuid",
+    b"/sessionid",
+    b"/cgroup",
+    b"/io",
+    b"/environ",
+    b"/maps",
+    b"/smaps",
+    b"/auxv",
+];
+
+/// Whether the nodes compose a file of another process: wherever that is at this instant, and with the fabric's
+/// numbers. `rest` is what follows the process's folder. What is left leads to objects (`fd/3`, `ns/net`), which the host
+/// has while the process is on the same node.
+#[must_use]
+pub fn is_composed(rest: &[u8]) -> bool {
+    matches!(rest, b"" | b"/" | b"/exe" | b"/fd" | b"/fd/")
+        || TEXTS.contains(&rest)
+        || match thread_of(rest) {
+            Some((_, file)) => matches!(file, b"" | b"/") || TEXTS.contains(&file),
+            None => is_tasks(rest),
+        }
 }
 
 /// The thread that what follows `/proc/<pid>` names, and what follows it in turn.
@@ -128,9 +165,21 @@ mod tests {
             Some(ProcPath::Process { pid: 7, rest: b"/stat" })
         );
         assert_eq!(parse(b"/proc/self/fd/3", 7), None);
-        assert_eq!(parse(b"/proc/self/task", 7), None);
+        let tasks = ProcPath::Process { pid: 7, rest: b"/task" };
+        assert_eq!(parse(b"/proc/self/task", 7), Some(tasks));
         let task = ProcPath::Process { pid: 7, rest: b"/task/8/comm" };
         assert_eq!(parse(b"/proc/self/task/8/comm", 7), Some(task));
+    }
+
+    #[test]
+    fn files_with_numbers_are_composed() {
+        for rest in [&b""[..], b"/", b"/stat", b"/exe", b"/task", b"/task/8", b"/task/8/stat"] {
+            assert!(is_composed(rest));
+        }
+        for rest in [&b"/oom_score_adj"[..], b"/fd/1", b"/mem", b"/tasks", b"/cwd", b"/task/8/mem"]
+        {
+            assert!(!is_composed(rest));
+        }
     }
 
     #[test]

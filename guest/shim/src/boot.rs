@@ -11,14 +11,17 @@
 
 use crate::arch::frame::{self, Context, Frame, Registers, Resumable};
 use crate::arch::switch;
-use crate::process::{EXE_PATH, EXEC_FN, PROCESS, SHIM_PATH, set_has_daemon};
+use crate::process::{
+    EXE_PATH, EXEC_FN, PROCESS, SHIM_PATH, set_has_daemon, set_has_process_files,
+};
 use crate::stack::InitialStack;
 use crate::thread::Thread;
 use crate::{arrive, calls, doorbell, filter, host, load, report, rewrite, signal, stack};
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::arena::ARENA_BYTES;
 use dunix_guest_abi::doorbell::{
-    OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, START_REWRITE, StartInfo,
+    OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, START_PROCESS_FILES, START_REWRITE,
+    StartInfo,
 };
 use dunix_guest_abi::{ABI_VERSION, layout};
 use dunix_shim_core::Errno;
@@ -64,6 +67,9 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
         Some(info) => info.flags & START_REWRITE != 0,
         None => !initial.has_variable(NO_REWRITE_VARIABLE),
     };
+    if started.as_ref().is_some_and(|info| info.flags & START_PROCESS_FILES != 0) {
+        set_has_process_files();
+    }
     let exe_fd = match started {
         Some(info) if info.flags & START_ARRIVAL != 0 => {
             map_arena(&info);

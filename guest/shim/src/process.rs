@@ -253,3 +253,14 @@ pub(crate) fn has_daemon() -> bool {
 pub(crate) fn set_has_daemon() {
     HAS_DAEMON.store(1, Ordering::Relaxed);
 }
+
+static HAS_PROCESS_FILES: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this node has the files about the fabric's processes; if not, the host's tell of this node's.
+pub(crate) fn has_process_files() -> bool {
+    HAS_PROCESS_FILES.load(Ordering::Relaxed) != 0
+}
+
+pub(crate) fn set_has_process_files() {
+    HAS_PROCESS_FILES.store(1, Ordering::Relaxed);
+}

@@ -141,6 +141,23 @@ impl ProcTable {
         self.numbers.used.keys().copied().collect()
     }
 
+    /// The processes, zombies included, that are here, and those that this node knows anywhere as the leaser
+    /// of their numbers. The latter of all nodes have every process at any instant, also one that is on its way, and for
+    /// a short while some that are gone.
+    #[must_use]
+    pub fn known_processes(&self) -> (Vec<Pid>, Vec<Pid>) {
+        let placed = self.numbers.used.iter();
+        let placed = placed.filter(|(_, number)| matches!(number.place, Place::At { .. }));
+        (self.processes.keys().copied().collect(), placed.map(|(pid, _)| *pid).collect())
+    }
+
+    /// What a process of this node used on the nodes that it was on before, and its children that were
+    /// waited for.
+    #[must_use]
+    pub fn used_beside(&self, pid: Pid) -> Option<(Rusage, Rusage)> {
+        self.processes.get(&pid).map(|process| (process.used, process.children_rusage))
+    }
+
     /// Says what this node keeps of a number as its leaser or home, for people; empty if nothing.
     #[must_use]
     pub fn describe_number(&self, number: Pid) -> String {

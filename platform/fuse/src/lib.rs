@@ -21,7 +21,7 @@ mod serve;
 mod session;
 
 use dunix_ids::Ino;
-pub use dunix_wire::files::{Errno, FileReply, FileRequest};
+pub use dunix_wire::files::{Caller, Errno, FileReply, FileRequest};
 pub use mount::{MAX_READ_BYTES, mount_at, mount_options};
 pub use reply::Reply;
 pub use session::{Caches, Features, Session};
@@ -37,6 +37,10 @@ pub trait Volume: Send + Sync + 'static {
     /// its open(2) fails with [`ELSEWHERE`]. No answer is no.
     fn look_at_fifo(&self, _ino: Ino, _thread: u32, answer: Box<dyn FnOnce(bool) + Send>) {
         answer(true);
+    }
+    /// Reads a link on somebody's behalf, whom the kernel does not check.
+    fn read_link(&self, ino: Ino, _caller: Caller, reply: Reply) {
+        self.ask(FileRequest::Readlink { ino }, &[], reply);
     }
     /// A file is closed for good.
     fn release(&self, handle: u64);

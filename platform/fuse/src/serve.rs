@@ -43,10 +43,12 @@ impl Server {
     }
 
     fn ask(&self, request: FileRequest, payload: &[u8], form: Form) {
+        self.volume.ask(request, payload, self.reply(form));
+    }
+
+    fn reply(&self, form: Form) -> Reply {
         let names_can_be_recalled = self.features().recall_names;
-        let id_first = self.id_first;
-        let looker = None;
-        self.volume.ask(request, payload, Reply { form, names_can_be_recalled, id_first, looker });
+        Reply { form, names_can_be_recalled, id_first: self.id_first, looker: None }
     }
 
     fn id(&self, id: u32) -> u32 {
@@ -105,8 +107,9 @@ impl Filesystem for Server {
         self.ask(FileRequest::Setattr { ino: convert::ino(ino), set }, &[], Form::Attr(reply));
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.ask(FileRequest::Readlink { ino: convert::ino(ino) }, &[], Form::Data(reply));
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let reply = self.reply(Form::Data(reply));
+        self.volume.read_link(convert::ino(ino), self.caller(request), reply);
     }
 
     fn mknod(

@@ -57,6 +57,8 @@ pub struct GuestSpaceConfig {
     pub shm_bytes_max: u64,
     /// When the guests' clocks of elapsed time began, in seconds since 1970; `None`: the kernel's.
     pub clock_zero_s: Option<u64>,
+    /// Where guests see the files about processes, below their root, if the host has FUSE; `None`: nowhere.
+    pub processes: Option<String>,
 }
 
 impl Default for GuestSpaceConfig {
@@ -68,6 +70,7 @@ impl Default for GuestSpaceConfig {
             ids: 65536,
             shm_bytes_max: 4 << 30,
             clock_zero_s: None,
+            processes: None,
         }
     }
 }
@@ -116,6 +119,7 @@ pub struct GuestNamespaces {
 pub struct UnservedGuestNamespaces {
     namespaces: GuestNamespaces,
     child: SetupChild,
+    processes: Option<OwnedFd>,
 }
 
 impl UnservedGuestNamespaces {
@@ -125,27 +129,35 @@ impl UnservedGuestNamespaces {
     /// # Errors
     /// `EBUSY` if the caller has more than one thread; else the step that failed.
     pub fn create(config: &GuestSpaceConfig) -> Result<(Self, Option<OwnedFd>), GuestSpaceError> {
+        let open = || fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let (tree, fuse) = match &config.source {
             TreeSource::Server => {
-                let flags = OFlags::RDWR | OFlags::CLOEXEC;
-                let fuse = fs::open("/dev/fuse", flags, Mode::empty());
-                let fuse = fuse.map_err(host("open /dev/fuse"))?;
+                let fuse = open().map_err(host("open /dev/fuse"))?;
                 (make_served(config, fuse.as_fd()), Some(fuse))
             }
             TreeSource::Overlay { lower, upper, .. } => (make_overlay(config, lower, upper), None),
         };
         let tree = tree.map_err(host("make the tree's mount"))?;
+        let processes = match (&config.processes, open()) {
+            (Some(_), Ok(fuse)) => Some(fuse),
+            // Guests see those of their own node, as the kernel has them.
+            (None, _)
+            | (Some(_), Err(Errno::NOENT | Errno::NODEV | Errno::PERM | Errno::ACCESS)) => None,
+            (Some(_), Err(error)) => return Err(host("open /dev/fuse")(error)),
+        };
+        let mount = processes.as_ref().map(|fuse| make_served(config, fuse.as_fd()));
+        let mount = mount.transpose().map_err(host("make the mount of processes' files"))?;
         let (ours, theirs) = scm::packet_pair().map_err(host("socket pair"))?;
         let pid = match fork_into(Namespaces::USER.and(Namespaces::MOUNT), Parent::Caller) {
             Err(error) => return Err(host("clone3")(error)),
             Ok(Forked::Parent(pid)) => pid,
             Ok(Forked::Child) => {
                 // The server alone may hold it: when it dies, so does the tree.
-                drop((ours, fuse));
-                run_setup(config, &theirs, tree);
+                drop((ours, fuse, processes));
+                run_setup(config, &theirs, tree, mount);
             }
         };
-        drop((theirs, tree));
+        drop((theirs, tree, mount));
         let child = SetupChild { pid, socket: ours };
         let namespaces = GuestNamespaces {
             user: open_namespace(pid, "user").map_err(host("open user namespace"))?,
@@ -155,7 +167,13 @@ impl UnservedGuestNamespaces {
         child.write_maps(config).map_err(host("write id maps"))?;
         child.say(b"m")?;
         child.expect(b"attached")?;
-        Ok((Self { namespaces, child }, fuse))
+        Ok((Self { namespaces, child, processes }, fuse))
+    }
+
+    /// Takes the FUSE descriptor of the files about processes, if the guests have them: whoever has it
+    /// must serve it before a guest looks.
+    pub fn take_processes(&mut self) -> Option<OwnedFd> {
+        self.processes.take()
     }
 
     /// Completes the guests' view once the tree is served. Blocks while the tree is looked at.
@@ -251,7 +269,7 @@ fn open_namespace(process: Pid, kind: &str) -> io::Result<OwnedFd> {
     fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Makes the mount of a served tree, attached nowhere.
+/// Makes a mount that a server behind `fuse` answers for, attached nowhere.
 fn make_served(config: &GuestSpaceConfig, fuse: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let root = config.id_first.to_string();
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -294,8 +312,13 @@ fn make_overlay(config: &GuestSpaceConfig, lower: &str, upper: &str) -> io::Resu
 }
 
 /// The set-up child's whole life.
-fn run_setup(config: &GuestSpaceConfig, socket: &OwnedFd, tree: OwnedFd) -> ! {
-    let done = match set_up(config, socket, tree) {
+fn run_setup(
+    config: &GuestSpaceConfig,
+    socket: &OwnedFd,
+    tree: OwnedFd,
+    processes: Option<OwnedFd>,
+) -> ! {
+    let done = match set_up(config, socket, tree, processes) {
         Ok(()) => "done".to_owned(),
         Err((step, error)) => format!("{step}: {error}"),
     };
@@ -309,7 +332,12 @@ fn step<T>(name: impl Into<String>, result: io::Result<T>) -> Step<T> {
     result.map_err(|error| (name.into(), error))
 }
 
-fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd, tree: OwnedFd) -> Step<()> {
+fn set_up(
+    config: &GuestSpaceConfig,
+    socket: &OwnedFd,
+    tree: OwnedFd,
+    processes: Option<OwnedFd>,
+) -> Step<()> {
     step("death signal", set_parent_process_death_signal(Some(Signal::KILL)))?;
     if config.clock_zero_s.is_some() {
         step("time namespace", unshare(Namespaces::TIME))?;
@@ -326,6 +354,12 @@ fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd, tree: OwnedFd) -> Step<()
     await_word(socket, b'g')?;
     cover(config)?;
     hide(config)?;
+    if let (Some(mount), Some(at)) = (processes, &config.processes) {
+        let target = format!("{}{at}", config.tree);
+        step(format!("mount point {target}"), ensure_directory(&target))?;
+        let attached = move_mount(mount.as_fd(), "", CWD, &target, flags);
+        step(format!("mount {target}"), attached)?;
+    }
     step("make the tree the root", make_root(&config.tree))
 }
 

@@ -7,6 +7,7 @@ use super::{
 use crate::admin::server;
 use anyhow::{Context, Result, bail};
 use dunix_admin_api::{DESCRIPTOR_ADMIN, DESCRIPTOR_CONFIG, NodeConfig};
+use dunix_guest_abi::doorbell::PROCESS_FILES;
 use dunix_keeper::KEEPER_FD;
 use dunix_linux::{
     descriptors::inherited,
@@ -66,6 +67,7 @@ fn start() -> Result<()> {
     let space = GuestSpaceConfig {
         clock_zero_s: config.clock_zero_s,
         source: tree::source(&config),
+        processes: Some(PROCESS_FILES.into()),
         ..GuestSpaceConfig::default()
     };
     let (unserved, fuse) = UnservedGuestNamespaces::create(&space)?;
@@ -97,12 +99,13 @@ fn read_config(pipe: OwnedFd) -> Result<NodeConfig> {
 }
 
 async fn serve_node(start: Start) -> Result<()> {
-    let Start { config, admin, keeper, space, unserved, fuse } = start;
+    let Start { config, admin, keeper, space, mut unserved, fuse } = start;
     let mesh = join_mesh(&config).await?;
     let tree = match fuse {
         Some(fuse) => Some(tree::serve(&config, &mesh, fuse, space.id_first).await?),
         None => None,
     };
+    let process_files = unserved.take_processes();
     // Looks into the tree, so it may wait for the authority's node.
     let namespaces = tokio::task::spawn_blocking(move || unserved.finish()).await??;
     let load = Load::start(
@@ -121,6 +124,9 @@ async fn serve_node(start: Start) -> Result<()> {
         let openers = processes.clone();
         tree.set_fifo_gate(move |ino, thread| openers.lets_open(ino, thread));
     }
+    let (served, name, zero) = (processes.clone(), config.name.clone(), config.clock_zero_s);
+    let served = move || served.serve_files(process_files, &name, zero);
+    let _process_files = tokio::task::spawn_blocking(served).await??;
     let terminals = NodeTerminals::start(config.node, processes.clone(), space.id_first)?;
     calls.set_terminals(terminals.clone());
     let local = Arc::new(ThisNode::new(config.clone(), mesh.clone(), load, processes.clone()));

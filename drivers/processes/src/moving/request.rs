@@ -55,7 +55,7 @@ impl Processes {
 type Started = (MoveId, mpsc::Receiver<Order>);
 
 impl Node {
-    async fn locate(&self, pid: Pid) -> Option<NodeId> {
+    pub(crate) async fn locate(&self, pid: Pid) -> Option<NodeId> {
         let (sender, answer) = oneshot::channel();
         self.with(|state, now| {
             let token = state.expect_reply(Pending::Daemon(sender));

@@ -49,6 +49,8 @@ impl Node {
             OP_PIDFD => self.handle_pidfd(call),
             OP_EXE_PATH => self.handle_exe_path(call),
             OP_PTRACE => self.tracing.request(self, call),
+            OP_PROCESSES => self.handle_processes(call),
+            OP_PROC_NAMES => self.handle_proc_names(call),
             OP_PARKED | OP_SCRIPT_DONE => self.handle_parking(call),
             OP_REMOTE => self.handle_remote(call),
             OP_REMOTE_CANCEL => self.handle_remote_cancel(call),

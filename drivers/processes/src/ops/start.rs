@@ -4,7 +4,9 @@ use crate::call::DoorbellCall;
 use crate::inspect::ProcessEvent;
 use crate::node::{Local, Node, Ticket, TicketExe};
 use dunix_guest_abi::ABI_VERSION;
-use dunix_guest_abi::doorbell::{PATH_BYTES, REMOTE_FD_WORDS, START_REWRITE, StartInfo};
+use dunix_guest_abi::doorbell::{
+    PATH_BYTES, REMOTE_FD_WORDS, START_PROCESS_FILES, START_REWRITE, StartInfo,
+};
 use dunix_keeper::protocol::EXE_FD;
 use dunix_linux::guest_memory::plain_bytes;
 use dunix_linux::{Errno, Result};
@@ -52,12 +54,7 @@ impl Node {
             version: ABI_VERSION,
             pid: caller.pid.get(),
             slot: slot.get(),
-            // Who traces is to see every call where it is made.
-            flags: if rewrites() && !self.tracing.is_traced(caller.host_pid) {
-                START_REWRITE
-            } else {
-                0
-            },
+            flags: self.start_flags(caller.host_pid),
             exe_fd,
             arena_fd,
             remote_fds: bits(&kept),
@@ -72,6 +69,13 @@ impl Node {
             self.close_remote(caller.pid, number);
         }
         Ok(0)
+    }
+
+    fn start_flags(&self, host_pid: u32) -> u32 {
+        // Who traces is to see every call where it is made.
+        let is_rewriting = rewrites() && !self.tracing.is_traced(host_pid);
+        let flag = |is_on, flag| if is_on { flag } else { 0 };
+        flag(is_rewriting, START_REWRITE) | flag(self.proc_facts().is_served, START_PROCESS_FILES)
     }
 
     fn started(self: &Arc<Node>, ticket: &Ticket, pid: dunix_ids::Pid, host_pid: u32) {

@@ -113,6 +113,20 @@ impl Handler for MeshFace {
             Ok(ProcessesCall::Explain(pid)) => {
                 reply.send(encode(&ProcessesAnswer::Lines(node.explain(pid))));
             }
+            Ok(ProcessesCall::Numbers) => {
+                let (here, leased) = node.look(|state| state.table.known_processes());
+                reply.send(encode(&ProcessesAnswer::Numbers { here, leased }));
+            }
+            Ok(ProcessesCall::ProcFile(question)) => {
+                let node = node.clone();
+                node.runtime.clone().spawn(async move {
+                    let file = node.proc_file(question).await.map_err(crate::call::wire_errno);
+                    reply.send(encode(&ProcessesAnswer::ProcFile(file)));
+                });
+            }
+            Ok(ProcessesCall::Terminal { terminal }) => {
+                reply.send(encode(&ProcessesAnswer::Terminal(node.terminal_here(terminal))));
+            }
             Ok(ProcessesCall::Move(request)) => {
                 let node = node.clone();
                 node.runtime.clone().spawn(async move {

@@ -5,9 +5,9 @@ use crate::arch::frame::Context;
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
 use crate::host;
-use crate::process::{EXE_PATH, has_daemon};
+use crate::process::{EXE_PATH, has_daemon, has_process_files};
 use crate::thread::Thread;
-use dunix_guest_abi::doorbell::{OP_EXE_PATH, OP_TO_HOST, PATH_BYTES};
+use dunix_guest_abi::doorbell::{OP_EXE_PATH, OP_TO_HOST, PATH_BYTES, PROCESS_FILES};
 use dunix_shim_core::proc_path::{self, ProcPath};
 use dunix_shim_core::{Errno, nr};
 
@@ -154,32 +154,65 @@ pub(crate) fn is_plain(number: u64, args: [u64; 6]) -> bool {
     }
 }
 
-/// Opens a text of a process that holds numbers.
+/// Opens a text that holds numbers, of the caller; of others too, if the nodes do not compose theirs.
 fn open_text(thread: &Thread, path: &[u8], flags: u64) -> Option<Answer> {
     let own = thread.process().pid();
-    let Some(ProcPath::Process { pid, rest }) = proc_path::parse(path, own) else { return None };
-    if !proc_text::is_text(rest) {
+    let ProcPath::Process { pid, rest } = proc_path::parse(path, own)? else { return None };
+    if !proc_text::is_text(rest) || pid != own && has_process_files() {
         return None;
     }
-    let opened =
-        on_host(pid, rest).and_then(|path| proc_text::open(pid, path.with_zero(), rest, flags));
+    let place = if pid == own { Path::join(&[b"/proc/self", rest]) } else { on_host(pid, rest) };
+    let opened = place.and_then(|path| proc_text::open(pid, path.with_zero(), rest, flags));
     Some(opened.into())
 }
 
-/// The path that the host has for a file of a process.
+/// Where a file of a process is: in the host's `/proc` if that has it right, else among the files that
+/// the nodes compose for each other.
+fn place_of(own: u32, pid: u32, rest: &[u8]) -> Result<Path, Errno> {
+    let is_own = pid == own;
+    let is_composed = proc_path::is_composed(rest) && has_process_files();
+    // What of itself the caller may write to.
+    let is_hosts = |file: &[u8]| is_own && !file.is_empty() && !proc_text::is_text(file);
+    match proc_path::thread_of(rest) {
+        Some((tid, file)) if !is_composed || is_hosts(file) => thread_on_host(pid, tid, file),
+        _ if is_composed && (!is_own || rest.starts_with(b"/task")) => composed(pid, rest),
+        _ if is_own => Path::join(&[b"/proc/self", rest]),
+        _ => match on_host(pid, rest) {
+            Err(_) if has_process_files() => composed(pid, rest),
+            place => place,
+        },
+    }
+}
+
+/// The path that the nodes compose.
+fn composed(pid: u32, rest: &[u8]) -> Result<Path, Errno> {
+    let mut digits = [0u8; 12];
+    let used = proc_path::write_number(u64::from(pid), &mut digits).unwrap_or(0);
+    Path::join(&[PROCESS_FILES.as_bytes(), b"/", &digits[..used], rest])
+}
+
+/// The path that the host has for a file of a process of this node.
 fn on_host(pid: u32, rest: &[u8]) -> Result<Path, Errno> {
+    named(b"/proc/", to_host(pid)?, rest)
+}
+
+/// The same for a file of a thread.
+fn thread_on_host(pid: u32, tid: u32, rest: &[u8]) -> Result<Path, Errno> {
+    let (mut process, mut thread) = ([0u8; 12], [0u8; 12]);
+    let process_len = proc_path::write_number(to_host(pid)?, &mut process).unwrap_or(0);
+    let thread_len = proc_path::write_number(to_host(tid)?, &mut thread).unwrap_or(0);
+    Path::join(&[b"/proc/", &process[..process_len], b"/task/", &thread[..thread_len], rest])
+}
+
+fn to_host(id: u32) -> Result<u64, Errno> {
     // A process elsewhere is not in this node's /proc.
-    let host = ring(OP_TO_HOST, [u64::from(pid), 0, 0, 0]).map_err(|_| Errno::ENOENT)?;
+    ring(OP_TO_HOST, [u64::from(id), 0, 0, 0]).map_err(|_| Errno::ENOENT)
+}
+
+fn named(folder: &[u8], number: u64, rest: &[u8]) -> Result<Path, Errno> {
     let mut digits = [0u8; 12];
-    let used = proc_path::write_number(host, &mut digits).unwrap_or(0);
-    let process = &digits[..used];
-    let Some((tid, rest)) = proc_path::thread_of(rest) else {
-        return Path::join(&[b"/proc/", process, rest]);
-    };
-    let host = ring(OP_TO_HOST, [u64::from(tid), 0, 0, 0]).map_err(|_| Errno::ENOENT)?;
-    let mut digits = [0u8; 12];
-    let used = proc_path::write_number(host, &mut digits).unwrap_or(0);
-    Path::join(&[b"/proc/", process, b"/task/", &digits[..used], rest])
+    let used = proc_path::write_number(number, &mut digits).unwrap_or(0);
+    Path::join(&[folder, &digits[..used], rest])
 }
 
 /// The program of a process of this node.
@@ -263,11 +296,13 @@ fn meaning(thread: &Thread, path: &[u8], is_followed: bool) -> Result<Meaning, E
         Some(ProcPath::OwnExe) => Ok(Meaning::OwnExe),
         Some(ProcPath::SelfLink { of_thread }) => Ok(Meaning::SelfLink { of_thread }),
         Some(ProcPath::Process { .. }) if !has_daemon() => Ok(Meaning::Plain),
-        Some(ProcPath::Process { pid, rest: b"/exe" }) => {
+        Some(ProcPath::Process { pid, rest: b"/exe" }) if !has_process_files() => {
             let exe = exe_of(pid)?;
             Ok(if is_followed { Meaning::Other(exe) } else { Meaning::Exe(exe) })
         }
-        Some(ProcPath::Process { pid, rest }) => on_host(pid, rest).map(Meaning::Other),
+        Some(ProcPath::Process { pid, rest }) => {
+            place_of(thread.process().pid(), pid, rest).map(Meaning::Other)
+        }
     }
 }
 

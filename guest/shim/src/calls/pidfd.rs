@@ -3,12 +3,14 @@
 //! The daemon makes them and knows which process each is about, wherever that runs.
 
 use super::remote::{self, Attempt};
-use super::{Answer, entries, kill, other};
+use super::{Answer, kill, other};
 use crate::doorbell::ring;
 use crate::guest::GuestAddr;
 use crate::host;
 use crate::thread::Thread;
-use dunix_guest_abi::doorbell::{OP_PIDFD, OP_PIDFD_OPEN, PIDFD_ENDED, PIDFD_NONBLOCK};
+use dunix_guest_abi::doorbell::{
+    OP_PIDFD, OP_PIDFD_OPEN, PIDFD_ENDED, PIDFD_NONBLOCK, PROCESS_FILES,
+};
 use dunix_shim_core::signal::SigSet;
 use dunix_shim_core::{Errno, nr, proc_path};
 
@@ -69,7 +71,7 @@ fn send_signal(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
     }
     let signal = kill::check_signal(args[1])?;
     let subject = match subject(thread, args[0]) {
-        Err(Errno::EBADF) => of_folder(args[0])?,
+        Err(Errno::EBADF) => folder_of(args[0])?,
         found => found?,
     };
     let info = GuestAddr(args[2]);
@@ -84,24 +86,21 @@ fn send_signal(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
     kill::kill_other(subject.pid, signal, info.as_ref())
 }
 
-/// Which process an open folder `/proc/PID` is about (pidfd_send_signal(2) takes one as well).
-fn of_folder(fd: u64) -> Result<Subject, Errno> {
-    const O_PATH: u64 = 0o10_000_000;
-    const TEXT_BYTES: usize = 16;
-    let parent = host::openat(fd, b"..\0", O_PATH | host::O_CLOEXEC).map_err(|_| Errno::EBADF)?;
-    let is_of_process = entries::is_proc_root(host::fd_arg(parent));
-    host::close(parent);
-    if !is_of_process {
-        return Err(Errno::EBADF);
-    }
-    let file = host::openat(fd, b"stat\0", host::O_CLOEXEC).map_err(|_| Errno::ESRCH)?;
-    let mut text = [0u8; TEXT_BYTES];
-    let got = host::pread(file, &mut text, 0);
-    host::close(file);
-    let number = text[..got.map_err(|_| Errno::ESRCH)?].split(|byte| *byte == b' ').next();
-    let host_pid = number.and_then(proc_path::number).ok_or(Errno::EBADF)?;
-    match other::from_host(host_pid) {
-        0 => Err(Errno::ESRCH),
-        pid => Ok(Subject { pid, has_ended: false }),
-    }
+/// Which process a folder below `/proc` is about: such a descriptor may be signalled, too.
+fn folder_of(fd: u64) -> Result<Subject, Errno> {
+    const PREFIX: &[u8] = b"/proc/self/fd/";
+    let (mut link, mut target) = ([0u8; 32], [0u8; 64]);
+    link[..PREFIX.len()].copy_from_slice(PREFIX);
+    let number = u64::from(host::uint_arg(fd));
+    proc_path::write_number(number, &mut link[PREFIX.len()..31]).ok_or(Errno::EBADF)?;
+    let path = host::readlink(&link, &mut target).map_err(|_| Errno::EBADF)?;
+    let composed =
+        path.strip_prefix(PROCESS_FILES.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+    let of_host = path.strip_prefix(b"/proc/");
+    let pid = match (composed.and_then(proc_path::number), of_host.and_then(proc_path::number)) {
+        (Some(pid), _) => pid,
+        (None, Some(host)) => other::from_host(host),
+        (None, None) => return Err(Errno::EBADF),
+    };
+    if pid == 0 { Err(Errno::ESRCH) } else { Ok(Subject { pid, has_ended: false }) }
 }

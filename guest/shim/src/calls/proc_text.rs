@@ -1,17 +1,17 @@
-//! open(2) of `/proc/<pid>/stat` and `status`: a copy of the host's text with the fabric's numbers.
+//! open(2) of the host's `/proc/<pid>/stat` and `status`: a copy of the host's text with what the fabric knows better.
 //!
 //! The copy is of the moment of opening: who reads it again later through the same descriptor sees the same.
 
 use crate::doorbell::ring;
 use crate::host;
-use dunix_guest_abi::doorbell::{OP_GETPGID, OP_GETPPID, OP_GETSID};
-use dunix_shim_core::proc_text::{Names, stat, status};
+use dunix_guest_abi::doorbell::{OP_PROC_NAMES, PROC_NODE_AT, PROC_WORDS};
+use dunix_guest_abi::proc_text::{Names, stat, status};
 use dunix_shim_core::{Errno, nr};
 
 /// Longest text; `status` has about 1.5 KiB.
 const TEXT_BYTES: usize = 4096;
-/// Room for longer numbers.
-const GROWTH_BYTES: usize = 128;
+/// Room for longer numbers and the node's name.
+const GROWTH_BYTES: usize = 256;
 const MFD_CLOEXEC: u64 = 1;
 
 /// Whether a file of a process, by its name below the process's folder, is such a text.
@@ -19,19 +19,35 @@ pub(crate) fn is_text(rest: &[u8]) -> bool {
     rest == b"/stat" || rest == b"/status"
 }
 
-/// Opens the text of process `pid`, which the host has at `path` (zero-terminated).
+/// Opens the text of a process of this node, which the host has at `path` (zero-terminated).
 ///
 /// # Errors
-/// What opening or reading reports; `ESRCH` if the process is gone.
+/// What opening or reading reports; `ESRCH` if it makes no sense.
 pub(crate) fn open(pid: u32, path: &[u8], rest: &[u8], flags: u64) -> Result<u64, Errno> {
     let file = host::openat(host::AT_FDCWD, path, host::O_CLOEXEC)?;
     let mut text = [0u8; TEXT_BYTES];
     let got = host::pread(file, &mut text, 0);
     host::close(file);
     let text = &text[..got?];
-    let ask = |op| ring(op, [u64::from(pid), 0, 0, 0]).map_or(0, host::uint_arg);
-    let names =
-        Names { pid, parent: ask(OP_GETPPID), group: ask(OP_GETPGID), session: ask(OP_GETSID) };
+    let mut words = [0u64; PROC_WORDS];
+    ring(OP_PROC_NAMES, [words.as_mut_ptr() as u64, u64::from(pid), 0, 0])?;
+    let mut node = [0u8; (PROC_WORDS - PROC_NODE_AT) * 8];
+    for (bytes, word) in node.chunks_mut(8).zip(&words[PROC_NODE_AT..]) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    let names = Names {
+        id: pid,
+        pid,
+        parent: host::uint_arg(words[0]),
+        group: host::uint_arg(words[1]),
+        session: host::uint_arg(words[2]),
+        terminal: host::uint_arg(words[3]),
+        foreground: host::int_arg(words[4]),
+        start_ticks: words[5],
+        used_ticks: [words[6], words[7], words[8], words[9]],
+        ids_base: 0,
+        node: &node[..node.iter().position(|&b| b == 0).unwrap_or(node.len())],
+    };
     let mut out = [0u8; TEXT_BYTES + GROWTH_BYTES];
     let used = if rest == b"/stat" {
         stat(text, &names, &mut out)

@@ -1,0 +1,99 @@
+//! What programs see of other processes: the whole fabric's, wherever they run.
+
+use dunix_conformance::{Lab, Scenario, Verdict};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario::new("programs_list_the_fabric", programs_list_the_fabric),
+    Scenario::new("files_of_processes_elsewhere", files_of_processes_elsewhere),
+    Scenario::new("processes_that_end_leave_the_list", processes_that_end_leave_the_list),
+    Scenario::new("files_of_others_are_theirs", files_of_others_are_theirs),
+    Scenario::new("only_the_fabric_is_listed", only_the_fabric_is_listed),
+];
+
+/// Three children on the nodes in turn, which have executed.
+const CHILDREN: &str = "for i in 1 2 3; do sleep 4242$i & done
+until [ $(pgrep -cP $$ -x sleep) = 3 ]; do :; done
+";
+
+fn shows(lab: &Lab, script: &str, wanted: &str) -> Verdict {
+    let outcome = lab.script("--spread", &format!("{CHILDREN}{script}"))?;
+    if outcome.status == 0 && outcome.stdout == wanted {
+        return Ok(());
+    }
+    Err(format!("{outcome}; expected {wanted:?}"))
+}
+
+/// ps, pgrep, pstree, top and pkill, unmodified, with children on other nodes.
+fn programs_list_the_fabric(lab: &Lab) -> Verdict {
+    let script = "cat $(printf '/proc/%s/status ' $(jobs -p)) | grep ^Node: | sort -u | awk 'END { print (NR > 1) }'
+ps -ef | awk -v me=$$ '$3 == me && $8 == \"sleep\" { print $1, $8, $9 }'
+ps -eo ppid,pgid,sid,stat,comm | awk -v me=$$ '$1 == me && $5 == \"sleep\" { print $2 == me, $3 == me, substr($4, 1, 1) }'
+pgrep -aP $$ -x sleep | cut -d' ' -f2-
+pstree -A $$ | grep -c 3.*sleep
+top -b -n1 -w200 | awk '$NF == \"sleep\" && $2 == \"root\"' | grep -cwf <(jobs -p)
+killall -s 0 sleep && echo all
+pkill -P $$ -x sleep; wait; pgrep -P $$ -x sleep; echo $?";
+    let wanted = "1\nroot sleep 42421\nroot sleep 42422\nroot sleep 42423\n\
+                  1 1 S\n1 1 S\n1 1 S\nsleep 42421\nsleep 42422\nsleep 42423\n1\n3\nall\n1\n";
+    shows(lab, script, wanted)
+}
+
+/// proc(5): what is in the folder of a process does not depend on who looks from where.
+fn files_of_processes_elsewhere(lab: &Lab) -> Verdict {
+    let script = "for p in $(jobs -p); do cd /proc/$p
+tr '\\0' ' ' < cmdline; cat comm; readlink exe; [ $(readlink cwd) = $OLDPWD ] && echo there
+echo $(ls fd) $(ls task | grep -cx $p) $(awk '{ print NF }' stat) $(cut -d' ' -f1 task/$p/stat | grep -cx $p)
+grep -acz ^PATH= environ; grep -c '^Max open files' limits; cat statm | wc -w; cd $OLDPWD
+done; kill $(jobs -p)";
+    let one = |number: u32| {
+        format!("sleep 4242{number} sleep\n/usr/bin/sleep\nthere\n0 1 2 1 52 1\n1\n1\n7\n")
+    };
+    let wanted: String = (1..=3).map(one).collect();
+    shows(lab, script, &wanted)
+}
+
+/// A zombie is listed until its parent has waited for it, then its files are ENOENT, and those open ESRCH.
+fn processes_that_end_leave_the_list(lab: &Lab) -> Verdict {
+    let script = "exec python3 -c '
+import os, signal, subprocess
+kids = [subprocess.Popen([\"sleep\", \"1000\"]) for _ in range(3)]
+held = [open(f\"/proc/{kid.pid}/stat\") for kid in kids]
+listed = lambda: [kid.pid in map(int, filter(str.isdigit, os.listdir(\"/proc\"))) for kid in kids]
+print(listed())
+for kid in kids: kid.kill(); os.waitid(os.P_PID, kid.pid, os.WEXITED | os.WNOWAIT)
+print(listed(), [open(f\"/proc/{kid.pid}/stat\").read().split()[2] for kid in kids])
+for kid in kids: kid.wait()
+print(listed())
+for kid, file in zip(kids, held):
+    file.seek(0); file.read()
+    for what in file.seek, lambda _: open(f\"/proc/{kid.pid}/stat\"), lambda _: os.listdir(f\"/proc/{kid.pid}\"):
+        try: what(0); print(len(file.read()))
+        except OSError as error: print(error.errno)
+' | tail -n +1";
+    let wanted = "[True, True, True]\n[True, True, True] ['Z', 'Z', 'Z']\n[False, False, False]\n\
+                  3\n2\n2\n3\n2\n2\n3\n2\n2\n";
+    shows(lab, script, wanted)
+}
+
+/// proc(5): what only the owner may read, and root.
+fn files_of_others_are_theirs(lab: &Lab) -> Verdict {
+    let script = "cat > as.py <<'END'
+import os, sys
+os.setgroups([]); os.setgid(1000); os.setuid(1000)
+os.execvp(sys.argv[1], sys.argv[1:])
+END
+for p in $(jobs -p); do python3 as.py sh -c '
+cd /proc/$0
+head -c 0 stat && echo public
+for f in environ io maps; do head -c 1 $f > /dev/null 2>&1 && echo $f is open; done
+ls fd > /dev/null 2>&1 && echo descriptors are open
+readlink exe; readlink cwd; stat -c %u .' $p 2> /dev/null
+head -c 0 /proc/$p/environ && readlink /proc/$p/exe; done; kill $(jobs -p)";
+    shows(lab, script, &"public\n0\n/usr/bin/sleep\n".repeat(3))
+}
+
+/// No guest sees a process of the host: not the daemon's and the keeper's, which its node's PID namespace has.
+fn only_the_fabric_is_listed(lab: &Lab) -> Verdict {
+    let script = "grep -lx dunix /proc/[0-9]*/comm; ls /proc | grep -cx $$; ls /proc | grep -cx 1; kill $(jobs -p)";
+    shows(lab, script, "/proc/1/comm\n1\n1\n")
+}
