@@ -21,6 +21,7 @@ mod packages;
 mod source;
 mod test;
 mod vm;
+mod watched;
 mod workspace;
 
 use std::process::ExitCode;

@@ -5,13 +5,15 @@
 use crate::{
     interrupt,
     packages::{self, CC, GDB, IP, MAKE, STRACE},
+    watched,
     workspace::{self, cargo},
 };
-use anyhow::{Context, Result, bail};
-use std::{
-    io::{BufRead, BufReader, Write},
-    process::Stdio,
-};
+use anyhow::{Result, bail};
+use std::time::Duration;
+
+/// How long tests may print nothing. Of the long ones, one alone takes ten minutes.
+const SILENCE: Duration = Duration::from_mins(8);
+const SILENCE_FULL: Duration = Duration::from_mins(30);
 
 /// What came out of test programs.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -26,18 +28,15 @@ pub(crate) fn run(full: bool) -> Result<()> {
     packages::ensure(&[MAKE, CC, IP, STRACE, GDB])?;
     workspace::build(&["dunix"])?;
     let mut arguments = vec!["test", "--release", "--workspace", "--no-fail-fast", "--color=never"];
+    // Building says nothing to the standard output, and may take long.
+    interrupt::run(cargo(&arguments).args(["--no-run", "--quiet"]))?;
     if full {
         arguments.extend(["--", "--include-ignored"]);
     }
-    let mut child = cargo(&arguments).stdout(Stdio::piped()).spawn().context("cargo test")?;
-    let output = child.stdout.take().context("cargo test: no output")?;
+    let silence = if full { SILENCE_FULL } else { SILENCE };
     let mut figures = Figures::default();
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        figures.count(&line);
-        writeln!(std::io::stdout(), "{line}")?;
-    }
-    let succeeded = interrupt::wait(&mut child)?.success();
+    let status = watched::run(&mut cargo(&arguments), silence, |line| figures.count(line))?;
+    let succeeded = status.success();
     if !succeeded && figures.failed == 0 {
         // A test program that died, or did not compile, printed no result.
         figures.failed = 1;

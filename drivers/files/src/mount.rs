@@ -74,8 +74,8 @@ struct Errand {
     changes: bool,
     /// This node's own changes when it was asked.
     changes_before: u64,
-    /// Given up with the errand.
-    _changing: Option<Changing>,
+    /// Given up just before the answer is passed on.
+    changing: Option<Changing>,
 }
 
 impl Mount {
@@ -295,7 +295,7 @@ impl Volume for Mount {
             _ => None,
         };
         let (naming, leaving) = (name_of(&request), leaving_name_of(&request));
-        let _changing = Changing::of(&mount, &request);
+        let changing = Changing::of(&mount, &request);
         let errand = Errand {
             mount,
             reply,
@@ -306,7 +306,7 @@ impl Volume for Mount {
             leaving,
             changes,
             changes_before,
-            _changing,
+            changing,
         };
         if self.files.0.authority.is_some() {
             errand.run_here(request, payload);
@@ -411,6 +411,8 @@ impl Errand {
                 });
             }
         }
+        // Whoever acts on the answer may cause the next recall: it must find this change ended.
+        drop(self.changing);
         self.reply.send(result, payload);
     }
 }

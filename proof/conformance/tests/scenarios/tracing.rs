@@ -16,13 +16,14 @@ macro_rules! scripts {
     };
 }
 
-/// A shell's functions: traces without what differs from run to run.
+/// A shell's functions: traces without what differs from run to run (a call that a signal
+/// interrupts is shown twice, on the host too: whether one is depends on the moment).
 macro_rules! with_tools {
     ($script:literal) => {
         concat!(
             r#"
 export LC_ALL=C; unset LD_LIBRARY_PATH
-plain() { sed -E 's/0x[0-9a-f]+/ADDRESS/g; s/= [0-9]+$/= N/; s/(LWP|process) [0-9]+/\1 N/g; s/"\\x[^"]*", 8, GRND/R, 8, GRND/; s/ +=/ =/; s/vars \*/vars/; s/[0-9]+ vars/vars/; s/expected=[0-9]+/expected=N/' "$@"; }
+plain() { sed -E '/= \? ERESTART/d; s/0x[0-9a-f]+/ADDRESS/g; s/= [0-9]+$/= N/; s/(LWP|process) [0-9]+/\1 N/g; s/"\\x[^"]*", 8, GRND/R, 8, GRND/; s/ +=/ =/; s/vars \*/vars/; s/[0-9]+ vars/vars/; s/expected=[0-9]+/expected=N/' "$@"; }
 traces() { for trace in $(ls t.* | sort -t. -k2n); do echo "-- $((at += 1))"; plain $trace; done; }
 "#,
             $script
