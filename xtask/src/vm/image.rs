@@ -84,8 +84,12 @@ fn make_boot(folder: &Path, boot: &Path) -> Result<()> {
 fn make_disk(folder: &Path, disk: &Path) -> Result<()> {
     eprintln!("making a disk with Debian (debootstrap) ...");
     let root = fresh_folder(&folder.join("root.new"))?;
-    let mut debootstrap = Command::new("debootstrap");
-    debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), RELEASE]).arg(&root);
+    // What it mounts in the new root, and the processes it starts there, end with it, also if it is
+    // killed: a mount that stayed would be emptied with the folder.
+    let mut debootstrap = Command::new("unshare");
+    debootstrap.args(["--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]);
+    debootstrap.args(["debootstrap", "--variant=minbase", &format!("--include={PACKAGES}")]);
+    debootstrap.arg(RELEASE).arg(&root);
     interrupt::output(&mut debootstrap)?;
     fs::remove_dir_all(root.join("var/cache/apt"))?;
     let fresh = folder.join("disk.new");
