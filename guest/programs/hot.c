@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -33,7 +34,7 @@ static void want(const char *what, long got, long wanted) {
 }
 
 struct objects {
-    int empty[2], full[2], set, zero, folder;
+    int empty[2], full[2], set, zero, folder, sink;
 };
 
 static void make(struct objects *o) {
@@ -43,7 +44,25 @@ static void make(struct objects *o) {
     want("set", (o->set = epoll_create1(0)) >= 0, 1);
     want("added", epoll_ctl(o->set, EPOLL_CTL_ADD, o->empty[0], &event), 0);
     want("zero", (o->zero = open("/dev/zero", O_RDONLY)) >= 0, 1);
+    want("sink", (o->sink = open("/dev/null", O_WRONLY)) >= 0, 1);
     want("folder", (o->folder = open("/", O_RDONLY | O_DIRECTORY)) >= 0, 1);
+}
+
+// Each span ends when it is over, however often the wait was cut.
+static void spans(struct objects *o) {
+    struct pollfd none = {o->empty[0], POLLIN, 0}, one = {o->full[0], POLLIN, 0};
+    struct epoll_event event;
+    struct timespec span = {0, 20000000};
+    double start = now();
+    want("poll, a span", poll(&none, 1, 20), 0);
+    want("epoll, a span", epoll_wait(o->set, &event, 1, 20), 0);
+    want("ppoll, a span", syscall(SYS_ppoll, &none, 1, &span, 0, 8), 0);
+    double took = now() - start;
+    want("what is left", span.tv_sec == 0 && span.tv_nsec == 0, 1);
+    want("three spans", took >= 0.06 && took < 2, 1);
+    span = (struct timespec){5, 0};
+    want("ppoll, ready", syscall(SYS_ppoll, &one, 1, &span, 0, 8), 1);
+    want("its rest", span.tv_sec >= 4, 1);
 }
 
 static void waits(struct objects *o) {
@@ -54,6 +73,12 @@ static void waits(struct objects *o) {
     want("poll, a while", poll(&none, 1, 1), 0);
     want("epoll, at once", epoll_wait(o->set, &event, 1, 0), 0);
     want("epoll, a while", epoll_wait(o->set, &event, 1, 1), 0);
+    event = (struct epoll_event){EPOLLIN, {0}};
+    want("add", epoll_ctl(o->set, EPOLL_CTL_ADD, o->full[0], &event), 0);
+    want("added twice", epoll_ctl(o->set, EPOLL_CTL_ADD, o->full[0], &event), -1);
+    want("its errno", errno, EEXIST);
+    want("epoll, ready", epoll_wait(o->set, &event, 1, 1000), 1);
+    want("take out", epoll_ctl(o->set, EPOLL_CTL_DEL, o->full[0], 0), 0);
 }
 
 static void files(struct objects *o) {
@@ -69,6 +94,9 @@ static void files(struct objects *o) {
     int copy = dup(fd);
     want("dup", copy >= 0 && copy != fd, 1);
     want("its offset", lseek(copy, 0, SEEK_CUR), 2);
+    off_t from = 1;
+    want("sendfile", sendfile(o->sink, fd, &from, 5), 5);
+    want("its end", from, 6);
     want("close", close(copy) | close(fd), 0);
     want("no path", open("/no/such/file", O_RDONLY), -1);
     want("its errno", errno, ENOENT);
@@ -92,6 +120,7 @@ static void *loop(void *unused) {
     for (double end = now() + seconds; now() < end;) {
         waits(&o);
         for (int i = 0; i < 20; i++) files(&o);
+        spans(&o);
     }
     return 0;
 }

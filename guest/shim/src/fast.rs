@@ -46,7 +46,7 @@ impl From<Result<u64, Errno>> for Quick {
 }
 
 /// Calls below [`fast::CLASSES`] and how they begin.
-const CLASSES: [(u64, u8); 26] = [
+const CLASSES: [(u64, u8); 28] = [
     (nr::READ, CLASS_TRANSFER),
     (nr::WRITE, CLASS_TRANSFER),
     (nr::READV, CLASS_TRANSFER),
@@ -73,9 +73,11 @@ const CLASSES: [(u64, u8); 26] = [
     (nr::GETPPID, CLASS_QUICK),
     (nr::GETDENTS64, CLASS_QUICK),
     (nr::EPOLL_WAIT, CLASS_QUICK),
+    (nr::EPOLL_CTL, CLASS_QUICK),
+    (nr::SENDFILE, CLASS_QUICK),
 ];
 /// The others.
-const GREATER: [u64; 8] = [
+const GREATER: [u64; 9] = [
     nr::OPENAT,
     nr::NEWFSTATAT,
     nr::READLINKAT,
@@ -84,6 +86,7 @@ const GREATER: [u64; 8] = [
     nr::STATX,
     nr::DUP3,
     nr::EPOLL_PWAIT,
+    nr::PPOLL,
 ];
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
@@ -165,8 +168,7 @@ pub(crate) extern "C" fn quick(frame: &mut Frame) {
             thread.fast_target.set(tail);
         }
         Quick::Pass => {
-            let has_limit = passed::may_have_limit(number);
-            thread.pass_start.set(if has_limit { host::now() } else { Time::ZERO });
+            passed::note_stamp(thread, number);
             thread.fast_target.set(gadget::pass_stub());
         }
         Quick::Trap => thread.fast_target.set(tail + TRAP_FROM_TAIL),

@@ -37,6 +37,11 @@ impl Timeout {
         Timeout { argument, end: host::now().plus(span), left: span }
     }
 
+    /// What is left of a wait of `span` that began at `start`.
+    pub(crate) fn since(argument: usize, span: Time, start: Time) -> Timeout {
+        Timeout { argument, end: start.plus(span), left: Time::ZERO }.continued()
+    }
+
     /// The same wait for a call that goes on where another one left off.
     pub(crate) fn continued(self) -> Timeout {
         Timeout { left: self.left(), ..self }

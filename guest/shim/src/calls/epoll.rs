@@ -9,11 +9,17 @@ use dunix_shim_core::{Errno, nr};
 
 /// Bytes of `struct epoll_event`.
 type Event = [u8; 12];
+const EPOLL_CTL_ADD: u64 = 1;
 const EPOLL_CTL_DEL: u64 = 2;
+
+/// Whether the call adds a file of the tree.
+pub(crate) fn is_refused(args: [u64; 6]) -> bool {
+    u64::from(host::uint_arg(args[1])) == EPOLL_CTL_ADD && is_file_of_tree(args[2])
+}
 
 /// The error of adding a file of the tree; `None`: the call is the host's.
 pub(crate) fn refused(args: [u64; 6]) -> Option<Errno> {
-    if !is_file_of_tree(args[2]) {
+    if !is_refused(args) {
         return None;
     }
     // What Linux finds first.

@@ -7,6 +7,8 @@
 //! ```
 
 use super::rest::{Transfer, is_timed_by_terminal};
+use super::timed;
+use crate::arch;
 use crate::arch::frame::Context;
 use crate::arch::gadget::{self, ANEW, NOT_BEGUN};
 use crate::fast;
@@ -29,8 +31,18 @@ pub(crate) fn pass_on(thread: &Thread, context: &mut Context) {
     context.regs.rip = gadget::pass_stub();
 }
 
+/// Notes when a call of the fast path begins, as a time stamp: it costs less.
+pub(crate) fn note_stamp(thread: &Thread, number: u64) {
+    if may_have_limit(number) || timed::is_passed(number) {
+        thread.pass_tsc.set(arch::fast::ticks());
+        thread.pass_start.set(Time { seconds: STAMPED, nanos: 0 });
+    } else {
+        thread.pass_start.set(Time::ZERO);
+    }
+}
+
 /// Whether the object of a call may limit how long it waits: `SO_RCVTIMEO`, `SO_SNDTIMEO`, `VTIME`.
-pub(crate) fn may_have_limit(number: u64) -> bool {
+fn may_have_limit(number: u64) -> bool {
     matches!(
         number,
         nr::READ
@@ -51,7 +63,9 @@ pub(crate) fn may_have_limit(number: u64) -> bool {
 
 /// The fast path notes a time stamp instead of the time, which is of use on this machine only.
 fn settle_start(thread: &Thread) {
-    if thread.pass_start.get().seconds == STAMPED {
+    if timed::is_counted_down(thread.pass_number.get()) {
+        thread.pass_start.set(host::now());
+    } else if thread.pass_start.get().seconds == STAMPED {
         thread.pass_start.set(fast::time_of(thread.pass_tsc.get()));
     }
 }
@@ -67,6 +81,11 @@ pub(crate) fn before(thread: &Thread, context: &mut Context) {
     let parks = park::count();
     park::if_asked(thread);
     let number = context.regs.rax;
+    if timed::has_span(number, context.call().1) {
+        // The time that the move took counts.
+        go_on(thread, context, NOT_BEGUN);
+        return;
+    }
     if leave_if_remote(thread, context, parks) {
         return;
     }
@@ -107,9 +126,13 @@ fn go_on(thread: &Thread, context: &mut Context, result: i64) {
     let number = thread.pass_number.get();
     context.regs.rax = number;
     let (_, args) = context.call();
-    let transfer = Transfer::new(thread, context.mask, number, args, thread.pass_start.get());
+    let start = thread.pass_start.get();
     // SAFETY: the guest's own call.
-    let result = unsafe { transfer.complete(result) };
+    let result = unsafe {
+        timed::complete(thread, context.mask, number, args, start, result).unwrap_or_else(|| {
+            Transfer::new(thread, context.mask, number, args, start).complete(result)
+        })
+    };
     context.regs.rip = thread.pass_return.get();
     if result == NOT_BEGUN {
         context.rewind_call();

@@ -2,14 +2,12 @@
 //!
 //! Each answer is that of [`super::dispatch`], or [`Quick::Trap`], which asks it.
 
-use super::{Answer, descriptor, entries, fifo, path};
+use super::{Answer, descriptor, entries, epoll, fifo, path};
 use crate::arch::fast;
-use crate::arch::gadget::NOT_BEGUN;
 use crate::doorbell::slot;
 use crate::fast::{Quick, rt_sigaction, rt_sigprocmask};
 use crate::host;
 use crate::process::has_daemon;
-use crate::signal::deliver;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::arena::{SLOT_BACKGROUND, SLOT_PARK};
@@ -56,12 +54,21 @@ pub(crate) fn decide(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
         }
         nr::GETPPID if !has_daemon() => Quick::Pass,
         nr::GETDENTS64 => list(thread, args),
-        nr::POLL if host::int_arg(args[2]) <= 0 && !is_far(thread) => Quick::Pass,
-        nr::POLL if !is_far(thread) => ready(thread, number, args, 2),
-        nr::EPOLL_WAIT if host::int_arg(args[3]) <= 0 => Quick::Pass,
-        nr::EPOLL_PWAIT if host::int_arg(args[3]) <= 0 && args[4] == 0 => Quick::Pass,
-        nr::EPOLL_WAIT => ready(thread, number, args, 3),
-        nr::EPOLL_PWAIT if args[4] == 0 => ready(thread, number, args, 3),
+        nr::SENDFILE => match transfer(thread, host::int_arg(args[0])) {
+            Quick::Pass => if_near(thread, host::int_arg(args[1])),
+            quick => quick,
+        },
+        nr::POLL if !is_far(thread) => Quick::Pass,
+        nr::PPOLL if args[3] == 0 && !is_far(thread) => Quick::Pass,
+        nr::EPOLL_CTL => {
+            if epoll::is_refused(args) {
+                Quick::Trap
+            } else {
+                Quick::Pass
+            }
+        }
+        nr::EPOLL_WAIT => Quick::Pass,
+        nr::EPOLL_PWAIT if args[4] == 0 => Quick::Pass,
         _ => Quick::Trap,
     }
 }
@@ -138,17 +145,5 @@ fn list(thread: &Thread, args: [u64; 6]) -> Quick {
     match if_near(thread, host::int_arg(args[0])) {
         Quick::Pass if has_daemon() && entries::lists_numbers(args[0]) => Quick::Trap,
         quick => quick,
-    }
-}
-
-/// A wait with a deadline: what is there already is the answer, else the shim waits.
-fn ready(thread: &Thread, number: u64, mut args: [u64; 6], span: usize) -> Quick {
-    args[span] = 0;
-    // SAFETY: the guest's own call, which does not wait now.
-    match unsafe { fast::call(number, args) } {
-        0 => Quick::Trap,
-        // Even a look is cut short by a signal, which came before the wait: the wait begins behind its handler.
-        deliver::INTERRUPTED if thread.has_kept.get() => Quick::Return(NOT_BEGUN),
-        result => Quick::Return(result),
     }
 }

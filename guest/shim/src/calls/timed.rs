@@ -9,7 +9,7 @@ use crate::arch::frame::Context;
 use crate::arch::gadget::{NOT_BEGUN, Request};
 use crate::guest::{self, GuestAddr};
 use crate::host;
-use crate::restart::{self, Timeout};
+use crate::restart::{self, Earlier, Timeout};
 use crate::signal::deliver::INTERRUPTED;
 use crate::signal::mask;
 use crate::thread::Thread;
@@ -86,6 +86,60 @@ pub(crate) fn try_handle(
         Ok(wait) => Some(wait.run(thread, context)),
         Err(error) => Some(Answer::from(Err(error))),
     }
+}
+
+/// Whether the fast path passes on a call whose span [`complete`] would have to know the start of.
+pub(crate) fn is_passed(number: u64) -> bool {
+    matches!(number, nr::POLL | nr::EPOLL_WAIT | nr::EPOLL_PWAIT)
+}
+
+/// Whether what is left of a span is where the span was when a signal cuts a call that was passed on: its span
+/// begins anew then.
+pub(crate) fn is_counted_down(number: u64) -> bool {
+    number == nr::PPOLL
+}
+
+/// Whether [`complete`] stands up for a span of this call.
+pub(crate) fn has_span(number: u64, args: [u64; 6]) -> bool {
+    span_of(number, args).is_some()
+}
+
+fn span_of(number: u64, args: [u64; 6]) -> Option<(Wait, usize, Time)> {
+    if !is_passed(number) && !is_counted_down(number) {
+        return None;
+    }
+    let wait = wait(number, args)?.ok()?;
+    let (argument, span) = wait.span.filter(|_| wait.own_mask.is_none())?;
+    Some((wait, argument, span))
+}
+
+/// Completes a wait that was passed on at `start`, and whose first turn a move signal ended with
+/// `result`; `None` if it has no span.
+///
+/// # Safety
+/// The call is the guest's own.
+pub(crate) unsafe fn complete(
+    thread: &Thread,
+    mask: SigSet,
+    number: u64,
+    args: [u64; 6],
+    start: Time,
+    result: i64,
+) -> Option<i64> {
+    let (wait, argument, span) = span_of(number, args)?;
+    let earlier = match result {
+        NOT_BEGUN => Earlier::Nothing,
+        INTERRUPTED => Earlier::Final,
+        _ => return Some(result),
+    };
+    let timeout = Timeout::since(argument, span, start);
+    let request = Request { mask, nr: wait.number, args: wait.args };
+    // SAFETY: forwarded from the caller; the span is in the shim's memory.
+    let result = unsafe { restart::keep_after(thread, request, Some(timeout), earlier) }.result;
+    if let (Some(left), true) = (wait.left, result != NOT_BEGUN) {
+        left.write(timeout.left());
+    }
+    Some(result)
 }
 
 /// Reads the arguments; `None` if there is neither a span nor a mask to look after.
