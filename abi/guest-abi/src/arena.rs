@@ -21,7 +21,11 @@ pub struct Slot {
     pub command_seq: AtomicU32,
     /// Goes up with every freeze, before [`SLOT_PARK`] is set.
     pub park_epoch: AtomicU32,
-    _reserved: [u32; 12],
+    /// Its parent, group and session. 0: not known here; the daemon is to be asked.
+    pub parent: AtomicU32,
+    pub group: AtomicU32,
+    pub session: AtomicU32,
+    _reserved: [u32; 9],
 }
 
 /// The process has a controlling terminal.

@@ -28,9 +28,9 @@ impl Node {
                 }
             }
             Effect::Gone { pid } => self.forget(pid),
-            Effect::Regrouped { pid } => self.refresh_flags(pid),
+            Effect::Regrouped { pid } | Effect::Orphaned { pid } => self.refresh_slot(pid),
             Effect::TerminalLost { pid } => {
-                self.refresh_flags(pid);
+                self.refresh_slot(pid);
                 self.extension.handle_terminal_lost(pid);
             }
             Effect::HangUp { session, terminal } if terminal.home != self.id => {

@@ -1,6 +1,7 @@
 //! The node's arena and who has which of its slots.
 
 use dunix_guest_abi::arena::{ARENA_BYTES, SLOT_PARK, SLOTS, Slot};
+use dunix_ids::Pid;
 use dunix_linux::Result;
 use dunix_linux::arena::Arena;
 use rustix::thread::futex;
@@ -42,6 +43,16 @@ impl SlotArena {
         if let Some(word) = self.word(slot, offset_of!(Slot, flags)) {
             let keep = |old| Some(old & SLOT_PARK | flags & !SLOT_PARK);
             let _ = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, keep);
+        }
+    }
+
+    /// Publishes who a process's parent, group and session are, as far as they are known.
+    pub(crate) fn set_identity(&self, slot: SlotIndex, identity: [Option<Pid>; 3]) {
+        let words = [offset_of!(Slot, parent), offset_of!(Slot, group), offset_of!(Slot, session)];
+        for (offset, pid) in words.into_iter().zip(identity) {
+            if let Some(word) = self.word(slot, offset) {
+                word.store(pid.map_or(0, Pid::get), Ordering::Release);
+            }
         }
     }
 

@@ -123,7 +123,7 @@ impl Processes {
     /// One process has no controlling terminal from now on (`TIOCNOTTY`).
     pub fn leave_terminal(&self, pid: Pid) {
         self.0.with(|state, _| state.table.set_terminal(pid, None));
-        self.0.refresh_flags(pid);
+        self.0.refresh_slot(pid);
     }
 
     /// Asks for the session of a group, wherever its members are; `then` gets it, or `None` without
@@ -182,14 +182,17 @@ impl Node {
             }
         });
         for pid in members {
-            self.refresh_flags(pid);
+            self.refresh_slot(pid);
         }
     }
 
-    /// Publishes what a process's shim must know of its terminal.
-    pub(crate) fn refresh_flags(&self, pid: Pid) {
+    /// Publishes what a process's shim must know of its place among processes and of its terminal.
+    pub(crate) fn refresh_slot(&self, pid: Pid) {
         self.look(|state| {
             if let Some(local) = state.locals.get(&pid) {
+                let table = &state.table;
+                let identity = [table.parent(pid), table.group(pid), table.session(pid)];
+                self.arena.set_identity(local.slot, identity);
                 self.arena.set_flags(local.slot, state.slot_flags(pid));
             }
         });

@@ -46,7 +46,7 @@ impl From<Result<u64, Errno>> for Quick {
 }
 
 /// Calls below [`fast::CLASSES`] and how they begin.
-const CLASSES: [(u64, u8); 28] = [
+const CLASSES: [(u64, u8); 31] = [
     (nr::READ, CLASS_TRANSFER),
     (nr::WRITE, CLASS_TRANSFER),
     (nr::READV, CLASS_TRANSFER),
@@ -71,6 +71,9 @@ const CLASSES: [(u64, u8); 28] = [
     (nr::DUP2, CLASS_QUICK),
     (nr::FCNTL, CLASS_QUICK),
     (nr::GETPPID, CLASS_QUICK),
+    (nr::GETPGRP, CLASS_QUICK),
+    (nr::GETPGID, CLASS_QUICK),
+    (nr::GETSID, CLASS_QUICK),
     (nr::GETDENTS64, CLASS_QUICK),
     (nr::EPOLL_WAIT, CLASS_QUICK),
     (nr::EPOLL_CTL, CLASS_QUICK),

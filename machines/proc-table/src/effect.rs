@@ -44,9 +44,11 @@ pub enum Effect {
     /// to: then its host process must not go on): drop its slot, host
     /// numbers and descriptions. For a zombie this comes before the reaping.
     Gone { pid: Pid },
-    /// A process here changed its group, and perhaps its session (the slot's flags change). Comes
+    /// A process here changed its group, and perhaps its session (the slot changes). Comes
     /// before the answer to whoever asked for it.
     Regrouped { pid: Pid },
+    /// The parent of a process here is process 1 now (the slot changes).
+    Orphaned { pid: Pid },
     /// Its controlling terminal was taken from a process here (the slot's flags change).
     TerminalLost { pid: Pid },
     /// The leader of a session has ended: the terminal's home hangs up, sends SIGHUP and SIGCONT

@@ -342,7 +342,9 @@ impl ProcTable {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let was_anchored = process.is_anchored();
         process.parent = ParentLink::ORPHAN;
-        if process.is_zombie() {
+        let is_zombie = process.is_zombie();
+        self.effects.push_back(Effect::Orphaned { pid });
+        if is_zombie {
             self.bury_zombie(pid);
         } else if was_anchored {
             self.announce_member(pid, true);

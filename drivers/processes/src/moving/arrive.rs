@@ -128,7 +128,7 @@ impl Arrival {
         let Arrival { node, shell, pid, relays, paging, .. } = self;
         let hall = shell.hall.clone();
         shell.settle();
-        node.refresh_flags(pid);
+        node.refresh_slot(pid);
         node.halls.close(&hall);
         node.arena.end_park(hall.slot);
         node.ready_a_shell();

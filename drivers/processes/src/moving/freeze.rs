@@ -282,7 +282,7 @@ impl Frozen {
         self.is_settled = true;
         self.node.halls.close(&self.hall);
         self.node.arena.end_park(self.hall.slot);
-        self.node.refresh_flags(self.pid);
+        self.node.refresh_slot(self.pid);
     }
 
     /// Notes who the parked threads are, the first one first.

@@ -36,7 +36,7 @@ impl Node {
         let exit_signal = u8::try_from(call.arg(1) & 0xff).unwrap_or(0);
         let caller = call.caller()?;
         let pid = self.with(|state, now| state.prepare(now, caller.pid, exit_signal))?;
-        self.refresh_flags(pid);
+        self.refresh_slot(pid);
         Ok(pid)
     }
 

@@ -41,7 +41,7 @@ impl Node {
         });
         // An image that nobody let start: a guest executed the shim by itself.
         let (ticket, slot, remote) = taken.ok_or(Errno::PROTO)?;
-        self.refresh_flags(caller.pid);
+        self.refresh_slot(caller.pid);
         let open =
             |number: &i32| crate::host::link(caller.host_pid, &format!("fd/{number}")).is_ok();
         let (kept, closed): (Vec<i32>, Vec<i32>) = remote.into_iter().partition(open);

@@ -29,8 +29,8 @@ static int more(int fd, char *seen, int count) {
 }
 
 int main(void) {
-    char line[64], folder[64], name[128];
-    sprintf(folder, "entries-%d", getpid());
+    char line[64], folder[200], name[220];
+    snprintf(folder, sizeof folder, "%s/entries-%d", getenv("T"), getpid());
     mkdir(folder, 0700);
     for (int i = 0; i < COUNT; i++) {
         sprintf(name, "%s/%d", folder, i);

@@ -384,6 +384,7 @@ impl Fabric {
             }
             Effect::Gone { pid } => format!("{} is gone from {node}", self.name(*pid)),
             Effect::Regrouped { pid } => format!("{} has a new group", self.name(*pid)),
+            Effect::Orphaned { pid } => format!("{} has no parent any more", self.name(*pid)),
             Effect::TerminalLost { pid } => format!("{} lost its terminal", self.name(*pid)),
             Effect::HangUp { session, .. } => format!("hang up session {}", self.name(*session)),
             Effect::Fenced => format!("{node} is fenced"),
