@@ -3,6 +3,8 @@
 use dunix_linux::{Errno, Result};
 use dunix_wire::processes::{Credentials, Rusage};
 use rustix::process::{Pid as HostPid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -21,6 +23,11 @@ pub(crate) fn has_thread(host_pid: u32, host_tid: u32) -> bool {
 /// [`MOVE_SIGNAL`](dunix_guest_abi::signal::MOVE_SIGNAL) in a set.
 const MOVE_BIT: u64 = 1 << (dunix_guest_abi::signal::MOVE_SIGNAL - 1);
 
+/// More bytes than a file of `/proc/PID` has here, `status` with 65,536 supplementary groups included.
+const TEXT_BYTES: u64 = 1 << 20;
+/// Bytes of arguments that are shown.
+const ARGUMENTS_BYTES: u64 = 4096;
+
 /// The lines of `/proc/<pid>/status` that matter here, as the host says them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Status {
@@ -38,7 +45,7 @@ pub(crate) struct Status {
 impl Status {
     /// Reads a process's status, its ids as guests number them (`base` is their 0).
     pub(crate) fn of(host_pid: u32, base: u32) -> Result<Status> {
-        let text = std::fs::read_to_string(format!("/proc/{host_pid}/status"))
+        let text = proc_text(host_pid, "status")
             .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::SRCH))?;
         Ok(Status::parse(&text, base))
     }
@@ -94,7 +101,7 @@ const TICKS: u64 = 100;
 
 impl Times {
     pub(crate) fn of(host_pid: u32) -> Option<Times> {
-        Times::parse(&std::fs::read_to_string(format!("/proc/{host_pid}/stat")).ok()?)
+        Times::parse(&proc_text(host_pid, "stat").ok()?)
     }
 
     fn parse(text: &str) -> Option<Times> {
@@ -111,8 +118,8 @@ impl Times {
 
 /// What a live process has used: CPU time, faults, and the greatest resident set.
 pub(crate) fn usage_of(host_pid: u32) -> Rusage {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{host_pid}/{name}"));
-    usage(&read("stat").unwrap_or_default(), &read("status").unwrap_or_default())
+    let read = |name: &str| proc_text(host_pid, name).unwrap_or_default();
+    usage(&read("stat"), &read("status"))
 }
 
 /// The time that a process's first thread has had a processor; zero if that cannot be read
@@ -164,13 +171,21 @@ fn maps_device(maps: &str, device: u64) -> bool {
     maps.lines().any(|line| line.split_ascii_whitespace().nth(3) == Some(device.as_str()))
 }
 
+/// Reads the first `most` bytes of a file of `/proc/PID`: as a rule in one call, and another that finds the end.
+fn read_proc(host_pid: u32, name: &str, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(format!("/proc/{host_pid}/{name}"))?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn proc_text(host_pid: u32, name: &str) -> std::io::Result<String> {
+    read_proc(host_pid, name, TEXT_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Arguments for display, at most 4 KiB of them.
 pub(crate) fn arguments(host_pid: u32) -> Vec<String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    if let Ok(file) = std::fs::File::open(format!("/proc/{host_pid}/cmdline")) {
-        let _ = file.take(4096).read_to_end(&mut bytes);
-    }
+    // One that has ended meanwhile has none.
+    let bytes = read_proc(host_pid, "cmdline", ARGUMENTS_BYTES).unwrap_or_default();
     let words = bytes.split(|&b| b == 0).map(|w| String::from_utf8_lossy(w).into_owned());
     let mut words: Vec<String> = words.collect();
     if words.last().is_some_and(String::is_empty) {

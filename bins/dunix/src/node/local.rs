@@ -1,6 +1,6 @@
 //! What this node says of itself.
 
-use super::overview::{Local, unix_ms};
+use super::overview::Local;
 use dunix_admin_api::{
     DescriptorInfo, Event, EventKind, ExitStatus, Explanation, NodeConfig, NodeInfo, NodeState,
     ProcessInfo, ProcessState, Traffic,
@@ -13,8 +13,6 @@ use dunix_wire::processes::{self as wire, ProcessSummary, RunState};
 use std::fs;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-/// Events that wait for slow subscribers before the oldest are dropped.
-const EVENTS_KEPT: usize = 4096;
 /// Most arguments of a process in a list.
 const ARGUMENTS_MAX: usize = 64;
 
@@ -24,20 +22,16 @@ pub(super) struct ThisNode {
     mesh: Mesh,
     load: Load,
     processes: Processes,
-    events: broadcast::Sender<Event>,
 }
 
 impl ThisNode {
-    /// Must be called within a tokio runtime.
     pub(super) fn new(
         config: NodeConfig,
         mesh: Mesh,
         load: Load,
         processes: Processes,
     ) -> ThisNode {
-        let events = broadcast::Sender::new(EVENTS_KEPT);
-        tokio::spawn(translate(config.node, processes.events(), events.clone()));
-        ThisNode { config, mesh, load, processes, events }
+        ThisNode { config, mesh, load, processes }
     }
 
     fn traffic(&self) -> Traffic {
@@ -133,19 +127,22 @@ impl Local for ThisNode {
         self.processes.details(pid).map(|details| self.explanation(details))
     }
 
-    fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+    fn events(&self) -> Events {
+        Events { node: self.config.node, source: self.processes.events() }
     }
 }
 
-/// Turns the driver's events into the fabric's, until the driver ends.
-async fn translate(
+/// A subscription to what happens on this node. Without any, the driver has nothing to tell.
+pub(super) struct Events {
     node: dunix_ids::NodeId,
-    mut source: broadcast::Receiver<ProcessEvent>,
-    events: broadcast::Sender<Event>,
-) {
-    loop {
-        let kind = match source.recv().await {
+    source: broadcast::Receiver<ProcessEvent>,
+}
+
+impl Events {
+    /// Waits for the next event; a subscriber that is too slow is told how many it missed. `None` when
+    /// the driver has ended.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        let kind = match self.source.recv().await {
             Ok(ProcessEvent::Started { pid, parent }) => {
                 EventKind::Started { pid, ppid: parent, args: Vec::new() }
             }
@@ -162,11 +159,16 @@ async fn translate(
                 EventKind::MoveRefused { pid, to, message }
             }
             Err(RecvError::Lagged(events)) => EventKind::Lost { events },
-            Err(RecvError::Closed) => return,
+            Err(RecvError::Closed) => return None,
         };
-        // Without subscribers there is nobody to tell.
-        let _ = events.send(Event { at_unix_ms: unix_ms(), node, kind });
+        Some(Event { at_unix_ms: unix_ms(), node: self.node, kind })
     }
+}
+
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The admin protocol's word for how a process ended.

@@ -3,16 +3,16 @@
 //! Owns: asking the peers, answering them, and event subscriptions. Refuses: knowing anything of a
 //! node by itself; [`Local`] does. Nothing is broadcast: a node sends only to those who asked.
 
+use super::local::Events;
 use bytes::Bytes;
 use dunix_admin_api::{
-    Event, EventKind, Explanation, LIST_ITEMS_MAX, NodeInfo, PeerCall, PeerReply, ProcessInfo,
-    SubscribeEvents,
+    Event, Explanation, LIST_ITEMS_MAX, NodeInfo, PeerCall, PeerReply, ProcessInfo, SubscribeEvents,
 };
 use dunix_ids::{NodeId, Pid};
 use dunix_transport::{Handler, Mesh, MeshError, MeshStream, PeerEvent, Responder, StreamSender};
 use dunix_wire::Topic;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 /// How long a peer may take to answer; one that does not is left out.
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub(super) trait Local: Send + Sync + 'static {
     /// Tells all of a process on this node.
     fn explain(&self, pid: Pid) -> Option<Explanation>;
     /// Subscribes to what happens on this node from now on.
-    fn events(&self) -> broadcast::Receiver<Event>;
+    fn events(&self) -> Events;
 }
 
 /// Answers for the fabric. Cheap to clone.
@@ -192,34 +192,18 @@ impl Handler for Overview {
     fn handle_peer(&self, _event: &PeerEvent) {}
 }
 
-/// Hands local events on; a receiver that is too slow is told how many it missed.
-async fn forward(mut events: broadcast::Receiver<Event>, sender: mpsc::Sender<Event>) {
-    while let Some(event) = next(&mut events).await {
+/// Hands local events on.
+async fn forward(mut events: Events, sender: mpsc::Sender<Event>) {
+    while let Some(event) = events.next().await {
         if sender.send(event).await.is_err() {
             return;
         }
     }
 }
 
-async fn next(events: &mut broadcast::Receiver<Event>) -> Option<Event> {
-    match events.recv().await {
-        Ok(event) => Some(event),
-        Err(broadcast::error::RecvError::Closed) => None,
-        Err(broadcast::error::RecvError::Lagged(events)) => {
-            Some(Event { at_unix_ms: unix_ms(), node: NodeId(0), kind: EventKind::Lost { events } })
-        }
-    }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// At the asked node: sends events until the subscriber leaves.
-async fn send(mut events: broadcast::Receiver<Event>, mut stream: StreamSender) {
-    while let Some(event) = next(&mut events).await {
+async fn send(mut events: Events, mut stream: StreamSender) {
+    while let Some(event) = events.next().await {
         let body = dunix_wire::encode(&event);
         let Ok(length) = u32::try_from(body.len()) else { continue };
         if body.len() > EVENT_BYTES_MAX {
@@ -271,6 +255,7 @@ fn take_event(buffer: &mut Vec<u8>) -> Result<Option<Event>, dunix_wire::Malform
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dunix_admin_api::EventKind;
 
     fn event(at: u64) -> Event {
         Event { at_unix_ms: at, node: NodeId(1), kind: EventKind::Lost { events: at } }
