@@ -37,5 +37,41 @@ pub const SLOT_TOSTOP: u32 = 1 << 2;
 /// All threads must park, and stay parked: see [`moving`](crate::moving).
 pub const SLOT_PARK: u32 = 1 << 3;
 
+/// What is the same for all processes of the node, behind the slots.
+#[repr(C, align(4096))]
+pub struct NodeFacts {
+    /// What `cpuid` answers, in the order of [`STEADY_LEAVES`].
+    pub answers: [CpuidAnswer; STEADY_LEAVES.len()],
+}
+
+/// Registers after `cpuid`.
+#[repr(C, align(16))]
+pub struct CpuidAnswer {
+    pub eax: AtomicU32,
+    pub ebx: AtomicU32,
+    pub ecx: AtomicU32,
+    pub edx: AtomicU32,
+}
+
+/// Leaves of `cpuid` that answer the same for every value of ecx, and on every processor of a machine, but
+/// for the number of the asking one in leaf 1.
+pub const STEADY_LEAVES: [u32; 12] = [
+    0,
+    1,
+    2,
+    0x8000_0000,
+    0x8000_0001,
+    0x8000_0002,
+    0x8000_0003,
+    0x8000_0004,
+    0x8000_0005,
+    0x8000_0006,
+    0x8000_0007,
+    0x8000_0008,
+];
+
+/// Where [`NodeFacts`] are.
+pub const FACTS_AT: usize = SLOTS * size_of::<Slot>();
 /// Bytes of an arena.
-pub const ARENA_BYTES: usize = SLOTS * size_of::<Slot>();
+pub const ARENA_BYTES: usize = FACTS_AT + size_of::<NodeFacts>();
+const _: () = assert!(ARENA_BYTES.is_multiple_of(align_of::<NodeFacts>()));

@@ -1,6 +1,8 @@
 //! The node's arena and who has which of its slots.
 
-use dunix_guest_abi::arena::{ARENA_BYTES, SLOT_PARK, SLOTS, Slot};
+use dunix_guest_abi::arena::{
+    ARENA_BYTES, CpuidAnswer, FACTS_AT, NodeFacts, SLOT_PARK, SLOTS, STEADY_LEAVES, Slot,
+};
 use dunix_ids::Pid;
 use dunix_linux::Result;
 use dunix_linux::arena::Arena;
@@ -27,7 +29,16 @@ const WORDS: usize = size_of::<Slot>() / 4;
 
 impl SlotArena {
     pub(crate) fn new() -> Result<SlotArena> {
-        Ok(SlotArena(Arena::new("arena", ARENA_BYTES)?))
+        let arena = Arena::new("arena", ARENA_BYTES)?;
+        for (index, leaf) in STEADY_LEAVES.into_iter().enumerate() {
+            let at = FACTS_AT + offset_of!(NodeFacts, answers) + index * size_of::<CpuidAnswer>();
+            for (register, value) in dunix_linux::cpuid(leaf).into_iter().enumerate() {
+                if let Some(word) = arena.word(at / 4 + register) {
+                    word.store(value, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(SlotArena(arena))
     }
 
     /// Tells a process that an answer `EAGAIN` may have changed.

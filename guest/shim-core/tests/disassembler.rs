@@ -1,8 +1,8 @@
-//! The decoder of movable instructions against a disassembler, over the text of libraries and programs of this machine.
+//! The decoder of movable instructions and the finder of `cpuid` against a disassembler, over the text of libraries and programs of this machine.
 //!
 //! Without `DUNIX_TEST_ALL_TEXT` only a few megabytes are looked at: what every process maps.
 
-use dunix_shim_core::rewrite::decode::movable;
+use dunix_shim_core::rewrite::{cpuid, decode::movable};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -34,15 +34,28 @@ fn instruction(line: &str) -> Option<(Vec<u8>, &str)> {
     fields.next().map(str::trim).filter(|text| !text.starts_with('.')).map(|text| (bytes, text))
 }
 
-/// What the decoder does with all that the disassembler finds; returns how many it may move.
-fn check(object: &PathBuf) -> u64 {
+fn disassembled(object: &PathBuf) -> String {
     let output = Command::new("objdump")
         .args(["-d", "-w", "--insn-width=16"])
         .arg(object)
         .stderr(Stdio::null())
         .output()
         .expect("objdump can be started");
-    let text = String::from_utf8_lossy(&output.stdout);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn has_objdump() -> bool {
+    let version = Command::new("objdump").arg("--version").stdout(Stdio::null()).status();
+    let has = version.is_ok_and(|status| status.success());
+    if !has {
+        eprintln!("skipped: no objdump here");
+    }
+    has
+}
+
+/// What the decoder does with all that the disassembler finds; returns how many it may move.
+fn check(object: &PathBuf) -> u64 {
+    let text = disassembled(object);
     let mut moved = 0;
     for (bytes, text) in text.lines().filter_map(instruction) {
         // What follows must not matter: the worst continuation is one that looks like more of it.
@@ -64,13 +77,39 @@ fn check(object: &PathBuf) -> u64 {
     moved
 }
 
+/// Whether each that is found is one, behind the load of its leaf; returns how many they are.
+fn check_cpuid(object: &PathBuf) -> usize {
+    let text = disassembled(object);
+    let mut code = Vec::new();
+    let mut starts = std::collections::BTreeMap::new();
+    for (bytes, text) in text.lines().filter_map(instruction) {
+        starts.insert(code.len(), text);
+        code.extend(bytes);
+    }
+    let (mut found, mut from) = (0, 0);
+    while let Some((at, leaf)) = cpuid::find(&code, from) {
+        let place = format!("{} at {at}", object.display());
+        assert_eq!(starts.get(&at).copied(), Some("cpuid"), "{place}");
+        let before = starts.range(..at).next_back().map(|(_, text)| text.replace(' ', ""));
+        assert_eq!(before, Some(format!("mov${leaf:#x},%eax")), "{place}");
+        found += 1;
+        from = at + 2;
+    }
+    found
+}
+
+#[test]
+fn every_cpuid_that_is_found_is_one_behind_its_load() {
+    if has_objdump() {
+        let found: usize = objects().iter().map(check_cpuid).sum();
+        assert!(found >= 10, "{found}");
+    }
+}
+
 #[test]
 fn every_movable_instruction_is_as_long_as_the_disassembler_says() {
-    let has_objdump = Command::new("objdump").arg("--version").stdout(Stdio::null()).status();
-    if !has_objdump.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no objdump here");
-        return;
+    if has_objdump() {
+        let moved: u64 = objects().iter().map(check).sum();
+        assert!(moved > 300_000, "{moved}");
     }
-    let moved: u64 = objects().iter().map(check).sum();
-    assert!(moved > 300_000, "{moved}");
 }

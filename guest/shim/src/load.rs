@@ -1,6 +1,7 @@
 //! Mapping programs and their interpreters, as the kernel would (`fs/binfmt_elf.c`).
 
 use crate::host;
+use crate::rewrite;
 use dunix_guest_abi::doorbell::PATH_BYTES;
 use dunix_shim_core::elf::{self, Header, PAGE, Segment, Span};
 use dunix_shim_core::{Errno, nr};
@@ -100,10 +101,23 @@ pub(crate) fn program(fd: i32) -> Result<Program, Errno> {
         let inner = Headers::read(interpreter).map_err(|_| Errno::ELIBBAD)?;
         let mapped = map(interpreter, &inner, None)?;
         host::close(interpreter);
+        answer_cpuid(&inner, mapped.bias);
         program.interpreter_base = mapped.bias;
         program.start = mapped.bias.wrapping_add(inner.header.entry);
     }
     Ok(program)
+}
+
+fn answer_cpuid(linker: &Headers, bias: u64) {
+    let is_text = |s: &&Segment| {
+        s.kind == elf::PT_LOAD
+            && s.flags & (elf::PF_R | elf::PF_W | elf::PF_X) == elf::PF_R | elf::PF_X
+    };
+    for text in linker.segments().iter().filter(is_text) {
+        let start = bias.wrapping_add(text.address);
+        // SAFETY: mapped just now, and only the shim runs.
+        unsafe { rewrite::answer_cpuid(start, text.bytes_file, protection(text.flags)) };
+    }
 }
 
 struct Image {

@@ -44,3 +44,10 @@ fn check(result: libc::c_long) -> Result<libc::c_long> {
     }
     Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
+
+/// What the processor answers to a leaf of `cpuid`, its ecx 0: eax, ebx, ecx and edx.
+#[must_use]
+pub fn cpuid(leaf: u32) -> [u32; 4] {
+    let answer = core::arch::x86_64::__cpuid_count(leaf, 0);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+}

@@ -17,6 +17,7 @@
 //! ```
 //! Invariants: only instructions that [`decode::movable`] knows are moved; a slot is written once.
 
+pub mod cpuid;
 pub mod decode;
 
 use decode::{INSTRUCTION_MAX, movable};

@@ -126,21 +126,41 @@ fn write_table() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Writes a free slot. Under the lock.
-pub(super) fn write(slot: u64, stub: &Slot) -> Result<(), Errno> {
-    let Some((index, start)) = all().find(|(_, start)| slot.wrapping_sub(*start) < ARENA_BYTES)
-    else {
-        return Err(Errno::EINVAL);
-    };
-    let page = slot & !(PAGE - 1);
-    let open = host::PROT_READ | host::PROT_WRITE | host::PROT_EXEC;
-    // SAFETY: a page of an arena; it stays executable for those who are in other slots.
-    unsafe { host::mprotect(page, PAGE, open) }?;
-    // SAFETY: the page is writable, and nobody knows the slot yet.
-    unsafe { (slot as *mut Slot).write(*stub) };
-    // SAFETY: as above.
-    let _ = unsafe { host::mprotect(page, PAGE, host::PROT_READ | host::PROT_EXEC) };
-    let number = host::to_usize((slot - start) / SLOT_BYTES);
-    USED[index][number / 64].fetch_or(1 << (number % 64), Ordering::AcqRel);
-    Ok(())
+/// A page of slots that may be written. Under the lock.
+pub(super) struct Open {
+    index: usize,
+    start: u64,
+    page: u64,
+}
+
+impl Open {
+    /// Opens the page of a free slot; it stays executable for those who are in other slots.
+    pub(super) fn around(slot: u64) -> Result<Open, Errno> {
+        let found = all().find(|(_, start)| slot.wrapping_sub(*start) < ARENA_BYTES);
+        let (index, start) = found.ok_or(Errno::EINVAL)?;
+        let page = slot & !(PAGE - 1);
+        let open = host::PROT_READ | host::PROT_WRITE | host::PROT_EXEC;
+        // SAFETY: a page of an arena.
+        unsafe { host::mprotect(page, PAGE, open) }?;
+        Ok(Open { index, start, page })
+    }
+
+    /// Writes a free slot of the page.
+    pub(super) fn write(&self, slot: u64, stub: &Slot) -> Result<(), Errno> {
+        if slot & !(PAGE - 1) != self.page {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: the page is writable, and nobody knows the slot yet.
+        unsafe { (slot as *mut Slot).write(*stub) };
+        let number = host::to_usize((slot - self.start) / SLOT_BYTES);
+        USED[self.index][number / 64].fetch_or(1 << (number % 64), Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // SAFETY: as at its opening.
+        let _ = unsafe { host::mprotect(self.page, PAGE, host::PROT_READ | host::PROT_EXEC) };
+    }
 }

@@ -11,6 +11,7 @@
 //! sites stay as they are.
 
 mod arena;
+mod cpuid;
 mod patch;
 mod sites;
 
@@ -18,7 +19,7 @@ use crate::arch::frame::{Context, SigInfo};
 use crate::fast;
 use crate::guest::{self, GuestAddr};
 use crate::host;
-use crate::process::Lock;
+use crate::process::{Lock, has_daemon};
 use crate::thread::Thread;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dunix_guest_abi::layout;
@@ -48,6 +49,20 @@ pub(crate) fn start() {
 pub(crate) fn stop() {
     IS_ON.store(false, Ordering::Relaxed);
     fast::shut();
+}
+
+/// Answers `cpuid` of a dynamic linker's executable segment from the node's table.
+///
+/// # Safety
+/// The segment is mapped privately and readable, and nobody executes it yet.
+pub(crate) unsafe fn answer_cpuid(start: u64, bytes: u64, prot: u64) {
+    if !IS_ON.load(Ordering::Relaxed) || !has_daemon() {
+        return;
+    }
+    LOCK.acquire();
+    // SAFETY: forwarded from the caller. What is not rewritten asks the processor.
+    let _ = unsafe { cpuid::rewrite(start, bytes, prot) };
+    LOCK.release();
 }
 
 /// Counts a trap; rewrites the site if it is hot. The context then goes on behind the jump.

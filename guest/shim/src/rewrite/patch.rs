@@ -65,7 +65,7 @@ fn make(call: u64, number: u64) -> Result<u64, Errno> {
     let jump = jump(form, call, slot).ok_or(Errno::EINVAL)?;
     let stub = stub(form, call, slot, from, fast::ENTRY_OFFSET).ok_or(Errno::EINVAL)?;
     let text = host::PROT_READ | host::PROT_EXEC;
-    arena::write(slot, &stub)?;
+    arena::Open::around(slot)?.write(slot, &stub)?;
     // SAFETY: private text of a file, which stays executable for those who are in it.
     unsafe { host::mprotect(first, bytes, text | host::PROT_WRITE) }?;
     sites::change(call);

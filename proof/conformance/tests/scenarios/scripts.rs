@@ -35,6 +35,14 @@ scripts! {
     exit_status_of_children = "sh -c 'exit 7'; echo $?; sh -c 'exit 300'; echo $?; /bin/false; echo $?";
     /// wait(2): a signal as the end.
     death_by_signal = "sh -c 'kill -KILL $$'; echo $?; sh -c 'kill -TERM $$'; echo $?";
+    /// cpuid: what the dynamic linker asks the processor before a program starts, and uses in it.
+    processor_is_known = "getconf -a | grep -i cache; cat > p.c << 'END'
+#include <stdio.h>
+int main(void) {
+    printf(\"%d %d %d %d\\n\", __builtin_cpu_is(\"amd\"), !!__builtin_cpu_supports(\"avx2\"), !!__builtin_cpu_supports(\"sse4.2\"), !!__builtin_cpu_supports(\"popcnt\"));
+}
+END
+cc -o p p.c && ./p";
     /// execve(2): ENOENT and EACCES show as 127 and 126.
     programs_that_cannot_run = "no-such-program 2>&-; echo $?; /etc/passwd 2>&-; echo $?; /etc 2>&-; echo $?";
     /// execve(2): interpreter scripts, with one argument.
