@@ -1,13 +1,17 @@
 //! What the host's sockets of this node say about a port.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, BufRead, BufReader},
     net::{IpAddr, SocketAddr},
 };
 use tokio::net::{TcpListener, TcpSocket};
 
 /// Connections that may wait to be accepted on behalf of another node.
 const BACKLOG: u32 = 1024;
+/// Bytes of a line of `/proc/net/tcp`. Listening sockets come first there, and who reads no more than a line at
+/// a time does not have the kernel look through its table of connections, which takes milliseconds.
+const LINE_BYTES: usize = 150;
 /// `TCP_LISTEN` in `/proc/net/tcp`.
 const STATE_LISTEN: &str = "0A";
 
@@ -49,16 +53,15 @@ pub(crate) fn is_bound(port: u16) -> bool {
 
 /// Tells whether a TCP socket of this node listens where a connection to `address` arrives.
 pub(crate) fn is_listening(address: SocketAddr) -> bool {
-    let reaches = |line: &str| {
-        parse_listener(line).is_some_and(|(ip, port)| {
-            port == address.port()
-                && (ip == address.ip()
-                    || ip.is_unspecified() && (ip.is_ipv6() || address.is_ipv4()))
-        })
+    let reaches = |(ip, port): (IpAddr, u16)| {
+        port == address.port()
+            && (ip == address.ip() || ip.is_unspecified() && (ip.is_ipv6() || address.is_ipv4()))
     };
-    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-        .iter()
-        .any(|table| fs::read_to_string(table).is_ok_and(|text| text.lines().skip(1).any(reaches)))
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().any(|table| {
+        let Ok(table) = File::open(table) else { return false };
+        let lines = BufReader::with_capacity(LINE_BYTES, table).lines().map_while(Result::ok);
+        lines.skip(1).map_while(|line| parse_listener(&line)).any(reaches)
+    })
 }
 
 /// Parses a line of `/proc/net/tcp` or `tcp6` (proc(5)) of a listening socket.
