@@ -184,6 +184,11 @@ pub const START_PROCESS_FILES: u32 = 1 << 2;
 /// In [`StartInfo::flags`]: the shim rewrites hot system-call sites into jumps.
 pub const START_REWRITE: u32 = 1 << 1;
 
+/// In [`StartInfo::flags`]: the program gives privileges. Nothing is loaded: the shim closes the descriptor
+/// [`StartInfo::arena_fd`] and executes another shim, [`StartInfo::exe_fd`], with its own arguments and
+/// environment; that starts the program.
+pub const START_EXECUTE: u32 = 1 << 3;
+
 /// Children leave no zombies: SIGCHLD is ignored or has `SA_NOCLDWAIT`.
 pub const CHILDREN_REAPED: u64 = 1 << 0;
 /// Stops and continuations of children send no SIGCHLD (`SA_NOCLDSTOP`).
@@ -267,6 +272,10 @@ pub struct ExecRequest {
     /// Descriptors opened since the last fork and never passed on (their offset is not shared),
     /// one bit each for 0..1024.
     pub private_fds: [u64; REMOTE_FD_WORDS],
+    /// prctl(2), `PR_GET_SECUREBITS`.
+    pub securebits: u32,
+    /// Padding.
+    pub reserved: u32,
 }
 
 /// What [`OP_WAIT`] found.

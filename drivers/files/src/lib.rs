@@ -26,7 +26,7 @@ mod opens;
 
 pub use authority::{Authority, HANDLES_MAX, VolumeConfig};
 pub use link::Link;
-pub use lower::LowerConfig;
+pub use lower::{LowerConfig, SetIdProgram};
 
 use authority::{Effort, Outcome};
 use bytes::Bytes;
@@ -150,6 +150,13 @@ impl Files {
     /// [`ELSEWHERE`](dunix_fuse::ELSEWHERE). Once; `gate` may block. Without it all are opened here.
     pub fn set_fifo_gate(&self, gate: impl Fn(Ino, u32) -> bool + Send + Sync + 'static) {
         let _ = self.0.fifos.set(Arc::new(gate));
+    }
+
+    /// Whether a file is known to have no extended attributes, by what this node was told with its
+    /// attributes and may believe.
+    #[must_use]
+    pub fn has_no_attributes(&self, ino: Ino) -> bool {
+        self.0.mount.get().is_some_and(|mount| mount.is_bare(ino))
     }
 
     /// Handles a call of a peer and answers it, now or later.

@@ -1,7 +1,12 @@
 //! The lower directory of a copy-on-write volume: read, never written, and taken to be at rest.
 //!
-//! Owns: the open root, what is hidden below it, how its owners and modes are shown. Refuses: set-id
-//! bits, symbolic links on the way. Invariant: a path never leads out of the root.
+//! Owns: the open root, what is hidden below it, how its owners and modes are shown. Refuses: symbolic
+//! links on the way. Invariants: a path never leads out of the root; a set-id bit is shown only with the
+//! file's true owner and group.
+//!
+//! Ids that this daemon's user namespace lacks look alike (65534), root's and everybody's: shown as root,
+//! which lets nobody do more than before. A set-id bit would. So it is left out, unless somebody who can
+//! tell has said whose the file is ([`LowerConfig::set_ids`]).
 
 use crate::host::{errno, kind_of, time};
 use dunix_ids::Ino;
@@ -14,6 +19,7 @@ use rustix::{
 use std::{fs::File, path::Path};
 
 const PERMISSIONS: u32 = 0o1777;
+const SET_IDS: u32 = 0o6000;
 const OVERFLOW_UID: u32 = 65534;
 
 /// What of the lower is shown.
@@ -23,6 +29,24 @@ pub struct LowerConfig {
     pub hidden: Vec<String>,
     /// Directories that are empty in the volume, for others to be mounted on.
     pub hollow: Vec<String>,
+    /// Its programs that give their owner or group to who executes them; others are shown without
+    /// their set-id bits.
+    pub set_ids: Vec<SetIdProgram>,
+}
+
+/// A program with set-id bits, as whoever can tell owners apart saw it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SetIdProgram {
+    /// Below the lower's root, without leading slash.
+    pub path: String,
+    /// What stat(2) says of the file that was seen.
+    pub device: u64,
+    pub inode: u64,
+    /// The set-id bits.
+    pub bits: u32,
+    /// Owner and group as guests number them.
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl Default for LowerConfig {
@@ -31,6 +55,7 @@ impl Default for LowerConfig {
         LowerConfig {
             hidden: list(&["run/dunix", "var/lib/dunix"]),
             hollow: list(&["proc", "sys", "dev"]),
+            set_ids: Vec::new(),
         }
     }
 }
@@ -86,7 +111,26 @@ impl Lower {
         } else {
             Vec::new()
         };
-        Ok(LowerStat { attr: shown(&stat, kind), target })
+        let attr = self.with_set_ids(path, &stat, shown(&stat, kind));
+        Ok(LowerStat { attr, target })
+    }
+
+    /// Adds the set-id bits of a program whose owner and group are known, and these.
+    fn with_set_ids(&self, path: &[u8], stat: &Stat, attr: Attr) -> Attr {
+        if stat.st_mode & SET_IDS == 0 || attr.kind != Kind::File {
+            return attr;
+        }
+        let found = self.config.set_ids.iter().find(|known| known.path.as_bytes() == path);
+        match found {
+            // Something else may have taken its place.
+            Some(known)
+                if (known.device, known.inode, known.bits)
+                    == (stat.st_dev, stat.st_ino, stat.st_mode & SET_IDS) =>
+            {
+                Attr { mode: attr.mode | known.bits, uid: known.uid, gid: known.gid, ..attr }
+            }
+            _ => attr,
+        }
     }
 
     pub(crate) fn open(&self, path: &[u8]) -> Result<File, Errno> {
@@ -136,5 +180,46 @@ fn shown(stat: &Stat, kind: Kind) -> Attr {
         ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         // Those of the lower are not shown.
         xattrs: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Who cannot tell root from somebody else shows no bit that makes somebody root.
+    #[test]
+    fn set_id_bits_are_shown_of_known_programs_only() {
+        let dir = std::env::temp_dir().join(format!("dunix-lower-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["known", "unknown"] {
+            std::fs::write(dir.join(name), "").unwrap();
+            let mode = std::fs::Permissions::from_mode(0o6755);
+            std::fs::set_permissions(dir.join(name), mode).unwrap();
+        }
+        let stat = rustix::fs::stat(dir.join("known")).unwrap();
+        let known = SetIdProgram {
+            path: "known".into(),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            bits: 0o6000,
+            uid: 7,
+            gid: 8,
+        };
+        let shown = |name: &str, set_ids: &[SetIdProgram]| {
+            let config = LowerConfig { set_ids: set_ids.to_vec(), ..LowerConfig::default() };
+            let attr = Lower::open_root(&dir, config).unwrap().stat(name.as_bytes()).unwrap().attr;
+            (attr.mode, attr.uid, attr.gid)
+        };
+        let plain = shown("known", &[]);
+        assert_eq!(plain.0, 0o755);
+        assert_eq!(shown("known", std::slice::from_ref(&known)), (0o6755, 7, 8));
+        assert_eq!(shown("unknown", std::slice::from_ref(&known)), plain);
+        let other = SetIdProgram { inode: known.inode + 1, ..known.clone() };
+        assert_eq!(shown("known", &[other]), plain, "another file");
+        let other = SetIdProgram { bits: 0o4000, ..known };
+        assert_eq!(shown("known", &[other]), plain, "it had other bits");
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

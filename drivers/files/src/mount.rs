@@ -234,7 +234,7 @@ impl Mount {
     }
 
     /// Whether the inode is known to have no extended attributes.
-    fn is_bare(&self, ino: Ino) -> bool {
+    pub(crate) fn is_bare(&self, ino: Ino) -> bool {
         self.held().leased.get(&ino).is_some_and(|lent| lent.bare)
     }
 

@@ -1,6 +1,7 @@
 //! What the wiring gives this driver, and the two questions the driver asks back.
 
 use crate::call::DoorbellCall;
+use crate::ops::FilePrivileges;
 use crate::terminal::{Job, TerminalCall};
 use dunix_guest_abi::doorbell::{EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD, LOCK_HOST, OP_LOCK};
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -24,6 +25,8 @@ pub struct ProcessesConfig {
     pub keeper: OwnedFd,
     /// The shim, opened for reading.
     pub shim: OwnedFd,
+    /// Where files give privileges; `None`: nowhere.
+    pub privileges: Option<FilePrivileges>,
     /// What guests join, in this order (the guests' user namespace, then their mount namespace).
     pub namespaces: Vec<OwnedFd>,
     /// Directory of the guests' root inside their mount namespace; empty: its root.
@@ -176,6 +179,11 @@ pub trait Extension: Send + Sync + 'static {
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
     /// The process's controlling terminal was taken away.
     fn handle_terminal_lost(&self, pid: Pid);
+    /// Whether a file of the tree may have extended attributes, by what is known: answers at once.
+    /// `None`: the kernel serves the tree, and may be asked.
+    fn may_have_attributes(&self, _ino: u64) -> Option<bool> {
+        None
+    }
     /// A process has gone from this node.
     fn handle_gone(&self, pid: Pid);
 }

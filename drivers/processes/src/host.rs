@@ -6,6 +6,7 @@ use rustix::process::{Pid as HostPid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 /// Takes a duplicate of a process's descriptor.
@@ -23,6 +24,9 @@ pub(crate) fn has_thread(host_pid: u32, host_tid: u32) -> bool {
 /// [`MOVE_SIGNAL`](dunix_guest_abi::signal::MOVE_SIGNAL) in a set.
 const MOVE_BIT: u64 = 1 << (dunix_guest_abi::signal::MOVE_SIGNAL - 1);
 
+/// CAP_SYS_PTRACE in a set.
+pub(crate) const TRACE_ANY: u64 = 1 << 19;
+
 /// More bytes than a file of `/proc/PID` has here, `status` with 65,536 supplementary groups included.
 const TEXT_BYTES: u64 = 1 << 20;
 /// Bytes of arguments that are shown.
@@ -37,6 +41,13 @@ pub(crate) struct Status {
     pub(crate) umask: u32,
     /// The effective ones, a bit each (capabilities(7)).
     pub(crate) capabilities: u64,
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) bounding: u64,
+    pub(crate) ambient: u64,
+    pub(crate) no_new_privs: bool,
+    /// By which it looks at files.
+    pub(crate) fs_ids: [u32; 2],
     /// Without the daemon's own move signal, which means the process where it is.
     pub(crate) signals_pending: u64,
     pub(crate) resident_bytes: u64,
@@ -54,19 +65,26 @@ impl Status {
         let mut status = Status::default();
         for line in text.lines() {
             let Some((name, value)) = line.split_once(':') else { continue };
+            let mask = || u64::from_str_radix(value.trim(), 16).unwrap_or(0);
             let ids = || value.split_whitespace().filter_map(|w| guest_id(w.parse().ok()?, base));
             match name {
-                "Uid" => ids().zip(&mut status.uids).for_each(|(id, slot)| *slot = id),
-                "Gid" => ids().zip(&mut status.gids).for_each(|(id, slot)| *slot = id),
+                "Uid" => {
+                    let slots = status.uids.iter_mut().chain(&mut status.fs_ids[..1]);
+                    ids().zip(slots).for_each(|(id, slot)| *slot = id);
+                }
+                "Gid" => {
+                    let slots = status.gids.iter_mut().chain(&mut status.fs_ids[1..]);
+                    ids().zip(slots).for_each(|(id, slot)| *slot = id);
+                }
                 "Groups" => status.groups = ids().collect(),
                 "Umask" => status.umask = u32::from_str_radix(value.trim(), 8).unwrap_or(0o22),
-                "CapEff" => {
-                    status.capabilities = u64::from_str_radix(value.trim(), 16).unwrap_or(0)
-                }
-                "SigPnd" | "ShdPnd" => {
-                    let pending = u64::from_str_radix(value.trim(), 16).unwrap_or(0);
-                    status.signals_pending |= pending & !MOVE_BIT;
-                }
+                "CapEff" => status.capabilities = mask(),
+                "CapPrm" => status.permitted = mask(),
+                "CapInh" => status.inheritable = mask(),
+                "CapBnd" => status.bounding = mask(),
+                "CapAmb" => status.ambient = mask(),
+                "NoNewPrivs" => status.no_new_privs = value.trim() == "1",
+                "SigPnd" | "ShdPnd" => status.signals_pending |= mask() & !MOVE_BIT,
                 "VmRSS" => {
                     let kib = value.split_whitespace().next().and_then(|w| w.parse().ok());
                     status.resident_bytes = kib.unwrap_or(0_u64).saturating_mul(1024);
@@ -77,11 +95,31 @@ impl Status {
         status
     }
 
+    /// Whether one of these credentials may look into and change one of those (ptrace(2), access mode
+    /// checking), if that one is dumpable.
+    pub(crate) fn may_trace(&self, other: &Status) -> bool {
+        self.capabilities & TRACE_ANY != 0
+            || (other.uids.iter().all(|id| *id == self.uids[0])
+                && other.gids.iter().all(|id| *id == self.gids[0])
+                && other.permitted & !self.permitted == 0)
+    }
+
     /// The users of the process.
     pub(crate) fn credentials(&self) -> Credentials {
         let [uid, euid, suid] = self.uids;
         Credentials { uid, euid, suid }
     }
+}
+
+/// Whether a process is its user's to look into (prctl(2), `PR_SET_DUMPABLE`); its files in `/proc` are
+/// root's if not. One that ends is nobody's.
+pub(crate) fn is_dumpable(host_pid: u32) -> bool {
+    let owner = |name: &str| {
+        let path = format!("/proc/{host_pid}/{name}");
+        std::fs::symlink_metadata(path).ok().map(|found| found.uid())
+    };
+    // A folder that everybody may read is the user's in any case.
+    matches!((owner("task"), owner("environ")), (Some(user), Some(owner)) if user == owner)
 }
 
 /// A guest's number for an id of the node; ids from outside show as the overflow id.
@@ -209,6 +247,20 @@ mod tests {
         assert_eq!(status.groups, [0, 4]);
         assert_eq!((status.umask, status.resident_bytes), (0o27, 12288));
         assert_eq!(status.signals_pending, 0x201);
+        assert_eq!(status.fs_ids, [0, 0]);
+    }
+
+    /// ptrace(2): whoever has more than the tracer is not his to look into.
+    #[test]
+    fn privileges_keep_tracers_away() {
+        let ids = |ids: [u32; 3]| Status { uids: ids, gids: ids, ..Status::default() };
+        let user = ids([1000; 3]);
+        assert!(user.may_trace(&ids([1000; 3])));
+        assert!(!user.may_trace(&ids([1000, 0, 0])));
+        assert!(!user.may_trace(&Status { gids: [1000, 5, 5], ..ids([1000; 3]) }));
+        assert!(!user.may_trace(&Status { permitted: 1 << 13, ..ids([1000; 3]) }));
+        let tracer = Status { capabilities: TRACE_ANY, ..ids([7; 3]) };
+        assert!(tracer.may_trace(&ids([1000, 0, 0])));
     }
 
     #[test]

@@ -367,6 +367,7 @@ impl State {
         let exe_path: Arc<[u8]> = resolved.exe_path.as_slice().into();
         let ticket = Ticket {
             exe: TicketExe::AtGuest,
+            shim: None,
             exe_path: resolved.exe_path,
             exec_fn: launching.exec_fn.take().unwrap_or(resolved.exec_fn),
             wish: launching.wish,

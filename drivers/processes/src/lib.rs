@@ -42,6 +42,7 @@ pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};
 pub use launch::LaunchError;
 pub use node::RootEnd;
+pub use ops::FilePrivileges;
 pub use run::{RunError, RunHandle, RunSpec};
 pub use terminal::{Job, TerminalCall, TerminalState};
 

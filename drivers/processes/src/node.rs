@@ -11,7 +11,7 @@ use crate::launch::Launching;
 use crate::list::Stories;
 use crate::moving::pager::{Offers, PageThreads, Paging};
 use crate::moving::{Halls, Moves, Shell, Spawning};
-use crate::ops::Pidfds;
+use crate::ops::{FilePrivileges, Pidfds, PrivilegedShim};
 use crate::procfs::ProcFacts;
 use crate::remote::{Bearings, Binding, Homes, InFlight, Mirrors, Names, Passing, RemoteTable};
 use crate::slots::{SlotArena, SlotIndex, SlotPool};
@@ -19,7 +19,7 @@ use crate::terminal::TerminalState;
 use crate::tracing::Tracing;
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_keeper::protocol::ChildChange;
-use dunix_proc_table::{Effect, HostTarget, ProcTable, Token};
+use dunix_proc_table::{Effect, HostTarget, KillTarget, ProcTable, Token};
 use dunix_transport::Mesh;
 use dunix_wire::processes::{Answer, Credentials, Errno, ExitStatus, Rusage};
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +43,9 @@ pub(crate) struct Node {
     pub(crate) mesh: Option<Mesh>,
     pub(crate) keeper: OwnedFd,
     pub(crate) shim: OwnedFd,
+    /// What the shim's file has, once it was copied.
+    pub(crate) shim_image: OnceLock<Vec<u8>>,
+    pub(crate) privileges: Option<FilePrivileges>,
     pub(crate) namespaces: Vec<OwnedFd>,
     pub(crate) root: Vec<u8>,
     pub(crate) ids_base: u32,
@@ -151,6 +154,8 @@ pub(crate) struct Local {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) exe: TicketExe,
+    /// The shim that starts it, if the program gives privileges.
+    pub(crate) shim: Option<PrivilegedShim>,
     pub(crate) exe_path: Vec<u8>,
     pub(crate) exec_fn: Vec<u8>,
     pub(crate) wish: PlaceWish,
@@ -202,6 +207,8 @@ impl Node {
             mesh: config.mesh,
             keeper: config.keeper,
             shim: config.shim,
+            shim_image: OnceLock::new(),
+            privileges: config.privileges,
             namespaces: config.namespaces,
             root: config.root,
             ids_base: config.ids_base,
@@ -368,11 +375,30 @@ impl State {
         Some(local)
     }
 
-    /// Refreshes what the permission checks go by.
-    pub(crate) fn refresh_credentials(&mut self, pid: Pid, base: u32) {
-        let Some(host_pid) = self.host_pid(pid) else { return };
-        if let Ok(status) = crate::host::Status::of(host_pid, base) {
-            self.table.set_credentials(pid, status.credentials());
+    /// Refreshes what the permission checks go by; tells what that is, if the process runs here.
+    pub(crate) fn refresh_credentials(&mut self, pid: Pid, base: u32) -> Option<Credentials> {
+        let host_pid = self.host_pid(pid)?;
+        let credentials = crate::host::Status::of(host_pid, base).ok()?.credentials();
+        self.table.set_credentials(pid, credentials);
+        Some(credentials)
+    }
+
+    /// The same for those of this node whom a signal is for: a process may have become somebody else
+    /// since it executed.
+    pub(crate) fn refresh_targets(&mut self, target: KillTarget, base: u32) {
+        let process = |number: Pid| self.table.process_of(number).unwrap_or(number);
+        let pids: Vec<Pid> = match target {
+            KillTarget::Process(pid) => vec![process(pid)],
+            KillTarget::Thread { process: Some(pid), .. } => vec![pid],
+            KillTarget::Thread { process: None, thread } => vec![process(thread)],
+            KillTarget::Group(group) => {
+                let is_in = |pid: &&Pid| self.table.group(**pid) == Some(group);
+                self.locals.keys().filter(is_in).copied().collect()
+            }
+            KillTarget::All => self.locals.keys().copied().collect(),
+        };
+        for pid in pids {
+            self.refresh_credentials(pid, base);
         }
     }
 }

@@ -243,6 +243,8 @@ fn root_image(run: &RunSpec) -> ExecImage {
         egid: run.gid,
         sgid: run.gid,
         groups: run.groups.clone(),
+        bounding: u64::MAX,
+        no_new_privs: false,
         rlimits: limits,
         nice: 0,
         signals_ignored: 0,

@@ -5,7 +5,8 @@
 //!           ENOSYS -> no filter yet: socket at BOOT_FD ? install, hand over the listener, ask again
 //!                                                      : install, solo
 //! ```
-//! With `START_ARRIVAL` nothing is loaded: [`arrive`] takes over.
+//! With `START_ARRIVAL` nothing is loaded: [`arrive`] takes over. With `START_EXECUTE` another shim is
+//! executed, which has what the program gives.
 //! Solo: `shim PROGRAM ARGS...` executes PROGRAM as the guest would; an image after exec finds
 //! `[MARK, descriptor of the program, pad, path for AT_EXECFN]` before its arguments.
 
@@ -20,8 +21,8 @@ use crate::{arrive, calls, doorbell, filter, host, load, report, rewrite, signal
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::arena::ARENA_BYTES;
 use dunix_guest_abi::doorbell::{
-    OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, START_PROCESS_FILES, START_REWRITE,
-    StartInfo,
+    OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, START_EXECUTE, START_PROCESS_FILES,
+    START_REWRITE, StartInfo,
 };
 use dunix_guest_abi::{ABI_VERSION, layout};
 use dunix_shim_core::Errno;
@@ -76,6 +77,9 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
             widen();
             arrive::begin(&info)
         }
+        Some(info) if info.flags & START_EXECUTE != 0 => execute(&info, mask, &initial),
+        // Nobody has said what may run with what this image was given.
+        None if initial.is_secure() => report::fatal("no daemon, but privileges", "", 0),
         Some(info) => start_with_daemon(thread, &info),
         None => start_solo(thread, mask, &mut initial),
     };
@@ -151,7 +155,28 @@ fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
     } else {
         widen();
     }
+    give_back();
     info.exe_fd
+}
+
+/// Executes the shim that has what the program gives.
+fn execute(info: &StartInfo, mask: SigSet, initial: &InitialStack) -> ! {
+    set_has_daemon();
+    if !info.remote_fds.iter().all(|word| *word == 0) {
+        widen();
+    }
+    give_back();
+    host::close(info.arena_fd);
+    let (argv, envp) = (initial.argument_list(0), initial.environment_list());
+    let result = calls::exec::execute_shim(mask, info.exe_fd, argv, envp);
+    report::fatal("cannot execute the shim", "errno", result.unsigned_abs())
+}
+
+/// Gives back what the keeper has lent for the filters.
+fn give_back() {
+    if let Err(error) = filter::give_back() {
+        report::fatal("cannot give up a capability", "errno", u64::from(error.get()));
+    }
 }
 
 /// Traps all calls on descriptors that may live at another node.

@@ -68,6 +68,37 @@ pub(crate) fn is_wide() -> bool {
     IS_WIDE.load(Ordering::Relaxed)
 }
 
+/// `CAP_SYS_ADMIN` (capabilities(7)).
+const ADMIN: u32 = 21;
+
+/// Gives up the right to install filters, if the keeper has lent it: as an ambient one, which no guest
+/// begins with.
+///
+/// # Errors
+/// What capget(2) and capset(2) report.
+pub(crate) fn give_back() -> Result<(), Errno> {
+    const PR_CAP_AMBIENT: u64 = 47;
+    const IS_SET: u64 = 1;
+    const VERSION: u32 = 0x2008_0522;
+    // SAFETY: only asks.
+    let is_lent =
+        unsafe { host::call(nr::PRCTL, [PR_CAP_AMBIENT, IS_SET, u64::from(ADMIN), 0, 0, 0]) };
+    if is_lent != Ok(1) {
+        return Ok(());
+    }
+    let header = [VERSION, 0];
+    // Two times effective, permitted, inheritable: the lower and the upper halves.
+    let mut sets = [0u32; 6];
+    let args = [header.as_ptr() as u64, sets.as_mut_ptr() as u64, 0, 0, 0, 0];
+    // SAFETY: writes the sets only.
+    unsafe { host::call(nr::CAPGET, args) }?;
+    for set in &mut sets[..3] {
+        *set &= !(1 << ADMIN);
+    }
+    // SAFETY: reads the sets; a right less.
+    unsafe { host::call(nr::CAPSET, args) }.map(drop)
+}
+
 fn install_code(code: &[Instruction], flags: u64) -> Result<i32, Errno> {
     let prog = Prog { len: u16::try_from(code.len()).unwrap_or(0), filter: code.as_ptr() };
     let args = [SET_MODE_FILTER, flags, &raw const prog as u64, 0, 0, 0];

@@ -16,6 +16,7 @@ const AT_PHENT: u64 = 4;
 const AT_PHNUM: u64 = 5;
 const AT_BASE: u64 = 7;
 const AT_ENTRY: u64 = 9;
+const AT_SECURE: u64 = 23;
 const AT_EXECFN: u64 = 31;
 const AT_SYSINFO_EHDR: u64 = 33;
 /// More entries than any kernel has.
@@ -111,6 +112,12 @@ impl InitialStack {
             }
         }
         None
+    }
+
+    /// Whether the program has more rights than who executed it (`AT_SECURE`).
+    pub(crate) fn is_secure(&self) -> bool {
+        // SAFETY: the entry's value.
+        self.auxiliary(AT_SECURE).is_some_and(|at| unsafe { at.read() != 0 })
     }
 
     fn set_auxiliary(&self, kind: u64, value: u64) {

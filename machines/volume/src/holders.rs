@@ -160,6 +160,24 @@ impl Holders {
         recalls
     }
 
+    /// Privileges of `ino` went with a change of its data: no kernel knows, the writer's neither.
+    pub fn lost_privilege(&mut self, ino: Ino) -> Vec<(NodeId, Recall)> {
+        let nodes = self.inodes.get_mut(&ino).into_iter().flatten();
+        let knowing = nodes.filter(|(_, holding)| holding.attr);
+        let recalls = knowing.map(|(&node, holding)| {
+            holding.attr = false;
+            (node, Recall::Attr(ino))
+        });
+        let recalls = recalls.collect();
+        if let Some(nodes) = self.inodes.get_mut(&ino) {
+            nodes.retain(|_, holding| !holding.is_empty());
+            if nodes.is_empty() {
+                self.inodes.remove(&ino);
+            }
+        }
+        recalls
+    }
+
     /// `ino` lost a name and is still open: nodes that have it open for reading, the one that took the
     /// name away too, may do so for nobody, and are to look.
     pub fn lost_name(&self, ino: Ino) -> Vec<(NodeId, Recall)> {
@@ -265,6 +283,18 @@ mod tests {
         assert!(!holders.changed_data(F, A, true).drop_own);
         holders.opened(F, B, Access::Direct);
         assert!(!holders.changed_data(F, B, false).drop_own, "the kernel does it by itself");
+    }
+
+    /// write(2): the kernel of the node that wrote does not know that a set-id bit went.
+    #[test]
+    fn whoever_knows_privileges_that_went_is_told_the_writer_too() {
+        let mut holders = Holders::default();
+        holders.lend_attr(F, A);
+        holders.lend_attr(F, B);
+        assert_eq!(holders.changed_data(F, A, false).recalls, vec![(B, Recall::Attr(F))]);
+        assert_eq!(holders.lost_privilege(F), vec![(A, Recall::Attr(F))]);
+        assert_eq!(holders.lost_privilege(F), vec![]);
+        holders.check_invariants();
     }
 
     #[test]

@@ -15,7 +15,7 @@ use dunix_linux::{Errno, child, identity, signal};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec};
 use rustix::process::{self, Gid, Uid};
-use rustix::thread;
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -206,8 +206,48 @@ fn set_credentials(spec: &SpawnSpec) -> Result<(), Errno> {
     }
     let [real, effective, saved] = spec.gids.map(Gid::from_raw);
     thread::set_thread_res_gid(real, effective, saved)?;
-    let [real, effective, saved] = spec.uids.map(Uid::from_raw);
-    thread::set_thread_res_uid(real, effective, saved)
+    let ids = spec.uids;
+    let [real, effective, saved] = ids.map(Uid::from_raw);
+    // Root needs nothing lent.
+    let lends = !ids.contains(&ROOT);
+    if lends {
+        let full = thread::capabilities(None)?;
+        thread::set_capabilities(None, CapabilitySets { inheritable: LENT, ..full })?;
+        thread::set_keep_capabilities(true)?;
+    }
+    lower_bounding_set(spec.forbidden)?;
+    thread::set_thread_res_uid(real, effective, saved)?;
+    if lends {
+        // Not effective yet: what follows is done with the guest's own rights.
+        let effective = CapabilitySet::empty();
+        let sets = CapabilitySets { effective, permitted: LENT, inheritable: LENT };
+        thread::set_capabilities(None, sets)?;
+        thread::configure_capability_in_ambient_set(LENT, true)?;
+    }
+    if spec.no_new_privs {
+        thread::set_no_new_privs(true)?;
+    }
+    Ok(())
+}
+
+/// User 0 of the guests.
+const ROOT: u32 = 0;
+
+/// Lets the shim, and nothing before it, install its filters without `no_new_privs`, which would keep
+/// set-user-ID programs from having their effect for good. The shim gives it back before the guest's
+/// first instruction; the kernel takes it away if real and effective ids differ.
+const LENT: CapabilitySet = CapabilitySet::SYS_ADMIN;
+
+/// Takes from the bounding set what the guest lacked where it comes from.
+fn lower_bounding_set(forbidden: u64) -> Result<(), Errno> {
+    for bit in (0..u64::BITS).map(|bit| forbidden & 1 << bit).filter(|bit| *bit != 0) {
+        match thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(bit)) {
+            // This kernel has no such capability.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 fn c_strings(strings: &[Vec<u8>]) -> Result<Vec<CString>, Errno> {

@@ -93,6 +93,10 @@ pub struct SpawnSpec {
     pub nice: i32,
     /// (resource, soft, hard); `u64::MAX` is no limit.
     pub limits: Vec<(u32, u64, u64)>,
+    /// What its bounding set lacks (capabilities(7)), a bit each.
+    pub forbidden: u64,
+    /// prctl(2), `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
     /// Bit `n - 1` for signal `n`.
     pub signals_ignored: u64,
     pub signals_blocked: u64,

@@ -20,11 +20,15 @@
 //! user namespace: the kernel lets only members of that namespace and those below it ask for the
 //! attributes of a file, and the creator looks at files that guests have open. So the server sees
 //! ids as the creator's namespace numbers them: the guests' root is [`GuestSpaceConfig::id_first`].
+//!
+//! One more mount is the creator's: an empty file system in memory, below the guests' /proc, where no
+//! path leads. Set-user-ID files made there by its descriptor have their effect for guests, because
+//! the mount is in their namespace (execve(2)).
 
 use crate::clone::{Forked, Namespaces, Parent, become_root, fork_into, unshare};
 use crate::mounts::restrict_recursively;
 use crate::{child, clock, scm};
-use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, StatxFlags, Uid};
 use rustix::io::{self, Errno};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -112,7 +116,14 @@ pub struct GuestNamespaces {
     pub mount: OwnedFd,
     /// The time namespace, if the guests' clocks are not the kernel's.
     pub time: Option<OwnedFd>,
+    /// The tree's mount, as statx(2) numbers it (`STATX_MNT_ID`).
+    pub tree_mount: u64,
+    /// Where files that give privileges are made, by this descriptor only: the creator's directory.
+    pub vault: OwnedFd,
 }
+
+/// Most bytes that the files in [`GuestNamespaces::vault`] take together.
+const VAULT_BYTES_MAX: u64 = 64 << 20;
 
 /// Guest namespaces whose tree is mounted but not served yet.
 #[derive(Debug)]
@@ -138,6 +149,8 @@ impl UnservedGuestNamespaces {
             TreeSource::Overlay { lower, upper, .. } => (make_overlay(config, lower, upper), None),
         };
         let tree = tree.map_err(host("make the tree's mount"))?;
+        let tree_mount = mount_id(tree.as_fd()).map_err(host("number the tree's mount"))?;
+        let vault = make_vault().map_err(host("make a mount in memory"))?;
         let processes = match (&config.processes, open()) {
             (Some(_), Ok(fuse)) => Some(fuse),
             // Guests see those of their own node, as the kernel has them.
@@ -154,7 +167,7 @@ impl UnservedGuestNamespaces {
             Ok(Forked::Child) => {
                 // The server alone may hold it: when it dies, so does the tree.
                 drop((ours, fuse, processes));
-                run_setup(config, &theirs, tree, mount);
+                run_setup(config, &theirs, Mounts { tree, vault, processes: mount });
             }
         };
         drop((theirs, tree, mount));
@@ -163,6 +176,8 @@ impl UnservedGuestNamespaces {
             user: open_namespace(pid, "user").map_err(host("open user namespace"))?,
             mount: open_namespace(pid, "mnt").map_err(host("open mount namespace"))?,
             time: config.clock_zero_s.map(|zero| child.set_clocks(zero)).transpose()?,
+            tree_mount,
+            vault,
         };
         child.write_maps(config).map_err(host("write id maps"))?;
         child.say(b"m")?;
@@ -311,14 +326,34 @@ fn make_overlay(config: &GuestSpaceConfig, lower: &str, upper: &str) -> io::Resu
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
-/// The set-up child's whole life.
-fn run_setup(
-    config: &GuestSpaceConfig,
-    socket: &OwnedFd,
+/// Makes the mount for files that give privileges, attached nowhere. The guests' ids are strangers to
+/// it, but for the owners that the creator gives its files.
+fn make_vault() -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let size = VAULT_BYTES_MAX.to_string();
+    for (key, value) in [("source", "dunix"), ("mode", "0700"), ("size", &size)] {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+/// The kernel's number of a mount, without a question to whoever serves it.
+fn mount_id(mount: BorrowedFd<'_>) -> io::Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    fs::statx(mount, c"", flags, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
+}
+
+/// What the set-up child attaches.
+struct Mounts {
     tree: OwnedFd,
+    vault: OwnedFd,
     processes: Option<OwnedFd>,
-) -> ! {
-    let done = match set_up(config, socket, tree, processes) {
+}
+
+/// The set-up child's whole life.
+fn run_setup(config: &GuestSpaceConfig, socket: &OwnedFd, mounts: Mounts) -> ! {
+    let done = match set_up(config, socket, mounts) {
         Ok(()) => "done".to_owned(),
         Err((step, error)) => format!("{step}: {error}"),
     };
@@ -332,12 +367,8 @@ fn step<T>(name: impl Into<String>, result: io::Result<T>) -> Step<T> {
     result.map_err(|error| (name.into(), error))
 }
 
-fn set_up(
-    config: &GuestSpaceConfig,
-    socket: &OwnedFd,
-    tree: OwnedFd,
-    processes: Option<OwnedFd>,
-) -> Step<()> {
+fn set_up(config: &GuestSpaceConfig, socket: &OwnedFd, mounts: Mounts) -> Step<()> {
+    let Mounts { tree, vault, processes } = mounts;
     step("death signal", set_parent_process_death_signal(Some(Signal::KILL)))?;
     if config.clock_zero_s.is_some() {
         step("time namespace", unshare(Namespaces::TIME))?;
@@ -352,6 +383,10 @@ fn set_up(
     drop(tree);
     step("say so", send(socket, b"attached", SendFlags::NOSIGNAL))?;
     await_word(socket, b'g')?;
+    let below = format!("{}/proc", config.tree);
+    step(format!("mount point {below}"), ensure_directory(&below))?;
+    step("attach the mount in memory", move_mount(vault.as_fd(), "", CWD, &below, flags))?;
+    drop(vault);
     cover(config)?;
     hide(config)?;
     if let (Some(mount), Some(at)) = (processes, &config.processes) {

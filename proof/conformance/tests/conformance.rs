@@ -4,7 +4,8 @@ mod scenarios;
 
 use dunix_conformance::{Scenario, main as run};
 use scenarios::{
-    commands, descriptors, drains, faults, named, processes, renames, scripts, terminals, tracing,
+    commands, descriptors, drains, faults, named, privileges, processes, renames, scripts,
+    terminals, tracing,
 };
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         scripts::SCENARIOS,
         descriptors::SCENARIOS,
         named::SCENARIOS,
+        privileges::SCENARIOS,
         processes::SCENARIOS,
         commands::SCENARIOS,
         terminals::SCENARIOS,

@@ -20,6 +20,8 @@ pub(crate) const ID_BASE: u32 = 0x1000_0000;
 pub(crate) const ID_COUNT: u32 = 131_072;
 /// The node's id that the guests' root has.
 pub(crate) const GUEST_ID_FIRST: u32 = 65_536;
+/// Ids that guests have.
+pub(crate) const GUEST_IDS: u32 = ID_COUNT - GUEST_ID_FIRST;
 
 /// One node of a fabric whose other nodes are on other machines.
 #[derive(Clone)]

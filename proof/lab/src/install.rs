@@ -14,7 +14,7 @@
 //! Device nodes, and mounts of what belongs to the host, are the host's root's to make; it joins
 //! the node's mount namespace for that. A step that fails in process 1 is told to the node's log.
 
-use crate::config::{GUEST_ID_FIRST, ID_COUNT, Root};
+use crate::config::{GUEST_ID_FIRST, GUEST_IDS, ID_COUNT, Root};
 use crate::error::LabError;
 use crate::node_root::{self, HostMounts};
 use crate::packets::Packets;
@@ -40,9 +40,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-
-/// Ids that guests have.
-const GUEST_IDS: u32 = ID_COUNT - GUEST_ID_FIRST;
 
 /// What an installer is told. The descriptors beside it are, in this order, those that the node's
 /// program has from [`DESCRIPTOR_ADMIN`] on.

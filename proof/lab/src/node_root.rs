@@ -8,6 +8,7 @@
 //! /tree                where the guests' root is mounted
 //! /host /upper         at the tree's authority only: the host's tree, read-only; where changes go
 //! /hosts               there, too: the host's /etc/hosts and the fabric's own name, shown in its place
+//! /set-ids             there, too: the host's set-id programs and whose they are
 //! ```
 //!
 //! `/host` lacks the host's /proc, /sys and /dev; what belongs to labs and fabrics is hidden by empty
@@ -16,6 +17,7 @@
 use crate::config::GUEST_ID_FIRST;
 use crate::error::LabError;
 use crate::install::Plan;
+use crate::set_ids::{self, SetIdProgram};
 use crate::state::{RUN_DIRECTORY, STORE_DIRECTORY};
 use dunix_linux::mounts::{make_private_recursively, map_ids_recursively, restrict_recursively};
 use rustix::fs::{AtFlags, OFlags, fchmod, open};
@@ -201,6 +203,8 @@ fn copy_program(path: &Path, file: &File) -> Result<(), LabError> {
 pub(crate) struct HostMounts {
     tree: OwnedFd,
     upper: OwnedFd,
+    /// An overlay shows them by itself.
+    set_ids: Vec<SetIdProgram>,
 }
 
 impl HostMounts {
@@ -222,11 +226,13 @@ impl HostMounts {
         }
         let upper = step("copy the store's mount", open_tree(CWD, upper, clone))?;
         step("detach the store's mount", make_private_recursively(upper.as_fd()))?;
-        Ok(HostMounts { tree, upper })
+        let set_ids = if users.is_some() { Vec::new() } else { set_ids::find() };
+        Ok(HostMounts { tree, upper, set_ids })
     }
 }
 
 fn attach_host(root: &str, host: &HostMounts) -> Result<(), LabError> {
+    set_ids::write(root, &host.set_ids)?;
     for (what, name) in [(&host.tree, "host"), (&host.upper, "upper")] {
         let path = format!("{root}/{name}");
         fs::create_dir(&path).map_err(LabError::state(&path))?;

@@ -34,6 +34,10 @@ pub struct ExecImage {
     pub egid: u32,
     pub sgid: u32,
     pub groups: Vec<u32>,
+    /// The most that it may ever get (capabilities(7), bounding set), a bit each.
+    pub bounding: u64,
+    /// prctl(2), `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
     /// Soft and hard limits by `RLIMIT_*` number.
     pub rlimits: Vec<(u64, u64)>,
     pub nice: i8,

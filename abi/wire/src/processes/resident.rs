@@ -64,16 +64,18 @@ pub struct Identity {
     /// Real, effective, saved.
     pub uids: [u32; 3],
     pub gids: [u32; 3],
+    /// User and group for access to files (setfsuid(2)).
+    pub fs_ids: [u32; 2],
     pub groups: Vec<u32>,
     pub umask: u32,
     /// Soft and hard limits by `RLIMIT_*` number.
     pub rlimits: Vec<(u64, u64)>,
     pub nice: i8,
-    /// prctl(2): `PR_GET_DUMPABLE`, `PR_GET_PDEATHSIG`, `PR_GET_NO_NEW_PRIVS`, `PR_GET_KEEPCAPS`.
+    /// prctl(2): `PR_GET_DUMPABLE`, `PR_GET_PDEATHSIG`, `PR_GET_NO_NEW_PRIVS`, `PR_GET_SECUREBITS`.
     pub dumpable: u8,
     pub death_signal: u8,
     pub no_new_privs: bool,
-    pub keep_capabilities: bool,
+    pub securebits: u32,
     /// Effective, permitted, inheritable, bounding, ambient (capabilities(7)).
     pub capabilities: [u64; 5],
     pub personality: u32,

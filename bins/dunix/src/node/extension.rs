@@ -1,7 +1,8 @@
 //! The doorbell's calls that are not about processes: handed to the drivers of ports, locks and terminals.
 
 use super::{locks, ports, terminals::NodeTerminals};
-use dunix_ids::{ObjectId, Pid};
+use dunix_files::Files;
+use dunix_ids::{Ino, ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_locks::Locks;
 use dunix_names::Names;
@@ -16,13 +17,20 @@ pub(super) struct GuestCalls {
     names: Names,
     locks: Locks,
     runtime: Handle,
+    /// `None`: the kernel serves the tree.
+    tree: Option<Files>,
     /// Set once the process driver, which the terminals need, has started.
     terminals: OnceLock<Arc<NodeTerminals>>,
 }
 
 impl GuestCalls {
-    pub(super) fn new(names: Names, locks: Locks, runtime: Handle) -> GuestCalls {
-        GuestCalls { names, locks, runtime, terminals: OnceLock::new() }
+    pub(super) fn new(
+        names: Names,
+        locks: Locks,
+        runtime: Handle,
+        tree: Option<Files>,
+    ) -> GuestCalls {
+        GuestCalls { names, locks, runtime, tree, terminals: OnceLock::new() }
     }
 
     pub(super) fn set_terminals(&self, terminals: Arc<NodeTerminals>) {
@@ -43,6 +51,10 @@ impl Extension for GuestCalls {
             }
             None => call.refuse(Errno::NOTTY),
         }
+    }
+
+    fn may_have_attributes(&self, ino: u64) -> Option<bool> {
+        self.tree.as_ref().map(|tree| !tree.has_no_attributes(Ino(ino)))
     }
 
     fn handle_root(&self, pid: Pid, terminal: ObjectId) {

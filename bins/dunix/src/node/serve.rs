@@ -16,7 +16,7 @@ use dunix_linux::{
 use dunix_load::{Load, SampleConfig};
 use dunix_locks::Locks;
 use dunix_names::Names;
-use dunix_processes::{Processes, ProcessesConfig};
+use dunix_processes::{FilePrivileges, Processes, ProcessesConfig};
 use dunix_transport::{Mesh, MeshConfig};
 use std::{
     fs::{self, File, Permissions},
@@ -115,7 +115,7 @@ async fn serve_node(start: Start) -> Result<()> {
     let names = Names::start(mesh.clone(), config.node, config.authority);
     let locks = Locks::start(&mesh, config.node, config.authority);
     let runtime = tokio::runtime::Handle::current();
-    let calls = Arc::new(GuestCalls::new(names, locks.clone(), runtime));
+    let calls = Arc::new(GuestCalls::new(names, locks.clone(), runtime, tree.clone()));
     let processes =
         start_processes(&config, &mesh, &load, keeper, namespaces, &space, calls.clone())?;
     let woken = processes.clone();
@@ -173,6 +173,10 @@ fn start_processes(
         mesh: Some(mesh.clone()),
         keeper,
         shim: install_shim(Path::new(SHIM))?,
+        privileges: Some(FilePrivileges {
+            tree_mount: namespaces.tree_mount,
+            vault: namespaces.vault,
+        }),
         namespaces: [Some(namespaces.user), namespaces.time, Some(namespaces.mount)]
             .into_iter()
             .flatten()

@@ -3,14 +3,15 @@
 
 use anyhow::{Context, Result};
 use dunix_admin_api::{NodeConfig, Root};
-use dunix_files::{Files, LowerConfig, VolumeConfig};
-use dunix_lab::STORE_DIRECTORY;
+use dunix_files::{Files, LowerConfig, SetIdProgram, VolumeConfig};
+use dunix_lab::{SET_IDS_FILE, STORE_DIRECTORY};
 use dunix_linux::guest_space::TreeSource;
 use dunix_transport::Mesh;
 use dunix_wire::{
     Topic,
     files::{FileCall, FileRequest, pack},
 };
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -44,11 +45,7 @@ pub(super) async fn serve(
     fuse: OwnedFd,
     id_first: u32,
 ) -> Result<Files> {
-    let volume = (config.node == config.authority).then(|| VolumeConfig {
-        lower: LOWER.into(),
-        upper: UPPER.into(),
-        shown: LowerConfig::default(),
-    });
+    let volume = if config.node == config.authority { Some(volume()?) } else { None };
     let files = Files::start(mesh, config.node, config.authority, volume)
         .context("the tree cannot be opened")?;
     wait_for_authority(config, mesh).await?;
@@ -76,4 +73,30 @@ async fn wait_for_authority(config: &NodeConfig, mesh: &Mesh) -> Result<()> {
     tokio::time::timeout(AUTHORITY_WITHIN, answers).await.with_context(|| {
         format!("node {}, which serves the tree, does not answer on the link", config.authority)
     })
+}
+
+/// The host's root, copy-on-write.
+fn volume() -> Result<VolumeConfig> {
+    let set_ids = set_ids().with_context(|| format!("{SET_IDS_FILE} cannot be read"))?;
+    Ok(VolumeConfig {
+        lower: LOWER.into(),
+        upper: UPPER.into(),
+        shown: LowerConfig { set_ids, ..LowerConfig::default() },
+    })
+}
+
+/// The set-id programs that the host's root has told of.
+fn set_ids() -> Result<Vec<SetIdProgram>> {
+    let told: Vec<dunix_lab::SetIdProgram> = serde_json::from_slice(&fs::read(SET_IDS_FILE)?)?;
+    Ok(told
+        .into_iter()
+        .map(|one| SetIdProgram {
+            path: one.path,
+            device: one.device,
+            inode: one.inode,
+            bits: one.bits,
+            uid: one.uid,
+            gid: one.gid,
+        })
+        .collect())
 }

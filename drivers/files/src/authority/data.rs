@@ -3,7 +3,7 @@
 use super::{Ask, Effort, Fail, Outcome, State, Verdict, names::Made};
 use crate::{body::Keep, host::errno};
 use dunix_ids::Ino;
-use dunix_volume::{Access, tree::New};
+use dunix_volume::{Access, Changed, tree::New};
 use dunix_wire::files::{
     Attr, Caller, Errno, FileReply, Kind, OpenMode, PAYLOAD_BYTES_MAX, SetAttr,
 };
@@ -36,10 +36,11 @@ impl Ask<'_> {
         if open.truncate {
             self.resize(&attr, 0)?;
             let set = SetAttr { size: Some(0), ..SetAttr::default() };
-            changed = Some(self.with_state(|state| {
-                state.tree.set_attr(ino, set, self.now())?;
-                Ok(state.holders.changed_data(ino, self.from, false))
-            })?);
+            self.with_state(|state| {
+                // First: the change of the size takes privileges without a word.
+                changed = Some(self.change_data(state, ino, false, true));
+                state.tree.set_attr(ino, set, self.now())
+            })?;
         }
         let (handle, cached) = self.with_state(|state| Ok(self.add_handle(state, ino, open)?))?;
         let outcome = Outcome::of(FileReply::Opened { handle, cached });
@@ -102,12 +103,7 @@ impl Ask<'_> {
         } else {
             file.write_at(data, offset).map_err(|error| crate::host::io_errno(&error))?
         };
-        let changed = self.with_state(|state| {
-            if how.unprivileged {
-                state.tree.drop_privilege(ino);
-            }
-            Ok(state.holders.changed_data(ino, self.from, how.from_cache))
-        })?;
+        let changed = self.changed_data(ino, how.from_cache, how.unprivileged)?;
         let written = u32::try_from(written).map_err(|_| Errno::EIO)?;
         let outcome = Outcome::of(FileReply::Written(written)).changing(ino, changed);
         Ok(Outcome { at_once: how.from_cache, ..outcome })
@@ -132,9 +128,23 @@ impl Ask<'_> {
         let flags = flags.ok_or(Errno::EOPNOTSUPP)?;
         let file = self.writer(ino, Keep::All)?;
         rustix::fs::fallocate(&file, flags, offset, length).map_err(errno)?;
-        let changed =
-            self.with_state(|state| Ok(state.holders.changed_data(ino, self.from, false)))?;
+        let changed = self.changed_data(ino, false, true)?;
         Ok(Outcome::of(FileReply::Done).changing(ino, changed))
+    }
+
+    /// What others are to forget after a change of data. `drops`: privileges go with it; where the kernel
+    /// does not say of a call whether its caller could keep them, they go in any case.
+    fn changed_data(self, ino: Ino, from_cache: bool, drops: bool) -> Result<Changed, Fail> {
+        self.with_state(|state| Ok(self.change_data(state, ino, from_cache, drops)))
+    }
+
+    fn change_data(self, state: &mut State, ino: Ino, from_cache: bool, drops: bool) -> Changed {
+        let dropped = drops && state.tree.drop_privilege(ino);
+        let mut changed = state.holders.changed_data(ino, self.from, from_cache);
+        if dropped {
+            changed.recalls.extend(state.holders.lost_privilege(ino));
+        }
+        changed
     }
 
     pub(super) fn lseek(self, ino: Ino, offset: u64, hole: bool) -> Verdict {
@@ -161,8 +171,7 @@ impl Ask<'_> {
             length,
         )
         .map_err(errno)?;
-        let changed =
-            self.with_state(|state| Ok(state.holders.changed_data(to.0, self.from, false)))?;
+        let changed = self.changed_data(to.0, false, true)?;
         let copied = u32::try_from(copied).map_err(|_| Errno::EIO)?;
         Ok(Outcome::of(FileReply::Written(copied)).changing(to.0, changed))
     }

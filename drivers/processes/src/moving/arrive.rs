@@ -212,7 +212,8 @@ impl Maker {
         for (opened, outcome) in opened.iter().zip(&outcomes) {
             opened.check(outcome)?;
         }
-        self.run(&hall, FIRST, &restore::identity(&image)).await?;
+        let own = Facts::of(hall.host_pid)?.capabilities[1];
+        self.run_batch(&hall, restore::identity(&image, own)).await?;
         self.compare_capabilities(&hall)?;
         let identified = Instant::now();
         let (bytes, pages) = filling.await.unwrap_or(Err(Refusal::Ended))?;
@@ -313,7 +314,7 @@ impl Maker {
         Ok(())
     }
 
-    /// A process that has given rights up must not get them back.
+    /// A process that has given rights up must not get them back, nor lose any.
     fn compare_capabilities(&self, hall: &Hall) -> Result<(), Refusal> {
         let facts = Facts::of(hall.host_pid)?;
         if facts.capabilities == self.image.identity.capabilities {

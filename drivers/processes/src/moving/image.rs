@@ -68,7 +68,7 @@ struct Said {
     monotonic_ns: u64,
     dumpable: u8,
     death_signal: u8,
-    keep_capabilities: bool,
+    securebits: u32,
     personality: u32,
     barriers: u32,
     /// How many filters of the shim it runs under.
@@ -83,7 +83,7 @@ async fn ask_kernel(node: &Node, subject: &Subject) -> Result<Said, Refusal> {
         script.must("prctl", calls::PRCTL, [option, argument, 0, 0, 0, 0])
     };
     let dumpable = prctl(&mut script, calls::PR_GET_DUMPABLE, 0);
-    let keep = prctl(&mut script, calls::PR_GET_KEEPCAPS, 0);
+    let secure = prctl(&mut script, calls::PR_GET_SECUREBITS, 0);
     prctl(&mut script, calls::PR_GET_PDEATHSIG, signal);
     let personality = script.must("personality", calls::PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0]);
     let clock = clocks::read(&mut script);
@@ -98,7 +98,7 @@ async fn ask_kernel(node: &Node, subject: &Subject) -> Result<Said, Refusal> {
         monotonic_ns: clocks::nanos(done.words(clock)),
         dumpable: small(value(dumpable)),
         death_signal: done.bytes(signal, 1).first().copied().unwrap_or(0),
-        keep_capabilities: value(keep) != 0,
+        securebits: u32::try_from(value(secure)).unwrap_or(0),
         personality: u32::try_from(value(personality)).unwrap_or(0),
         barriers: u32::try_from(value(barriers)).unwrap_or(0),
         filters: if done.value(wide) == Err(Errno::ALREADY) { 2 } else { 1 },
@@ -165,6 +165,7 @@ fn refusal_of(error: Unmovable) -> Refusal {
     match error {
         Unmovable::Descriptor { fd, what } => Refusal::Descriptor { fd, what: what.into() },
         Unmovable::SharesMemory => Refusal::SharedMemory { mapping: error.to_string() },
+        Unmovable::Capabilities => Refusal::KernelState { what: error.to_string() },
         Unmovable::TooMany => Refusal::TooLarge { what: error.to_string() },
         Unmovable::Host(errno) => super::freeze::host_or_end(errno, "looking at its descriptors"),
     }
@@ -185,6 +186,7 @@ fn identity_of(node: &Node, host_pid: u32, facts: &Facts, said: &Said) -> Result
     Ok(Identity {
         uids: status.uids,
         gids: status.gids,
+        fs_ids: status.fs_ids,
         groups: status.groups,
         umask: status.umask,
         rlimits: identity::limits_of(host_pid)?.to_vec(),
@@ -192,7 +194,7 @@ fn identity_of(node: &Node, host_pid: u32, facts: &Facts, said: &Said) -> Result
         dumpable: said.dumpable,
         death_signal: said.death_signal,
         no_new_privs: facts.no_new_privs,
-        keep_capabilities: said.keep_capabilities,
+        securebits: said.securebits,
         capabilities: facts.capabilities,
         personality: said.personality,
         barriers: said.barriers,

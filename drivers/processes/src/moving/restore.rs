@@ -339,10 +339,13 @@ pub(crate) fn late_descriptors(batch: &mut Batch, late: &[Late]) {
     }
 }
 
-/// Makes the first thread, which is the only one, who the image says.
-pub(crate) fn identity(image: &ResidentImage) -> Script {
-    let mut script = Script::new();
+/// Makes the first thread, which is the only one, who the image says; `own` is what the shell may
+/// have (its permitted capabilities).
+pub(crate) fn identity(image: &ResidentImage, own: u64) -> Batch {
+    let mut batch = Batch::default();
     let identity = &image.identity;
+    let groups_bytes = identity.groups.len() * 4;
+    let script = batch.room(64, image.root.len() + image.cwd.len() + groups_bytes + 64);
     if image.root != b"/" {
         let root = script.put_path(&image.root);
         script.must("chroot", CHROOT, [root, 0, 0, 0, 0, 0]);
@@ -355,6 +358,8 @@ pub(crate) fn identity(image: &ResidentImage) -> Script {
     for command in (0..u32::BITS).map(|bit| identity.barriers & 1 << bit).filter(|c| *c != 0) {
         script.may(MEMBARRIER, [u64::from(command), 0, 0, 0, 0, 0]);
     }
+    // A change of users takes none of the rights that are still needed.
+    set(script, "setting secure bits", PR_SET_SECUREBITS, NO_SETUID_FIXUP);
     let groups: Vec<u8> = identity.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
     let at = script.put(&groups);
     let count = identity.groups.len() as u64;
@@ -363,16 +368,56 @@ pub(crate) fn identity(image: &ResidentImage) -> Script {
     script.must("setresgid", SETRESGID, [real, effective, saved, 0, 0, 0]);
     let [real, effective, saved] = identity.uids.map(u64::from);
     script.must("setresuid", SETRESUID, [real, effective, saved, 0, 0, 0]);
-    let mut set = |option: u64, value: u64, is_wanted: bool| {
-        if is_wanted {
-            script.must("prctl", PRCTL, [option, value, 0, 0, 0, 0]);
-        }
-    };
-    set(PR_SET_KEEPCAPS, 1, identity.keep_capabilities);
-    set(PR_SET_NO_NEW_PRIVS, 1, identity.no_new_privs);
-    set(PR_SET_DUMPABLE, u64::from(identity.dumpable), identity.dumpable < 2);
-    set(PR_SET_PDEATHSIG, u64::from(identity.death_signal), identity.death_signal != 0);
-    script
+    let [user, group] = identity.fs_ids.map(u64::from);
+    script.may(SETFSGID, [group, 0, 0, 0, 0, 0]);
+    script.may(SETFSUID, [user, 0, 0, 0, 0, 0]);
+    capabilities(&mut batch, identity, own);
+    let script = batch.room(3, 0);
+    if identity.no_new_privs {
+        set(script, "setting no_new_privs", PR_SET_NO_NEW_PRIVS, 1);
+    }
+    // What only root may dump cannot be asked for.
+    set(script, "setting dumpable", PR_SET_DUMPABLE, u64::from(identity.dumpable == 1));
+    if identity.death_signal != 0 {
+        set(script, "setting a signal", PR_SET_PDEATHSIG, u64::from(identity.death_signal));
+    }
+    batch
+}
+
+/// `SECBIT_NO_SETUID_FIXUP`.
+const NO_SETUID_FIXUP: u64 = 1 << 2;
+
+fn set(script: &mut Script, doing: &'static str, option: u64, value: u64) {
+    script.must(doing, PRCTL, [option, value, 0, 0, 0, 0]);
+}
+
+/// Takes what the process does not have of all that the shell has: what needs a right comes before
+/// that is gone.
+fn capabilities(batch: &mut Batch, identity: &Identity, own: u64) {
+    let [effective, permitted, inheritable, bounding, ambient] = identity.capabilities;
+    let bits = |set: u64| (0..u64::from(u64::BITS)).filter(move |bit| set & 1 << bit != 0);
+    // Before the bounding set is lowered, above which it cannot be raised.
+    set_capabilities(batch.room(1, 64), [own, own, inheritable]);
+    for bit in bits(own & !bounding) {
+        set(batch.room(1, 0), "lowering the bounding set", PR_CAPBSET_DROP, bit);
+    }
+    for bit in bits(ambient) {
+        let args = [PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0, 0];
+        batch.room(1, 0).must("raising a capability", PRCTL, args);
+    }
+    let secure = u64::from(identity.securebits);
+    set(batch.room(1, 0), "setting secure bits", PR_SET_SECUREBITS, secure);
+    set_capabilities(batch.room(1, 64), [effective, permitted, inheritable]);
+}
+
+/// capset(2) of the calling thread: effective, permitted, inheritable.
+fn set_capabilities(script: &mut Script, sets: [u64; 3]) {
+    const VERSION: u32 = 0x2008_0522;
+    let half = |at: usize| sets.map(|set| set.to_le_bytes().as_chunks::<4>().0[at]);
+    let words = [half(0), half(1)].concat();
+    let header = script.put(&[VERSION.to_ne_bytes(), [0; 4]].concat());
+    let data = script.put(words.as_flattened());
+    script.must("setting capabilities", CAPSET, [header, data, 0, 0, 0, 0]);
 }
 
 /// What a thread is told before it resumes.

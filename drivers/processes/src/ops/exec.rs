@@ -3,6 +3,7 @@
 use crate::call::DoorbellCall;
 use crate::config::{Decision, PlaceQuestion, PlaceWish, Placement, Policy, StayHere};
 use crate::node::{Node, Ticket, TicketExe};
+use crate::ops::PrivilegedShim;
 use crate::remote::Destination;
 use dunix_guest_abi::doorbell::{ExecRequest, PATH_BYTES};
 use dunix_linux::{Errno, Result};
@@ -17,9 +18,43 @@ impl Node {
             Err(errno) => return call.refuse(errno),
         };
         let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
+        self.child_executes(caller.pid);
+        if matches!(&ticket.exe, TicketExe::Held(exe) if self.may_give_privileges(exe.as_fd())) {
+            return self.look_for_privileges(call, request, ticket);
+        }
+        self.exec_placed(call, request, ticket);
+    }
+
+    /// A program that gives privileges starts here, where the kernel knows who executes it.
+    fn look_for_privileges(
+        self: &Arc<Node>,
+        call: DoorbellCall,
+        request: ExecRequest,
+        mut ticket: Ticket,
+    ) {
+        let node = self.clone();
+        // Looks at the file, which may wait for this thread.
+        self.runtime.spawn_blocking(move || {
+            let shim = match (&ticket.exe, call.caller()) {
+                (TicketExe::Held(exe), Ok(caller)) => node.privileged_shim(caller, exe.as_fd()),
+                _ => Ok(None),
+            };
+            match shim {
+                Ok(_) if !call.is_pending() => {}
+                Ok(None) => node.exec_placed(call, request, ticket),
+                Ok(shim) => {
+                    ticket.shim = shim;
+                    node.exec_here(call, ticket, "its file gives it privileges".into());
+                }
+                Err(errno) => call.refuse(errno),
+            }
+        });
+    }
+
+    fn exec_placed(self: &Arc<Node>, call: DoorbellCall, request: ExecRequest, ticket: Ticket) {
+        let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
         let exe_path = ticket.exe_path.clone();
         let wish = ticket.wish;
-        self.child_executes(caller.pid);
         let question = PlaceQuestion { pid: caller.pid, exe_path, is_root: false, wish };
         let Decision { placement, why } = match self.mesh {
             Some(_) if !self.tracing.concerns(caller.pid) => self.policy.place(&question),
@@ -36,6 +71,7 @@ impl Node {
 
     /// Grants the exec: the caller gets the shim, its next image the ticket's program.
     pub(crate) fn exec_here(&self, call: DoorbellCall, ticket: Ticket, why: String) {
+        let shim = ticket.shim.clone();
         let granted = call.caller().and_then(|caller| {
             self.with(|state, _| {
                 let local = state.locals.get_mut(&caller.pid).ok_or(Errno::SRCH)?;
@@ -45,7 +81,9 @@ impl Node {
             })
         });
         match granted {
-            Ok(()) => call.answer_fd(self.shim.as_fd()),
+            Ok(()) => {
+                call.answer_fd(shim.as_ref().map_or(self.shim.as_fd(), PrivilegedShim::as_fd))
+            }
             Err(errno) => call.refuse(errno),
         }
     }
@@ -81,5 +119,5 @@ fn read_request(call: &DoorbellCall) -> Result<(ExecRequest, Ticket)> {
         return Err(Errno::SRCH);
     }
     let wish = PlaceWish::of_flags(request.flags);
-    Ok((request, Ticket { exe: TicketExe::Held(exe), exe_path, exec_fn, wish }))
+    Ok((request, Ticket { exe: TicketExe::Held(exe), shim: None, exe_path, exec_fn, wish }))
 }

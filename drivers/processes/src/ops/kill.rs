@@ -49,11 +49,10 @@ impl Node {
             Err(errno) => return call.refuse(errno),
         };
         self.with(|state, now| {
-            state.refresh_credentials(caller, self.ids_base);
-            if let KillTarget::Process(pid) = target
-                && pid != caller
-            {
-                state.refresh_credentials(pid, self.ids_base);
+            let own = state.refresh_credentials(caller, self.ids_base);
+            // Root may signal everybody.
+            if own.is_none_or(|own| own.euid != crate::node::ROOT.euid) {
+                state.refresh_targets(target, self.ids_base);
             }
             let token = state.expect_reply(Pending::Call(call));
             state.table.kill(now, token, caller, target, signal, info);

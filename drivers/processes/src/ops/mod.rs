@@ -9,12 +9,15 @@ mod identity;
 mod kill;
 mod numbers;
 mod pidfd;
+mod privileges;
 mod start;
 mod thread;
 mod wait;
 
 pub(crate) use fork::end_unbound;
 pub(crate) use pidfd::Pidfds;
+pub use privileges::FilePrivileges;
+pub(crate) use privileges::PrivilegedShim;
 pub(crate) use start::bits;
 
 use crate::call::DoorbellCall;

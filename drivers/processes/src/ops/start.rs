@@ -5,19 +5,37 @@ use crate::inspect::ProcessEvent;
 use crate::node::{Local, Node, Ticket, TicketExe};
 use dunix_guest_abi::ABI_VERSION;
 use dunix_guest_abi::doorbell::{
-    PATH_BYTES, REMOTE_FD_WORDS, START_PROCESS_FILES, START_REWRITE, StartInfo,
+    PATH_BYTES, REMOTE_FD_WORDS, START_EXECUTE, START_PROCESS_FILES, START_REWRITE, StartInfo,
 };
+use dunix_ids::Pid;
 use dunix_keeper::protocol::EXE_FD;
 use dunix_linux::guest_memory::plain_bytes;
 use dunix_linux::{Errno, Result};
 use std::mem::offset_of;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 impl Node {
     /// Tells a new image who it is and gives it its program and the arena.
     pub(crate) fn handle_start(self: &Arc<Node>, call: DoorbellCall) {
-        let result = self.start(&call);
+        match self.take_ticket(&call) {
+            Ok((ticket, Some(exe))) => {
+                let node = self.clone();
+                // Looks at the file, which may wait for this thread.
+                self.runtime.spawn_blocking(move || {
+                    let result = node.start_privileged(&call, ticket, exe);
+                    node.conclude_start(call, result);
+                });
+            }
+            Ok((ticket, None)) => {
+                let result = self.start(&call, ticket);
+                self.conclude_start(call, result);
+            }
+            Err(errno) => self.conclude_start(call, Err(errno)),
+        }
+    }
+
+    fn conclude_start(&self, call: DoorbellCall, result: Result<i64>) {
         if let Err(errno) = &result {
             tracing::warn!(node = %self.id, caller = ?call.caller(), %errno, "an image cannot start");
         }
@@ -25,22 +43,67 @@ impl Node {
         self.arrived.notify_waiters();
     }
 
-    fn start(self: &Arc<Node>, call: &DoorbellCall) -> Result<i64> {
+    /// Takes what the caller may start; with its program, if that lies with the guest and may give
+    /// privileges.
+    fn take_ticket(&self, call: &DoorbellCall) -> Result<(Ticket, Option<OwnedFd>)> {
         let caller = call.caller()?;
         let version: u32 = call.memory().read_plain(call.arg(1))?;
         if version != ABI_VERSION || call.arg(2) < size_of::<StartInfo>() as u64 {
             return Err(Errno::PROTO);
         }
-        let taken = self.with(|state, _| {
+        let ticket = self.with(|state, _| state.locals.get_mut(&caller.pid)?.ticket.take());
+        // An image that nobody let start: a guest executed a shim by itself.
+        let ticket = ticket.ok_or(Errno::PROTO)?;
+        // It may have what it was not to have.
+        self.check_shim(caller, &ticket).inspect_err(|_| crate::launch::kill(caller.host_pid))?;
+        if self.privileges.is_none() || !matches!(ticket.exe, TicketExe::AtGuest) {
+            return Ok((ticket, None));
+        }
+        let exe = call.take_fd(EXE_FD)?;
+        let may = self.may_give_privileges(exe.as_fd());
+        Ok((ticket, may.then_some(exe)))
+    }
+
+    /// A program that was found on this node by somebody without its privileges: if it gives some, it is
+    /// executed once more, by a shim that has them.
+    fn start_privileged(
+        self: &Arc<Node>,
+        call: &DoorbellCall,
+        ticket: Ticket,
+        exe: OwnedFd,
+    ) -> Result<i64> {
+        let caller = call.caller()?;
+        let Some(shim) = self.privileged_shim(caller, exe.as_fd())? else {
+            return self.start(call, ticket);
+        };
+        let remote = self.look(|state| Some(state.locals.get(&caller.pid)?.remote.descriptors()));
+        let info = StartInfo {
+            flags: START_EXECUTE,
+            exe_fd: call.add_fd(shim.as_fd())?,
+            arena_fd: EXE_FD,
+            // Filters are installed while that needs no `no_new_privs`.
+            remote_fds: bits(&remote.ok_or(Errno::SRCH)?),
+            ..empty_info(caller.pid)
+        };
+        call.memory().write_plain(call.arg(1), &info)?;
+        let ticket = Ticket { exe: TicketExe::Held(exe), shim: Some(shim), ..ticket };
+        self.with(|state, _| {
+            let local = state.locals.get_mut(&caller.pid).ok_or(Errno::SRCH)?;
+            local.ticket = Some(ticket);
+            Ok(0)
+        })
+    }
+
+    fn start(self: &Arc<Node>, call: &DoorbellCall, ticket: Ticket) -> Result<i64> {
+        let caller = call.caller()?;
+        let begun = self.with(|state, _| {
             let local = state.locals.get_mut(&caller.pid)?;
-            let ticket = local.ticket.take()?;
             local.exe_path = ticket.exe_path.as_slice().into();
             local.wish = ticket.wish;
             local.paging = None;
-            Some((ticket, local.slot, local.remote.descriptors()))
+            Some((local.slot, local.remote.descriptors()))
         });
-        // An image that nobody let start: a guest executed the shim by itself.
-        let (ticket, slot, remote) = taken.ok_or(Errno::PROTO)?;
+        let (slot, remote) = begun.ok_or(Errno::SRCH)?;
         self.refresh_slot(caller.pid);
         let open =
             |number: &i32| crate::host::link(caller.host_pid, &format!("fd/{number}")).is_ok();
@@ -51,15 +114,12 @@ impl Node {
         };
         let arena_fd = call.add_fd(self.arena.as_fd())?;
         let mut info = StartInfo {
-            version: ABI_VERSION,
-            pid: caller.pid.get(),
             slot: slot.get(),
             flags: self.start_flags(caller.host_pid),
             exe_fd,
             arena_fd,
             remote_fds: bits(&kept),
-            exe_path: [0; PATH_BYTES],
-            exec_fn: [0; PATH_BYTES],
+            ..empty_info(caller.pid)
         };
         fill(&mut info.exe_path, &ticket.exe_path)?;
         fill(&mut info.exec_fn, &ticket.exec_fn)?;
@@ -78,7 +138,7 @@ impl Node {
         flag(is_rewriting, START_REWRITE) | flag(self.proc_facts().is_served, START_PROCESS_FILES)
     }
 
-    fn started(self: &Arc<Node>, ticket: &Ticket, pid: dunix_ids::Pid, host_pid: u32) {
+    fn started(self: &Arc<Node>, ticket: &Ticket, pid: Pid, host_pid: u32) {
         self.announce(|| {
             let arguments = crate::host::arguments(host_pid);
             ProcessEvent::Executed { pid, arguments }
@@ -94,6 +154,20 @@ impl Node {
             // Handlers are gone; an image that ignores SIGCHLD says so itself.
             state.table.set_child_policy(pid, false, false);
         });
+    }
+}
+
+fn empty_info(pid: Pid) -> StartInfo {
+    StartInfo {
+        version: ABI_VERSION,
+        pid: pid.get(),
+        slot: 0,
+        flags: 0,
+        exe_fd: -1,
+        arena_fd: -1,
+        remote_fds: [0; REMOTE_FD_WORDS],
+        exe_path: [0; PATH_BYTES],
+        exec_fn: [0; PATH_BYTES],
     }
 }
 

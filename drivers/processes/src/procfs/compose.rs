@@ -151,7 +151,7 @@ impl Node {
         } else {
             format!("/proc/{thread}")
         };
-        let owner = std::fs::metadata(&folder).map_err(|_| Errno::SRCH)?;
+        let owner = owner_of(&folder, &question.path)?;
         let guest = |id: u32| id.saturating_sub(self.ids_base);
         let contents = if question.contents {
             self.contents(&about, host, &folder, &question.path)?
@@ -225,6 +225,15 @@ impl Node {
         };
         Ok(ProcFile { uid: 0, gid: 0, contents })
     }
+}
+
+/// Whose a file about a process is: root's, if the process is not its user's to look into (proc(5)).
+fn owner_of(folder: &str, path: &[u8]) -> Result<std::fs::Metadata, Errno> {
+    let file = std::str::from_utf8(path).map_err(|_| Errno::NOENT)?;
+    // The host lacks files that are composed here.
+    std::fs::symlink_metadata(format!("{folder}/{file}"))
+        .or_else(|_| std::fs::metadata(folder))
+        .map_err(|_| Errno::SRCH)
 }
 
 /// What is left to tell of a process that the host does not have.

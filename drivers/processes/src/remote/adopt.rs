@@ -48,6 +48,8 @@ impl Node {
             uids: [credentials.uid, credentials.euid, credentials.suid],
             gids: [image.gid, image.egid, image.sgid],
             groups: Some(image.groups),
+            forbidden: !image.bounding,
+            no_new_privs: image.no_new_privs,
             umask: image.umask,
             nice: i32::from(image.nice),
             limits: limits.map(|(resource, &(soft, hard))| (resource, soft, hard)).collect(),

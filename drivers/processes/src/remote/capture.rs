@@ -35,6 +35,8 @@ pub(crate) enum Unmovable {
     SharesMemory,
     #[error("it has more than {DESCRIPTORS_MAX} descriptors, or one above {NUMBERS_END}")]
     TooMany,
+    #[error("it has capabilities or secure bits of its own")]
+    Capabilities,
     #[error("the host says: {0}")]
     Host(#[from] Errno),
 }

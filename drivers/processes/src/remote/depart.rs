@@ -20,6 +20,9 @@ use std::time::Duration;
 /// How long the other node may take to become the process's node.
 const ADOPTION_WAIT: Duration = Duration::from_secs(30);
 
+/// `SECBIT_KEEP_CAPS`, which an exec clears.
+const KEEP_CAPABILITIES: u32 = 1 << 4;
+
 /// SIGKILL in a signal set; a thread has it pending when its process is being killed.
 const SIGKILL_BIT: u64 = 1 << (dunix_proc_table::SIGKILL - 1);
 
@@ -216,6 +219,10 @@ fn image_of(
     node: &Node,
 ) -> Result<ExecImage, NotGone> {
     let status = Status::of(host_pid, node.ids_base)?;
+    // What an exec makes of these the other node would have to be told.
+    if request.securebits & !KEEP_CAPABILITIES != 0 || status.inheritable | status.ambient != 0 {
+        return Err(NotGone::Unmovable(Unmovable::Capabilities));
+    }
     let argv = memory.read_strings(request.argv, ARGUMENT_BYTES_MAX)?;
     let bytes: usize = argv.iter().map(|s| s.len() + 9).sum();
     let room = ARGUMENT_BYTES_MAX.checked_sub(bytes).ok_or(Errno::TOOBIG)?;
@@ -237,6 +244,8 @@ fn image_of(
         egid,
         sgid,
         groups: status.groups,
+        bounding: status.bounding,
+        no_new_privs: status.no_new_privs,
         rlimits: identity::limits_of(host_pid)?.to_vec(),
         nice: i8::try_from(nice).unwrap_or(0),
         signals_ignored: request.signals_ignored,

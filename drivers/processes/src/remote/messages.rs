@@ -5,9 +5,11 @@ use crate::node::Node;
 use bytes::Bytes;
 use dunix_ids::NodeId;
 use dunix_migration::Input;
+use dunix_proc_table::KillTarget;
 use dunix_transport::{Handler, MeshStream, PeerEvent, Responder};
 use dunix_wire::processes::{
-    Errno, ProcessesAnswer, ProcessesCall, ProcessesMessage, StartStep, StreamOpening,
+    Errno, ProcMessage, ProcessBody, ProcessesAnswer, ProcessesCall, ProcessesMessage, StartStep,
+    StreamOpening,
 };
 use dunix_wire::{decode, encode};
 use std::sync::Arc;
@@ -171,7 +173,12 @@ impl Node {
     pub(crate) fn hear(&self, from: NodeId, message: ProcessesMessage) {
         match message {
             ProcessesMessage::Table(message) => {
-                self.with(|state, now| state.table.handle_message(now, from, message));
+                self.with(|state, now| {
+                    if let Some(target) = checked_target(&message) {
+                        state.refresh_targets(target, self.ids_base);
+                    }
+                    state.table.handle_message(now, from, message);
+                });
                 self.ring_bell();
             }
             ProcessesMessage::CancelRemoteCall { ticket } => self.homes.cancel_call(from, ticket),
@@ -196,6 +203,21 @@ impl Node {
             ProcessesMessage::Move(_) => {}
         }
     }
+}
+
+/// Whom a message signals, if whether it may depends on who he is.
+fn checked_target(message: &ProcMessage) -> Option<KillTarget> {
+    let (target, request) = match message {
+        ProcMessage::ToProcess { pid, body: ProcessBody::Signal { request, .. }, .. } => {
+            (KillTarget::Process(*pid), request)
+        }
+        ProcMessage::SignalGroup { pgid, request, .. }
+        | ProcMessage::SignalMembers { pgid, request, .. } => (KillTarget::Group(*pgid), request),
+        ProcMessage::SignalAll { request, .. } => (KillTarget::All, request),
+        _ => return None,
+    };
+    let is_checked = request.sender.pid.is_some() && request.sender.euid != crate::node::ROOT.euid;
+    is_checked.then_some(target)
 }
 
 fn refusal(error: &LaunchError) -> ProcessesAnswer {

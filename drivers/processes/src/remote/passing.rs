@@ -295,7 +295,9 @@ impl Node {
         match error {
             Unmovable::Host(errno) => *errno,
             Unmovable::TooMany => Errno::TOOMANYREFS,
-            Unmovable::Descriptor { .. } | Unmovable::SharesMemory => Errno::OPNOTSUPP,
+            Unmovable::Descriptor { .. } | Unmovable::SharesMemory | Unmovable::Capabilities => {
+                Errno::OPNOTSUPP
+            }
         }
     }
 

@@ -150,6 +150,15 @@ impl Tracing {
             })
     }
 
+    /// Who traces a process or one of its threads.
+    pub(crate) fn tracer_of(&self, pid: Pid) -> Option<Pid> {
+        self.sender.get()?;
+        let shared = lock(&self.shared);
+        let mut traced = shared.traced.values();
+        let is_its = |traced: &&Traced| traced.name.is_some_and(|(_, process)| process == pid);
+        traced.find(is_its).map(|traced| traced.tracer)
+    }
+
     /// Whether a process traces, or has traced.
     pub(crate) fn is_tracer(&self, pid: Pid) -> bool {
         self.sender.get().is_some() && lock(&self.shared).tracers.contains(&pid)

@@ -70,6 +70,7 @@ pub(crate) async fn start(
         mesh,
         keeper,
         shim: shim(number),
+        privileges: None,
         namespaces: Vec::new(),
         root: Vec::new(),
         ids_base: 0,

@@ -299,18 +299,27 @@ fn with_ticket(
         signals_ignored: ignored(thread).0,
         signals_blocked: mask.0,
         private_fds: thread.process().private.words(),
+        securebits: securebits(),
+        reserved: 0,
     };
     let granted = ring(OP_EXEC, [&raw const request as u64, 0, 0, 0])?;
     if granted.cast_signed() == EXEC_GONE {
         host::exit_group(0);
     }
-    let empty = 0u8;
-    let args = [granted, &raw const empty as u64, argv, wanted.envp, host::AT_EMPTY_PATH, 0];
-    // SAFETY: replaces the image, or fails without effect.
-    let result = unsafe { issue(mask, nr::EXECVEAT, args) };
-    host::close(host::int_arg(granted));
+    let granted = host::int_arg(granted);
+    let result = execute_shim(mask, granted, argv, wanted.envp);
+    host::close(granted);
     let _ = ring(OP_EXEC_FAILED, [0; 4]);
     Ok(result)
+}
+
+/// Executes a shim by its descriptor; comes back only with an error.
+pub(crate) fn execute_shim(mask: SigSet, shim: i32, argv: u64, envp: u64) -> i64 {
+    let empty = 0u8;
+    let empty = &raw const empty as u64;
+    let args = [host::fd_arg(shim), empty, argv, envp, host::AT_EMPTY_PATH, 0];
+    // SAFETY: replaces the image, or fails without effect.
+    unsafe { issue(mask, nr::EXECVEAT, args) }
 }
 
 /// Issues the host's exec under the guest's mask, which the new image inherits. The move signal
@@ -321,6 +330,14 @@ fn with_ticket(
 unsafe fn issue(mask: SigSet, nr: u64, args: [u64; 6]) -> i64 {
     // SAFETY: forwarded from the caller.
     unsafe { gadget::interruptible(&Request { mask: mask.with(MOVE_SIGNAL), nr, args }) }
+}
+
+/// What root and changes of users mean for the process's capabilities (capabilities(7)).
+fn securebits() -> u32 {
+    const PR_GET_SECUREBITS: u64 = 27;
+    // SAFETY: only asks.
+    let bits = unsafe { host::call(nr::PRCTL, [PR_GET_SECUREBITS, 0, 0, 0, 0, 0]) };
+    bits.map_or(0, host::uint_arg)
 }
 
 /// What the new environment says of the program's place, as bits of the request.

@@ -5,6 +5,7 @@ pub(crate) mod descriptors;
 pub(crate) mod drains;
 pub(crate) mod faults;
 pub(crate) mod named;
+pub(crate) mod privileges;
 pub(crate) mod processes;
 pub(crate) mod renames;
 pub(crate) mod scripts;

@@ -55,6 +55,7 @@ impl Programs {
             ("descriptors", SHARING),
             (WITNESS, "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
             ("make", BUILD),
+            ("privileges", PRIVILEGES),
             (CONNECTIONS, "mkdir sockets; cd sockets; ../witness 2000 --only sockets"),
         ];
         let mut all = Vec::new();
@@ -78,6 +79,14 @@ const DESCRIPTORS: &str = "descriptors.py";
 const WITNESS: &str = "witness";
 /// The program that makes TCP connections to itself.
 const CONNECTIONS: &str = "sockets";
+/// Programs that have more than who executes them, and others that they execute.
+const PRIVILEGES: &str = "mkdir privileges; cd privileges
+give() { cp ../p $1; chown $2 $1; chmod $3 $1; }
+give p 0:0 755; give root 0:0 4755; give both 7:8 6755
+as='setpriv --reuid 1000 --regid 1000 --groups 5,6'
+for i in 1 2 3; do for p in p root both; do $as ./$p often 60 ./p > $i.$p & done; done
+$as ./root odd > odd & $as ./root swap > swap & $as ./root drop ./root > drop & $as ./both x ./root > both.root &
+wait; tail -n +1 ?.* odd swap drop both.root";
 /// Part of the library, once; then what was made of it, to the byte.
 const BUILD: &str = "cd zstd && env -u MAKEFLAGS make -s -j4 \
     $(ls lib/common/*.c lib/decompress/*.c lib/legacy/zstd_v0[12].c | sed 's/c$/o/'); \
@@ -93,6 +102,12 @@ fn furnish(folder: &Path) -> Result<(), String> {
         std::fs::copy(here.join(name), folder.join(name)).map_err(|error| error.to_string())?;
     }
     witness::build(&folder.join("witness"))?;
+    let mut compile = Command::new("cc");
+    compile.args(["-w", "-o"]).arg(folder.join("p"));
+    compile.arg(Path::new(WORKSPACE).join("guest/programs/privileges.c"));
+    if !compile.status().map_err(|error| error.to_string())?.success() {
+        return Err("cc: privileges.c".into());
+    }
     let mut unpack = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     unpack.args(["xtask", "unpack"]).arg(folder.join("zstd")).current_dir(WORKSPACE);
     let output = unpack.output().map_err(|error| error.to_string())?;
