@@ -118,6 +118,10 @@ pub const OP_PIDFD_OPEN: u64 = 32;
 /// `a1` = fd. Returns the PID that a descriptor of [`OP_PIDFD_OPEN`] is about, with [`PIDFD_ENDED`]
 /// added if the process has ended, or `-EBADF`.
 pub const OP_PIDFD: u64 = 33;
+/// pidfd_getfd(2) of another process: `a1` = its PID, `a2` = fd there. Returns a descriptor (`O_CLOEXEC`), to be
+/// treated as one that came in a message ([`OP_RECEIVED`]), `-EAGAIN` (the process is on its way: wait on the slot, ask
+/// again), `-EPERM`, `-ESRCH`, or `-EBADF`.
+pub const OP_PIDFD_GETFD: u64 = 38;
 /// The fabric's processes: `a1` = the PID after which to begin, `a2` = `*mut [u32]`, `a3` = its length, at most
 /// [`PROCESSES_MAX`]. Returns how many were written, in order; fewer than asked for: these are the last.
 pub const OP_PROCESSES: u64 = 34;

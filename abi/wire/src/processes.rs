@@ -21,6 +21,7 @@ pub mod refusal;
 pub mod relay;
 pub mod resident;
 pub mod table;
+pub mod taking;
 
 pub use errno::Errno;
 pub use image::{
@@ -40,6 +41,8 @@ pub use relay::{BorneMessage, StreamHeader, StreamOpening};
 pub use table::{
     Answer, MemberState, ProcMessage, ProcessBody, ReturnTo, Sender, SignalInfo, SignalRequest,
 };
+
+pub use taking::{Asker, TakeWish};
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 use dunix_ids::{NodeId, ObjectId, Pid};
@@ -111,6 +114,8 @@ pub enum ProcessesCall {
     ProcFile(ProcQuestion),
     /// How a controlling terminal of the callee stands.
     Terminal { terminal: ObjectId },
+    /// Describe a descriptor of a process that runs here for a process of the sender, which is to share it.
+    Take(TakeWish),
 }
 
 /// The step of a start that failed, as far as who asked for the start tells it apart.
@@ -148,4 +153,6 @@ pub enum ProcessesAnswer {
     ProcFile(Result<ProcFile, Errno>),
     /// Its number in the devpts of its home, and its foreground group; `None`: it controls nobody.
     Terminal(Option<(u32, Pid)>),
+    /// `ESRCH` if the process is not here, `EAGAIN` while it is on its way, `EPERM`, `EBADF`.
+    Taken(Result<DescriptorImage, Errno>),
 }

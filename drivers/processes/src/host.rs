@@ -9,8 +9,12 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-/// Takes a duplicate of a process's descriptor.
+/// Takes a duplicate of a process's descriptor; the number is its allegation.
 pub(crate) fn take_fd(host_pid: u32, number: RawFd) -> Result<OwnedFd> {
+    if number < 0 {
+        // The library asserts that there is none.
+        return Err(Errno::BADF);
+    }
     let pid = HostPid::from_raw(host_pid.cast_signed()).ok_or(Errno::SRCH)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     pidfd_getfd(process, number, PidfdGetfdFlags::empty())
@@ -93,15 +97,6 @@ impl Status {
             }
         }
         status
-    }
-
-    /// Whether one of these credentials may look into and change one of those (ptrace(2), access mode
-    /// checking), if that one is dumpable.
-    pub(crate) fn may_trace(&self, other: &Status) -> bool {
-        self.capabilities & TRACE_ANY != 0
-            || (other.uids.iter().all(|id| *id == self.uids[0])
-                && other.gids.iter().all(|id| *id == self.gids[0])
-                && other.permitted & !self.permitted == 0)
     }
 
     /// The users of the process.
@@ -248,19 +243,6 @@ mod tests {
         assert_eq!((status.umask, status.resident_bytes), (0o27, 12288));
         assert_eq!(status.signals_pending, 0x201);
         assert_eq!(status.fs_ids, [0, 0]);
-    }
-
-    /// ptrace(2): whoever has more than the tracer is not his to look into.
-    #[test]
-    fn privileges_keep_tracers_away() {
-        let ids = |ids: [u32; 3]| Status { uids: ids, gids: ids, ..Status::default() };
-        let user = ids([1000; 3]);
-        assert!(user.may_trace(&ids([1000; 3])));
-        assert!(!user.may_trace(&ids([1000, 0, 0])));
-        assert!(!user.may_trace(&Status { gids: [1000, 5, 5], ..ids([1000; 3]) }));
-        assert!(!user.may_trace(&Status { permitted: 1 << 13, ..ids([1000; 3]) }));
-        let tracer = Status { capabilities: TRACE_ANY, ..ids([7; 3]) };
-        assert!(tracer.may_trace(&ids([1000, 0, 0])));
     }
 
     #[test]

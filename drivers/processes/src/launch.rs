@@ -381,6 +381,8 @@ impl State {
             Local {
                 slot,
                 slot_is_lent: false,
+                is_executing_away: false,
+                was_taken_from: false,
                 forked_by: None,
                 ticket: Some(ticket),
                 exe_path,

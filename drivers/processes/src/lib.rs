@@ -13,6 +13,7 @@
 //! Architecture invariant: nothing is decided outside of the process table and the state's mutex;
 //! no thread blocks on a guest, the keeper or a peer while it holds the mutex.
 
+mod access;
 mod call;
 mod children;
 mod config;

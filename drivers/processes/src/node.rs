@@ -146,6 +146,10 @@ pub(crate) struct Local {
     pub(crate) remote: RemoteTable,
     /// Pages that it, or whom it was forked from, has not got yet from its last node.
     pub(crate) paging: Option<Paging>,
+    /// It executes at another node, or tries to.
+    pub(crate) is_executing_away: bool,
+    /// Another process has taken descriptors of it, which the shim does not know: none of them counts as private.
+    pub(crate) was_taken_from: bool,
     /// Its host process has ended; the end is told when its relays have drained.
     pub(crate) is_ending: bool,
 }

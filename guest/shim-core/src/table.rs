@@ -488,7 +488,7 @@ table! {
     435 CLONE3 Refuse(Errno::ENOSYS), "C libraries fall back to clone";
     436 CLOSE_RANGE Trap, "the shim tracks which descriptors are private or remote";
     437 OPENAT2 Trap, "the path may name a process under /proc or be /proc/self/exe";
-    438 PIDFD_GETFD Native, "EBADF: a descriptor for a process is the fabric's, not the host's";
+    438 PIDFD_GETFD Trap, "the target is a process of the fabric";
     439 FACCESSAT2 Trap, "the path may name a process under /proc or be /proc/self/exe";
     440 PROCESS_MADVISE Native, "EBADF: a descriptor for a process is the fabric's, not the host's";
     441 EPOLL_PWAIT2 Trap, "waits with a deadline";

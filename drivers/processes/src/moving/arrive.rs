@@ -107,6 +107,8 @@ impl Arrival {
         let local = Local {
             slot: self.shell.hall.slot,
             slot_is_lent: false,
+            is_executing_away: false,
+            was_taken_from: false,
             forked_by: None,
             ticket: None,
             exe_path: self.exe_path.as_slice().into(),

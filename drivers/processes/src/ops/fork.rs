@@ -148,6 +148,8 @@ impl State {
                 let local = Local {
                     slot,
                     slot_is_lent: false,
+                    is_executing_away: false,
+                    was_taken_from: false,
                     forked_by,
                     ticket: None,
                     exe_path,

@@ -50,6 +50,7 @@ impl Node {
             OP_FROM_HOST => self.handle_from_host(call),
             OP_PIDFD_OPEN => self.handle_pidfd_open(call),
             OP_PIDFD => self.handle_pidfd(call),
+            OP_PIDFD_GETFD => self.handle_take(call),
             OP_EXE_PATH => self.handle_exe_path(call),
             OP_PTRACE => self.tracing.request(self, call),
             OP_PROCESSES => self.handle_processes(call),

@@ -134,7 +134,7 @@ impl Node {
         Err(Errno::SRCH)
     }
 
-    async fn node_of(&self, id: Pid) -> Option<NodeId> {
+    pub(crate) async fn node_of(&self, id: Pid) -> Option<NodeId> {
         if self.look(|state| state.table.is_here(id)) {
             return Some(self.id);
         }

@@ -353,6 +353,9 @@ impl Capture {
             if self.offer.node.homes.has_same_file(stat.st_dev, stat.st_ino) {
                 return false;
             }
+            if self.offer.node.passing.hands().have_any() {
+                continue;
+            }
             match other_readers(self.host_pid, stat.st_ino) {
                 Readers::None => return true,
                 Readers::Passing => {}

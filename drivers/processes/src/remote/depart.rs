@@ -5,7 +5,7 @@ use super::offer::{Offer, directory, inside};
 use crate::call::{Caller, DoorbellCall, errno_of};
 use crate::host::{Status, Times};
 use crate::node::{Node, Ticket};
-use dunix_guest_abi::doorbell::{EXEC_GONE, ExecRequest};
+use dunix_guest_abi::doorbell::{EXEC_GONE, ExecRequest, REMOTE_FD_WORDS};
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, identity};
@@ -85,10 +85,11 @@ impl Node {
         request: ExecRequest,
         ticket: Ticket,
     ) {
+        let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
+        self.note_executing_away(caller.pid, true);
         let node = self.clone();
         self.runtime.spawn(async move {
             let Destination { node: to, must, .. } = destination;
-            let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
             let gone = node.go(&destination, caller, &call, &request, &ticket).await;
             match gone {
                 Ok(()) => {
@@ -116,10 +117,19 @@ impl Node {
             return call.answer(EXEC_GONE);
         }
         self.with(|state, now| state.table.stayed(now, caller.pid));
+        self.note_executing_away(caller.pid, false);
         if must {
             return call.refuse(error.errno());
         }
         self.exec_here(call, ticket, format!("it could not go elsewhere: {error}"));
+    }
+
+    fn note_executing_away(&self, pid: Pid, is: bool) {
+        self.with(|state, _| {
+            if let Some(local) = state.locals.get_mut(&pid) {
+                local.is_executing_away = is;
+            }
+        });
     }
 
     async fn go(
@@ -132,15 +142,18 @@ impl Node {
     ) -> Result<(), NotGone> {
         let (to, pid, host_pid) = (destination.node, caller.pid, caller.host_pid);
         let must = destination.must;
-        let remote = self.look(|state| state.locals.get(&pid).map(|l| l.remote.for_child()));
-        let remote = remote.unwrap_or_default();
+        let found = self.look(|state| {
+            let local = state.locals.get(&pid)?;
+            Some((local.remote.for_child(), local.was_taken_from))
+        });
+        let (remote, was_taken_from) = found.unwrap_or_default();
+        let private = if was_taken_from { [0; REMOTE_FD_WORDS] } else { request.private_fds };
         let undrained = remote.undrained(&self.homes, self.id);
         let (node, memory, request) = (self.clone(), call.memory(), *request);
         let (exe_path, exec_fn) = (ticket.exe_path.clone(), ticket.exec_fn.clone());
         // Looks into the tree and the guest's memory, which may wait for this runtime's threads.
         let described = self.runtime.spawn_blocking(move || {
-            let capture =
-                Capture::new(node.clone(), to, host_pid, remote, request.private_fds).must_go(must);
+            let capture = Capture::new(node.clone(), to, host_pid, remote, private).must_go(must);
             let image = image_of(host_pid, &memory, &request, exe_path, exec_fn, &node)?;
             Ok::<_, NotGone>((capture.run()?, image))
         });

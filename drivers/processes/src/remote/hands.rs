@@ -42,6 +42,11 @@ impl Hands {
         Since(self.handed_over.load(Ordering::SeqCst))
     }
 
+    /// Whether any are in hand now.
+    pub(super) fn have_any(&self) -> bool {
+        self.had_any(self.now())
+    }
+
     /// Whether any have been in hand at or after the instant.
     pub(super) fn had_any(&self, since: Since) -> bool {
         self.taken.load(Ordering::SeqCst) != since.0

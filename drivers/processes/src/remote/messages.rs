@@ -129,6 +129,10 @@ impl Handler for MeshFace {
             Ok(ProcessesCall::Terminal { terminal }) => {
                 reply.send(encode(&ProcessesAnswer::Terminal(node.terminal_here(terminal))));
             }
+            Ok(ProcessesCall::Take(wish)) => {
+                let node = node.clone();
+                node.runtime.clone().spawn(async move { node.give_taken(from, wish, reply).await });
+            }
             Ok(ProcessesCall::Move(request)) => {
                 let node = node.clone();
                 node.runtime.clone().spawn(async move {

@@ -14,7 +14,7 @@ use dunix_ids::{NodeId, ObjectId};
 use dunix_linux::{Errno, Result};
 use dunix_wire::processes::image::RemoteKind;
 use dunix_wire::processes::{ProcessesMessage, Readiness};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Stat, fstat};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{
     AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair, sockopt,
@@ -100,6 +100,14 @@ impl Mirrors {
         mirrors.retain(|_, mirror| mirror.strong_count() > 0);
         mirrors.insert(object, Arc::downgrade(&mirror));
         Ok(Some(mirror))
+    }
+
+    /// Whether a descriptor is a placeholder, of whichever object.
+    pub(super) fn have(&self, fd: &OwnedFd) -> Result<bool> {
+        let file = |stat: Stat| (stat.st_dev, stat.st_ino);
+        let wanted = file(fstat(fd)?);
+        let mirrors: Vec<_> = lock(&self.0).values().filter_map(Weak::upgrade).collect();
+        Ok(mirrors.iter().any(|mirror| fstat(&mirror.placeholder).map(file) == Ok(wanted)))
     }
 
     /// The home says what is ready; `is_news`: something has just become so.

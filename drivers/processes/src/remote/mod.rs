@@ -36,6 +36,7 @@ mod pump;
 mod rebuild;
 mod restore;
 mod sockets;
+mod taking;
 mod timer;
 mod transfer;
 mod unix;

@@ -80,6 +80,9 @@ impl Passed {
     }
 }
 
+/// What a descriptor that lives elsewhere stands for, and what shows whether it is ready.
+pub(super) type Standing = (RemoteFd, Option<Arc<Mirror>>);
+
 /// Keeps an object of another node while a message names it.
 #[derive(Debug)]
 struct Held {
@@ -377,13 +380,26 @@ impl Node {
 
     fn token_for(self: &Arc<Node>, call: &DoorbellCall) -> Result<OwnedFd> {
         let (pid, number) = (call.caller()?.pid, call.int_arg(1));
-        let found = self.look(|state| {
+        let standing = self.stands_for(pid, number).ok_or(Errno::BADF)?;
+        let fd = call.take_fd(number)?;
+        self.token_of(fd, standing)
+    }
+
+    /// What a process's descriptor stands for, if it lives elsewhere.
+    pub(super) fn stands_for(&self, pid: Pid, number: i32) -> Option<Standing> {
+        self.look(|state| {
             let table = &state.locals.get(&pid)?.remote;
             let remote = table.get(number)?;
             Some((remote, table.mirror_of(remote.object)))
-        });
-        let (remote, mirror) = found.ok_or(Errno::BADF)?;
-        let fd = call.take_fd(number)?;
+        })
+    }
+
+    /// A token for a duplicate of a descriptor that lives elsewhere.
+    pub(super) fn token_of(
+        self: &Arc<Node>,
+        fd: OwnedFd,
+        (remote, mirror): Standing,
+    ) -> Result<OwnedFd> {
         let (held, _in_hand) =
             (Some(Held::new(self, remote, mirror)), self.passing.hands.take().into());
         self.underway(Passed { fd, held, _in_hand })

@@ -3,7 +3,6 @@
 use super::thread::Tracer;
 use super::view::{self, Registers};
 use crate::call::{Caller, DoorbellCall};
-use crate::node::Local;
 use dunix_guest_abi::signal::decode;
 use dunix_linux::ptrace::{self, REGISTERS, Resume, SIGINFO_BYTES};
 use dunix_linux::{Errno, Result};
@@ -142,19 +141,9 @@ impl Tracer {
         }
     }
 
-    /// Who may trace everybody may, others whoever has no more than they (ptrace(2), access mode
-    /// checking): nobody who is about to get more, either.
     fn check_permission(&self, caller: Caller, target: u32) -> Result<()> {
-        let own = crate::host::Status::of(caller.host_pid, self.node.ids_base)?;
-        let its = crate::host::Status::of(target, self.node.ids_base)?;
-        let gets_more = self.node.look(|state| {
-            let process = state.table.from_host(target);
-            let local = process.and_then(|pid| state.locals.get(&pid));
-            local.is_some_and(Local::is_getting_privileges)
-        });
-        let is_open = own.capabilities & crate::host::TRACE_ANY != 0
-            || (!gets_more && crate::host::is_dumpable(target));
-        if is_open && own.may_trace(&its) { Ok(()) } else { Err(Errno::PERM) }
+        let asker = crate::access::asker(caller.host_pid, self.node.ids_base)?;
+        self.node.check_access(&asker, target)
     }
 
     fn serve_tracee(&mut self, call: &DoorbellCall, request: u64, host: u32) -> Result<i64> {

@@ -12,7 +12,7 @@ use crate::host;
 use crate::process::Process;
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{OP_REMOTE_FD, REMOTE_FD_WORDS};
-use dunix_shim_core::{Errno, nr};
+use dunix_shim_core::{Errno, nr, proc_path};
 
 const F_DUPFD: u64 = 0;
 const F_SETOWN: u64 = 8;
@@ -81,6 +81,16 @@ pub(crate) fn note_opened(thread: &Thread, fd: i32) {
 /// Whether a call opens a file.
 pub(crate) fn is_open(number: u64) -> bool {
     matches!(number, nr::OPEN | nr::OPENAT | nr::OPENAT2 | nr::CREAT)
+}
+
+/// What the host's link of a descriptor says, cut at the end of `to`.
+pub(crate) fn link_of(fd: u64, to: &mut [u8]) -> Option<&[u8]> {
+    const PREFIX: &[u8] = b"/proc/self/fd/";
+    let mut link = [0u8; 32];
+    link[..PREFIX.len()].copy_from_slice(PREFIX);
+    let number = u64::from(host::uint_arg(fd));
+    proc_path::write_number(number, &mut link[PREFIX.len()..31])?;
+    host::readlink(&link, to).ok()
 }
 
 fn forget(process: &Process, fd: i32) {

@@ -3,13 +3,14 @@
 //! The daemon makes them and knows which process each is about, wherever that runs.
 
 use super::remote::{self, Attempt};
-use super::{Answer, kill, other};
-use crate::doorbell::ring;
+use super::{Answer, descriptor, kill, other, socket};
+use crate::arch::frame::Context;
+use crate::doorbell::{ring, ring_until_done};
 use crate::guest::GuestAddr;
 use crate::host;
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
-    OP_PIDFD, OP_PIDFD_OPEN, PIDFD_ENDED, PIDFD_NONBLOCK, PROCESS_FILES,
+    OP_PIDFD, OP_PIDFD_GETFD, OP_PIDFD_OPEN, PIDFD_ENDED, PIDFD_NONBLOCK, PROCESS_FILES,
 };
 use dunix_shim_core::signal::SigSet;
 use dunix_shim_core::{Errno, nr, proc_path};
@@ -23,8 +24,14 @@ pub(crate) struct Subject {
 }
 
 /// Handles a call on such a descriptor.
-pub(crate) fn try_handle(thread: &Thread, number: u64, args: [u64; 6]) -> Option<Answer> {
+pub(crate) fn try_handle(
+    thread: &Thread,
+    context: &Context,
+    number: u64,
+    args: [u64; 6],
+) -> Option<Answer> {
     match number {
+        nr::PIDFD_GETFD => Some(get(thread, context, args)),
         nr::PIDFD_OPEN => Some(open(args).into()),
         nr::PIDFD_SEND_SIGNAL => Some(send_signal(thread, args).into()),
         _ => None,
@@ -64,6 +71,28 @@ pub(crate) fn subject(thread: &Thread, fd: u64) -> Result<Subject, Errno> {
     Ok(Subject { pid: host::uint_arg(found), has_ended: found & PIDFD_ENDED != 0 })
 }
 
+/// pidfd_getfd(2).
+fn get(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
+    if host::uint_arg(args[2]) != 0 {
+        return Answer::from(Err(Errno::EINVAL));
+    }
+    let subject = match subject(thread, args[0]) {
+        Ok(subject) if subject.has_ended => return Answer::from(Err(Errno::ESRCH)),
+        Ok(subject) => subject,
+        Err(error) => return Answer::from(Err(error)),
+    };
+    let number = host::int_arg(args[1]);
+    if subject.pid == thread.process().pid() {
+        return descriptor::reopen(thread, number, host::O_CLOEXEC);
+    }
+    let ask = [u64::from(subject.pid), host::fd_arg(number), 0, 0];
+    match ring_until_done(thread, context.mask, OP_PIDFD_GETFD, ask) {
+        Ok(fd) => socket::adopt_taken(thread, host::int_arg(fd)).into(),
+        Err(Some(error)) => Answer::from(Err(error)),
+        Err(None) => Answer::Interrupted,
+    }
+}
+
 /// pidfd_send_signal(2).
 fn send_signal(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
     if host::uint_arg(args[3]) != 0 {
@@ -88,12 +117,8 @@ fn send_signal(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
 
 /// Which process a folder below `/proc` is about: such a descriptor may be signalled, too.
 fn folder_of(fd: u64) -> Result<Subject, Errno> {
-    const PREFIX: &[u8] = b"/proc/self/fd/";
-    let (mut link, mut target) = ([0u8; 32], [0u8; 64]);
-    link[..PREFIX.len()].copy_from_slice(PREFIX);
-    let number = u64::from(host::uint_arg(fd));
-    proc_path::write_number(number, &mut link[PREFIX.len()..31]).ok_or(Errno::EBADF)?;
-    let path = host::readlink(&link, &mut target).map_err(|_| Errno::EBADF)?;
+    let mut target = [0u8; 64];
+    let path = descriptor::link_of(fd, &mut target).ok_or(Errno::EBADF)?;
     let composed =
         path.strip_prefix(PROCESS_FILES.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
     let of_host = path.strip_prefix(b"/proc/");

@@ -1,6 +1,6 @@
 //! signalfd(2): signals that the daemon sent for somebody show as that somebody's.
 
-use super::{Answer, blocking};
+use super::{Answer, blocking, descriptor};
 use crate::arch::frame::Context;
 use crate::guest::{self, GuestAddr};
 use crate::host;
@@ -25,6 +25,17 @@ pub(crate) fn open(thread: &Thread, number: u64, args: [u64; 6]) -> Result<u64, 
     let fd = mask::signalfd(number, args)?;
     thread.process().signalfds.insert(host::int_arg(fd));
     Ok(fd)
+}
+
+/// Notes a descriptor from elsewhere, if it is one.
+pub(crate) fn note(thread: &Thread, fd: i32) {
+    const LINK: &[u8] = b"anon_inode:[signalfd]";
+    let mut target = [0u8; 32];
+    if descriptor::link_of(host::fd_arg(fd), &mut target).is_some_and(|link| link == LINK) {
+        thread.process().signalfds.insert(fd);
+    } else {
+        thread.process().signalfds.remove(fd);
+    }
 }
 
 /// read(2) of one.

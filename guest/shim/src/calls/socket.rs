@@ -2,7 +2,7 @@
 
 use super::receive::{CONTROL_AT, CONTROL_BYTES_AT, PARTS_AT, VECTOR_AT};
 use super::rest::Transfer;
-use super::{Answer, receive, remote, unix};
+use super::{Answer, receive, remote, signalfd, unix};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{NOT_BEGUN, Request};
 use crate::doorbell::{ring, ring_until_done};
@@ -299,18 +299,43 @@ pub(crate) fn received(
 
 /// Makes received descriptors what they are: tokens become what they stand for.
 fn adopt(thread: &Thread, payload: &[u8], is_cloexec: bool, sender: Sender) {
-    const F_SETFD: u64 = 2;
     let mut list = [0i32; DESCRIPTORS_MAX];
     let mut count = 0;
     for (slot, number) in list.iter_mut().zip(payload.chunks_exact(4)) {
         *slot = word_of(number).cast_signed();
-        thread.process().private.remove(*slot);
         count += 1;
     }
-    let _ = ring(OP_RECEIVED, [list.as_mut_ptr() as u64, count, 0, 0]);
-    // SAFETY: our list; volatile, because the daemon writes it behind the compiler's back.
-    let list = unsafe { (&raw const list).read_volatile() };
-    for listed in list.into_iter().take(host::to_usize(count)) {
+    let _ = adopt_all(thread, &mut list[..count], is_cloexec, sender);
+}
+
+/// The same for a descriptor that the daemon took from another process; it is closed if it cannot be one of the guest's.
+///
+/// # Errors
+/// `EMFILE`, what the daemon answers.
+pub(crate) fn adopt_taken(thread: &Thread, fd: i32) -> Result<u64, Errno> {
+    let number = host::fd_arg(fd);
+    adopt_all(thread, &mut [fd], true, Sender::Here).inspect_err(|_| {
+        // SAFETY: the guest has not seen it.
+        let _ = unsafe { host::call(nr::CLOSE, [number, 0, 0, 0, 0, 0]) };
+    })?;
+    signalfd::note(thread, fd);
+    Ok(number)
+}
+
+fn adopt_all(
+    thread: &Thread,
+    list: &mut [i32],
+    is_cloexec: bool,
+    sender: Sender,
+) -> Result<(), Errno> {
+    const F_SETFD: u64 = 2;
+    for fd in &*list {
+        thread.process().private.remove(*fd);
+    }
+    let result = ring(OP_RECEIVED, [list.as_mut_ptr() as u64, list.len() as u64, 0, 0]);
+    for listed in list {
+        // SAFETY: our list; volatile, because the daemon writes it behind the compiler's back.
+        let listed = unsafe { (&raw const *listed).read_volatile() };
         let (number, is_remote) = if listed < 0 { (!listed, true) } else { (listed, false) };
         if is_remote {
             thread.process().remote.insert(number);
@@ -323,4 +348,5 @@ fn adopt(thread: &Thread, payload: &[u8], is_cloexec: bool, sender: Sender) {
             let _ = unsafe { host::call(nr::FCNTL, args) };
         }
     }
+    result.map(|_| ())
 }

@@ -244,6 +244,8 @@ for robust in 0, 1:
 print(on_thread(c.pthread_mutex_lock, lock), c.pthread_mutex_lock(lock), c.pthread_mutex_consistent(lock), c.pthread_mutex_unlock(lock))
 END
 /usr/bin/python3 m.py";
+    /// pidfd_getfd(2): the same open file description, whichever node it is on; who may take.
+    descriptors_are_taken = concat!("cat > p.c << 'END'\n", include_str!("../../../../guest/programs/takes.c"), "\nEND\ncc -w -O1 -o p p.c && ./p; DUNIX_PLACE=local ./p here; echo $?");
     /// pidfd_send_signal(2): an open folder of `/proc` of a process stands for it, a thread's or another does not.
     signals_by_folder = "cat > s.py <<'END'
 import errno, os, signal
