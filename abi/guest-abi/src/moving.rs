@@ -71,6 +71,9 @@ pub struct ParkRecord {
 /// The thread's memory is shared with another process (`CLONE_VM`): it must not move.
 pub const PARK_SHARES_MEMORY: u32 = 1 << 0;
 
+/// The thread is in strict mode (seccomp(2)): the shim has a filter more for it, and installs that again on arrival.
+pub const PARK_STRICT: u32 = 1 << 1;
+
 /// Head of the script region, at [`SCRIPT_START`](crate::layout::SCRIPT_START).
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -396,5 +396,8 @@ impl Program {
     }
 }
 
+mod strict;
+pub use strict::STRICT;
+
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::{fast, filter, host, report};
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{OP_PARKED, OP_SCRIPT_DONE, StartInfo};
 use dunix_guest_abi::layout::{ARRIVAL_END, ARRIVAL_STACKS};
-use dunix_guest_abi::moving::{ARRIVAL_STACK_BYTES, ParkRecord, RESUME_PROCESS};
+use dunix_guest_abi::moving::{ARRIVAL_STACK_BYTES, PARK_STRICT, ParkRecord, RESUME_PROCESS};
 use dunix_shim_core::signal::SIGNAL_MAX;
 use dunix_shim_core::{Errno, nr};
 
@@ -96,6 +96,9 @@ fn restore_thread(thread: &Thread, record: &ParkRecord) -> Result<(), Errno> {
         let args = [record.rseq_area, u64::from(record.rseq_bytes), 0, signature, 0, 0];
         // SAFETY: the guest's own area, registered again as it was.
         unsafe { host::call(nr::RSEQ, args) }?;
+    }
+    if record.flags & PARK_STRICT != 0 {
+        filter::install_strict()?;
     }
     Ok(())
 }

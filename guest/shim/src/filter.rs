@@ -3,7 +3,7 @@
 use crate::host;
 use core::sync::atomic::{AtomicBool, Ordering};
 use dunix_guest_abi::doorbell::BOOT_FD;
-use dunix_shim_core::bpf::{Bell, GUEST_PROBE, Instruction, Program, WIDE, WIDE_PROBE};
+use dunix_shim_core::bpf::{Bell, GUEST_PROBE, Instruction, Program, STRICT, WIDE, WIDE_PROBE};
 use dunix_shim_core::{Errno, nr};
 
 const SET_MODE_FILTER: u64 = 1;
@@ -50,6 +50,14 @@ pub(crate) fn find_wide() {
     if unsafe { host::call(WIDE_PROBE, [0; 6]) } == Err(Errno::EALREADY) {
         note_wide();
     }
+}
+
+/// Leaves the calling thread of the guest the calls of strict mode.
+///
+/// # Errors
+/// What seccomp(2) reports.
+pub(crate) fn install_strict() -> Result<(), Errno> {
+    install_code(&STRICT, 0).map(drop)
 }
 
 /// Whether a filter of the guest's own is there, from this program or one that it executed.

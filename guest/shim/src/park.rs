@@ -16,7 +16,7 @@ use crate::thread::Thread;
 use core::sync::atomic::{AtomicU64, Ordering};
 use dunix_guest_abi::arena::SLOT_PARK;
 use dunix_guest_abi::doorbell::{OP_PARKED, OP_SCRIPT_DONE};
-use dunix_guest_abi::moving::{PARK_SHARES_MEMORY, ParkRecord};
+use dunix_guest_abi::moving::{PARK_SHARES_MEMORY, PARK_STRICT, ParkRecord};
 use dunix_shim_core::nr;
 
 /// Parks the thread if its process is asked to; comes back when it goes on, here or elsewhere.
@@ -67,7 +67,8 @@ fn describe(thread: &Thread) -> *mut ParkRecord {
     let altstack = thread.altstack.get();
     let record = ParkRecord {
         tid: thread.tid.get(),
-        flags: if shares_memory() { PARK_SHARES_MEMORY } else { 0 },
+        flags: if shares_memory() { PARK_SHARES_MEMORY } else { 0 }
+            | if thread.is_strict.get() { PARK_STRICT } else { 0 },
         stack_pointer: 0,
         fs_base,
         clear_tid: thread.clear_tid.get(),

@@ -90,6 +90,8 @@ pub(crate) struct Thread {
     pub(crate) spent: Spent,
     /// What the daemon reads of the thread while it is parked.
     pub(crate) park_record: UnsafeCell<ParkRecord>,
+    /// The guest has put the thread into strict mode (seccomp(2)).
+    pub(crate) is_strict: Cell<bool>,
     /// A mapping that outlives an exec by a child that shares memory: start and bytes.
     pub(crate) scratch: Cell<(u64, u64)>,
     /// The thread is the child of a vfork: its process's state is its own.
@@ -181,6 +183,7 @@ impl Thread {
         thread.rseq.set((0, 0, 0));
         thread.spent.reset();
         thread.scratch.set((0, 0));
+        thread.is_strict.set(false);
         thread.is_vfork_child.set(false);
         thread.is_left.store(false, Ordering::Relaxed);
         // SAFETY: ours alone.

@@ -4,7 +4,7 @@ mod scenarios;
 
 use dunix_conformance::{Scenario, main as run};
 use scenarios::{
-    commands, descriptors, drains, faults, named, privileges, processes, renames, scripts,
+    commands, descriptors, drains, faults, named, privileges, processes, renames, scripts, strict,
     terminals, tracing,
 };
 use std::process::ExitCode;
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         processes::SCENARIOS,
         commands::SCENARIOS,
         terminals::SCENARIOS,
+        strict::SCENARIOS,
         tracing::SCENARIOS,
         renames::SCENARIOS,
         drains::SCENARIOS,

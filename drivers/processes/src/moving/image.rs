@@ -8,7 +8,7 @@ use super::script::{Particulars, Script, host};
 use super::{Frozen, calls, clocks};
 use crate::node::{Node, State};
 use crate::remote::{Capture, Offer, Unmovable, directory, inside};
-use dunix_guest_abi::moving::ParkRecord;
+use dunix_guest_abi::moving::{PARK_STRICT, ParkRecord};
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
 use dunix_linux::{Errno, identity};
@@ -120,9 +120,6 @@ fn put_together(
     let mut offer = capture.run().map_err(refusal_of)?;
     let facts = Facts::of(host_pid)?;
     let own = Facts::of(std::process::id())?;
-    if facts.filters > own.filters + said.filters {
-        return Err(Refusal::KernelState { what: "a system-call filter of its own".into() });
-    }
     let Mapped { mappings, kernel, looks } = mappings::describe(node, host_pid)?;
     let parked = records_of(&subject).map_err(reading)?;
     let memory = layout_of(host_pid, said.heap_end).ok_or(reading(Errno::SRCH))?;
@@ -150,7 +147,7 @@ fn put_together(
         monotonic_ns: said.monotonic_ns,
         memory,
         mappings,
-        threads: threads_of(&subject)?,
+        threads: threads_of(&subject, &parked, own.filters + said.filters)?,
         descriptors: std::mem::take(&mut offer.descriptors),
         undrained,
         signals: subject.signals,
@@ -206,11 +203,23 @@ fn records_of(subject: &Subject) -> Result<Vec<ParkRecord>, Errno> {
     subject.records.iter().map(|&record| memory.read_plain(record)).collect()
 }
 
-fn threads_of(subject: &Subject) -> Result<Vec<ThreadImage>, Refusal> {
+/// Describes the threads, of which each may have `filters` filters for system calls.
+fn threads_of(
+    subject: &Subject,
+    parked: &[ParkRecord],
+    filters: u32,
+) -> Result<Vec<ThreadImage>, Refusal> {
     let host_pid = subject.hall.host_pid;
-    let (mut threads, all) = (Vec::new(), processors_of("/proc/self"));
-    for (member, &record) in subject.members.iter().zip(&subject.records) {
+    let (mut threads, all) = (Vec::new(), processors_of(&status_of("/proc/self")));
+    let records = subject.records.iter().zip(parked);
+    for (member, (&record, parked)) in subject.members.iter().zip(records) {
         let directory = format!("/proc/{host_pid}/task/{}", member.host_tid);
+        let status = status_of(&directory);
+        // That of strict mode is the shim's, which installs it again.
+        let strict = u32::from(parked.flags & PARK_STRICT != 0);
+        if Facts::parse(&status).filters > filters + strict {
+            return Err(Refusal::KernelState { what: "a system-call filter of its own".into() });
+        }
         let name = std::fs::read(format!("{directory}/comm")).map_err(|_| Refusal::Ended)?;
         let times = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
         let nice = stat_field(&times, 19).unwrap_or(0);
@@ -231,16 +240,19 @@ fn threads_of(subject: &Subject) -> Result<Vec<ThreadImage>, Refusal> {
             timer_slack: slack.ok().and_then(|slack| slack.trim().parse().ok()).unwrap_or(0),
             policy,
             priority: small(40).unwrap_or(0),
-            processors: Some(processors_of(&directory)).filter(|p| *p != all).unwrap_or_default(),
+            processors: Some(processors_of(&status)).filter(|p| *p != all).unwrap_or_default(),
         });
     }
     Ok(threads)
 }
 
+fn status_of(directory: &str) -> String {
+    std::fs::read_to_string(format!("{directory}/status")).unwrap_or_default()
+}
+
 /// The processors that a thread may use, a bit each, as sched_setaffinity(2) takes them.
-fn processors_of(directory: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(format!("{directory}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
+fn processors_of(status: &str) -> Vec<u8> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
     processors(line.unwrap_or_default())
 }
 

@@ -266,3 +266,18 @@ fn the_second_filter_traps_its_calls_of_the_guest_only() {
     let other = Call { arch: 1, nr: low(nr::PREAD64), ip: 0x40_0000, args: [0; 6] };
     assert_eq!(run_code(&WIDE, &other), RET_ALLOW);
 }
+
+#[test]
+fn strict_mode_leaves_four_calls_and_the_shims() {
+    let trap = RET_TRAP | crate::verdict::STRICT;
+    let ask = |arch, nr, ip| run_code(&STRICT, &Call { arch, nr, ip, args: [0; 6] });
+    for number in (0..512).chain([0x4000_0000, 0x4000_0001, low(doorbell::NR), u32::MAX]) {
+        let is_left = [nr::READ, nr::WRITE, nr::EXIT, nr::RT_SIGRETURN].contains(&number.into());
+        let wanted = if is_left { RET_ALLOW } else { trap };
+        assert_eq!(ask(ARCH_X86_64, number, 0x40_0000), wanted, "{number}");
+        assert_eq!(ask(ARCH_X86_64, number, layout::TEXT_END), wanted, "{number}");
+        assert_eq!(ask(ARCH_X86_64, number, layout::TEXT_START), RET_ALLOW, "{number}");
+        assert_eq!(ask(0x4000_0003, number, 0x40_0000), trap, "{number}");
+    }
+    assert_eq!(ask(ARCH_X86_64, low(GUEST_PROBE), layout::TEXT_START), ret_errno(Errno::EALREADY));
+}

@@ -94,6 +94,16 @@ fn filters_of_the_programs_own_are_obeyed() {
 }
 
 #[test]
+fn strict_mode_is_the_kernels() {
+    let status = native(&["/bin/grep", "Seccomp:", "/proc/self/status"]);
+    if String::from_utf8_lossy(&status.stdout).trim() != "Seccomp:\t0" {
+        eprintln!("skipped: there is a filter here, which excludes strict mode");
+    } else if let Some(program) = checker("strict") {
+        assert!(same(&[&program]).ends_with("nobody exited 2\n"));
+    }
+}
+
+#[test]
 fn waits_end_as_signal7_says() {
     if let Some(program) = checker("restart") {
         assert_eq!(same(&[&program]).lines().count(), 46);

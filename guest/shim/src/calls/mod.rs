@@ -8,7 +8,7 @@ mod descriptor;
 mod entries;
 mod epoll;
 pub(crate) mod exec;
-mod exit;
+pub(crate) mod exit;
 mod fifo;
 mod fork;
 mod ids;
@@ -145,8 +145,8 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         nr::GETTID => Answer::Return(i64::from(thread.tid.get())),
         nr::PTRACE => trace::ptrace(args).into(),
         nr::RSEQ => rseq(thread, args).into(),
-        nr::SECCOMP => seccomp::seccomp(args),
-        nr::PRCTL => seccomp::prctl(args),
+        nr::SECCOMP => seccomp::seccomp(thread, args),
+        nr::PRCTL => seccomp::prctl(thread, args),
         nr::ARCH_PRCTL => arch_prctl(args),
         nr::MMAP
         | nr::MUNMAP

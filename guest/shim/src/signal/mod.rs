@@ -145,6 +145,7 @@ fn trapped(thread: &Thread, info: &mut SigInfo, context: &mut Context) -> bool {
             info.errno = data;
             return false;
         }
+        Verdict::End => crate::calls::exit::end_strictly(thread),
         Verdict::Shim if !is_trapped_class(context) => return false,
         Verdict::Shim => {
             if tail.is_none() {

@@ -9,5 +9,6 @@ pub(crate) mod privileges;
 pub(crate) mod processes;
 pub(crate) mod renames;
 pub(crate) mod scripts;
+pub(crate) mod strict;
 pub(crate) mod terminals;
 pub(crate) mod tracing;
