@@ -296,7 +296,15 @@ pub struct WaitResult {
     pub status: i32,
     /// `struct rusage` of the child and its waited-for descendants.
     pub rusage: [u64; 18],
+    /// The slot's `event_seq` when this was found, and how many children are left after it;
+    /// [`WAIT_AGAIN`]: one of them may have something for a wait, ask again. As long as the number is the
+    /// same, no wait finds anything. Written with every answer but `-ECHILD`.
+    pub seq: u32,
+    pub children: u32,
 }
+
+/// See [`WaitResult::children`].
+pub const WAIT_AGAIN: u32 = u32::MAX;
 
 /// What [`OP_LOCK`] asks for.
 #[repr(C)]

@@ -9,17 +9,20 @@
 //! children execute at once, and are placed then.
 
 use crate::config::{ChildQuestion, Decision, Placement};
-use crate::node::{Local, Node};
+use crate::node::{Local, Node, lock};
 use dunix_ids::Pid;
 use dunix_placement::ChildDid;
 use dunix_wire::processes::Refusal;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 /// A child that has used the processor for so long works by itself: several times what a move costs.
 const WORKING_TIME: Duration = Duration::from_millis(20);
 /// When it is first looked at; then whenever it is twice as old.
 const FIRST_LOOK: Duration = Duration::from_millis(25);
+/// How often children are looked at, at most.
+const ROUND: Duration = Duration::from_millis(10);
 /// A child that has slept until this age is left where it is.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
@@ -35,7 +38,20 @@ impl Node {
         }
         match self.decide_for_child(pid, false) {
             Some(decision) => self.follow(pid, decision, "was made by fork for"),
-            None => drop(self.runtime.spawn(watch(Arc::downgrade(self), pid))),
+            None => self.nursery.add(self, pid),
+        }
+    }
+
+    /// A young child that works is placed anew; one that has executed or ended is none any more.
+    fn look_at_child(self: &Arc<Node>, pid: Pid, age: Duration) {
+        let young = |local: &&Local| local.is_young;
+        let host = self
+            .look(|state| state.locals.get(&pid).filter(young).and_then(|_| state.host_pid(pid)));
+        let Some(host_pid) = host else { return };
+        if crate::host::processor_time_of(host_pid) >= WORKING_TIME {
+            self.child_works(pid);
+        } else {
+            self.nursery.look_again(pid, age);
         }
     }
 
@@ -104,27 +120,62 @@ impl Node {
     }
 }
 
-/// Waits until a young child has executed, ended or worked; the last is placed anew. The kernel tells
-/// nobody what a process has computed: it is looked at.
-async fn watch(node: Weak<Node>, pid: Pid) {
-    let mut age = FIRST_LOOK;
-    tokio::time::sleep(FIRST_LOOK).await;
+/// Young children that are to be looked at, one task for all: most execute or end before their first look, and a
+/// task or a timer for each would cost more than they do.
+#[derive(Debug, Default)]
+pub(crate) struct Nursery(Mutex<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// When each is looked at next, and how old it is then.
+    due: BTreeSet<(Instant, Pid, Duration)>,
+    /// There is a task that looks.
+    has_watcher: bool,
+}
+
+impl Nursery {
+    fn add(&self, node: &Arc<Node>, pid: Pid) {
+        let mut watched = lock(&self.0);
+        watched.due.insert((Instant::now() + FIRST_LOOK, pid, FIRST_LOOK));
+        if !std::mem::replace(&mut watched.has_watcher, true) {
+            node.runtime.spawn(watch(Arc::downgrade(node)));
+        }
+    }
+
+    /// When the next is due; `None`: there is none, and the task ends.
+    fn next(&self) -> Option<Instant> {
+        let mut watched = lock(&self.0);
+        let next = watched.due.first().map(|(at, ..)| *at);
+        watched.has_watcher = next.is_some();
+        next
+    }
+
+    fn take_due(&self, now: Instant) -> Vec<(Pid, Duration)> {
+        let mut watched = lock(&self.0);
+        let due = || {
+            let is_due = watched.due.first().is_some_and(|(at, ..)| *at <= now);
+            is_due.then(|| watched.due.pop_first()).flatten()
+        };
+        std::iter::from_fn(due).map(|(_, pid, age)| (pid, age)).collect()
+    }
+
+    fn look_again(&self, pid: Pid, age: Duration) {
+        if age < LAST_LOOK {
+            lock(&self.0).due.insert((Instant::now() + age, pid, age * 2));
+        }
+    }
+}
+
+/// Looks at young children until there are none. The kernel tells nobody what a process has computed.
+async fn watch(node: Weak<Node>) {
     loop {
+        let Some(next) = node.upgrade().and_then(|node| node.nursery.next()) else { return };
+        let round = Instant::now() + ROUND;
+        tokio::time::sleep_until(next.max(round).into()).await;
         let Some(node) = node.upgrade() else { return };
-        let young = |local: &&Local| local.is_young;
-        let host = node
-            .look(|state| state.locals.get(&pid).filter(young).and_then(|_| state.host_pid(pid)));
-        let Some(host_pid) = host else { return };
-        if crate::host::processor_time_of(host_pid) >= WORKING_TIME {
-            node.child_works(pid);
-            return;
+        for (pid, age) in node.nursery.take_due(Instant::now()) {
+            node.look_at_child(pid, age);
         }
-        drop(node);
-        if age >= LAST_LOOK {
-            return;
-        }
-        tokio::time::sleep(age).await;
-        age *= 2;
     }
 }
 

@@ -17,7 +17,7 @@ impl Node {
             Effect::Signal { pid, target, signal, info, sender_pid, sender_uid } => {
                 self.signal(pid, target, signal, &payload(info, sender_pid, sender_uid));
             }
-            Effect::Wake { pid } => self.wake(pid),
+            Effect::Wake { pid } => self.wake_waiters(pid),
             Effect::Arrived { .. } => self.arrived.notify_waiters(),
             Effect::Reply { token, result } => self.reply(token, result),
             Effect::RootExited { pid, status, rusage } => {
@@ -53,6 +53,12 @@ impl Node {
     pub(crate) fn wake(&self, pid: Pid) {
         if let Some(slot) = self.look(|state| state.locals.get(&pid).map(|local| local.slot)) {
             self.arena.wake(slot);
+        }
+    }
+
+    fn wake_waiters(&self, pid: Pid) {
+        if let Some(slot) = self.look(|state| state.locals.get(&pid).map(|local| local.slot)) {
+            self.arena.wake_waiters(slot);
         }
     }
 

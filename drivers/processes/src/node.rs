@@ -5,6 +5,7 @@
 //! were decided: whoever finds another thread at that leaves his effects to it.
 
 use crate::call::{Caller, DoorbellCall};
+use crate::children::Nursery;
 use crate::config::{Extension, PlaceWish, Policy};
 use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
@@ -50,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) root: Vec<u8>,
     pub(crate) ids_base: u32,
     pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) nursery: Nursery,
     pub(crate) extension: Arc<dyn Extension>,
     pub(crate) arena: SlotArena,
     pub(crate) homes: Homes,
@@ -217,6 +219,7 @@ impl Node {
             root: config.root,
             ids_base: config.ids_base,
             policy: config.policy,
+            nursery: Nursery::default(),
             extension: config.extension,
             arena,
             homes,
@@ -259,6 +262,12 @@ impl Node {
             let result = decide(&mut state, self.now());
             let mut effects = lock(&self.effects);
             while let Some(effect) = state.table.poll_effect() {
+                if let Effect::Wake { pid } = effect
+                    && let Some(local) = state.locals.get(&pid)
+                {
+                    // Before anybody can hear of the change in another way and ask.
+                    self.arena.note(local.slot);
+                }
                 effects.push_back(effect);
             }
             result

@@ -43,10 +43,28 @@ impl SlotArena {
 
     /// Tells a process that an answer `EAGAIN` may have changed.
     pub(crate) fn wake(&self, slot: SlotIndex) {
+        self.note(slot);
+        self.wake_waiters(slot);
+    }
+
+    /// The first half of [`SlotArena::wake`]: who looks from now on sees it.
+    pub(crate) fn note(&self, slot: SlotIndex) {
         if let Some(word) = self.word(slot, offset_of!(Slot, event_seq)) {
             word.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The second half: who looked before.
+    pub(crate) fn wake_waiters(&self, slot: SlotIndex) {
+        if let Some(word) = self.word(slot, offset_of!(Slot, event_seq)) {
             let _ = futex::wake(word, futex::Flags::empty(), i32::MAX.cast_unsigned());
         }
+    }
+
+    /// How often a process was told so.
+    pub(crate) fn events(&self, slot: SlotIndex) -> u32 {
+        let word = self.word(slot, offset_of!(Slot, event_seq));
+        word.map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     /// Publishes a process's `SLOT_*` bits, all but [`SLOT_PARK`].

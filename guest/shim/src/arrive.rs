@@ -87,6 +87,7 @@ fn restore_thread(thread: &Thread, record: &ParkRecord) -> Result<(), Errno> {
     unsafe { host::call(nr::ARCH_PRCTL, [ARCH_SET_FS, record.fs_base, 0, 0, 0, 0]) }?;
     thread.install_gs();
     thread.process().slot.store(script::header().slot, Ordering::Relaxed);
+    thread.process().children.forget();
     thread.note_slot();
     host::set_altstack(&thread.shim_stack())?;
     // SAFETY: the guest's own word, cleared at the thread's end as it was to be at the source.
@@ -107,6 +108,7 @@ fn restore_thread(thread: &Thread, record: &ParkRecord) -> Result<(), Errno> {
 fn restore_process(process: &Process) -> Result<(), Errno> {
     let header = script::header();
     process.slot.store(header.slot, Ordering::Relaxed);
+    process.children.forget();
     process.remote.set_words(&header.remote_fds);
     fast::note_clock();
     filter::note_wide();

@@ -20,6 +20,7 @@ mod arch;
 mod arrive;
 mod boot;
 mod calls;
+mod children;
 mod doorbell;
 mod fast;
 mod filter;

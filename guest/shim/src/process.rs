@@ -6,6 +6,7 @@
 
 use crate::arch::fast;
 use crate::calls::cpu_time::Spent;
+use crate::children::Children;
 use crate::host;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -132,6 +133,8 @@ pub(crate) struct Process {
     pub(crate) signalfds: Descriptors,
     /// CPU time that it used at other nodes.
     pub(crate) spent: Spent,
+    /// What waits would find.
+    pub(crate) children: Children,
     /// `struct rusage` of waited-for children, summed by the shim (with a daemon).
     pub(crate) children_usage: UnsafeCell<[u64; 18]>,
 }
@@ -152,6 +155,7 @@ impl Process {
             private: Descriptors::new(),
             signalfds: Descriptors::special(),
             spent: Spent::new(),
+            children: Children::new(),
             children_usage: UnsafeCell::new([0; 18]),
         }
     }
@@ -195,6 +199,7 @@ impl Process {
         self.remote.set_words(&parent.remote.words());
         self.private.set_words(&[0; REMOTE_FD_WORDS]);
         self.signalfds.set_words(&parent.signalfds.words());
+        self.children.reset();
     }
 }
 

@@ -1,6 +1,6 @@
 //! New processes: roots, children, and the host processes that become theirs.
 
-use crate::{ProcTable, RootSpec, limits, process::Process, table::Root};
+use crate::{Effect, ProcTable, RootSpec, limits, process::Process, table::Root};
 use core::time::Duration;
 use dunix_ids::Pid;
 use dunix_wire::processes::{
@@ -93,6 +93,8 @@ impl ProcTable {
             };
             if forgotten {
                 self.bury_zombie(child);
+                // A wait may have no child left to wait for.
+                self.effects.push_back(Effect::Wake { pid: parent });
             } else {
                 let status = ExitStatus::Killed { signal: crate::SIGKILL, dumped: false };
                 self.end(child, status, Rusage::default());

@@ -80,6 +80,24 @@ impl ProcTable {
         Ok(WaitOutcome::Found(found))
     }
 
+    /// How many children a process has, if none has anything for a wait of whatever options, and all are
+    /// ordinary ones; `None` otherwise.
+    #[must_use]
+    pub fn quiet_children(&self, parent: Pid) -> Option<usize> {
+        let process = self.processes.get(&parent).filter(|process| process.leaving.is_none())?;
+        let is_quiet = |child: &Child| {
+            let all = WaitOptions {
+                exited: true,
+                stopped: true,
+                continued: true,
+                keep: true,
+                kind: Kind::All,
+            };
+            child.exit_signal == SIGCHLD && report(Pid::INIT, child, all).is_none()
+        };
+        process.children.values().all(is_quiet).then_some(process.children.len())
+    }
+
     fn take_change(&mut self, parent: Pid, child: Pid) {
         let Some(process) = self.processes.get_mut(&parent) else { return };
         let Some(entry) = process.children.get_mut(&child) else { return };

@@ -12,7 +12,7 @@ const _: () = {
     assert!(size_of::<StartInfo>() == 6 * 4 + 8 * REMOTE_FD_WORDS + 2 * PATH_BYTES);
     assert!(size_of::<ChildInfo>() == 2 * 4);
     assert!(size_of::<ExecRequest>() == 4 * 4 + 5 * 8 + 8 * REMOTE_FD_WORDS);
-    assert!(size_of::<WaitResult>() == 4 * 4 + 18 * 8);
+    assert!(size_of::<WaitResult>() == 6 * 4 + 18 * 8);
     assert!(size_of::<SigInfo>() == 4 * 4 + 8);
     assert!(size_of::<RemoteCall>() == 8 + 2 * 4 + 7 * 8);
     assert!(size_of::<ParkRecord>() == 2 * 4 + 4 * 8 + 2 * 4 + 4 * 8);

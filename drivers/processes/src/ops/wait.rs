@@ -1,9 +1,9 @@
 //! `OP_WAIT`: wait4(2) and waitid(2).
 
 use crate::call::{DoorbellCall, errno_of};
-use crate::node::Node;
+use crate::node::{Node, State};
 use crate::tracing::Report;
-use dunix_guest_abi::doorbell::{CHILDREN_REAPED, STOPS_SILENT, WaitResult};
+use dunix_guest_abi::doorbell::{CHILDREN_REAPED, STOPS_SILENT, WAIT_AGAIN, WaitResult};
 use dunix_ids::Pid;
 use dunix_linux::{Errno, Result};
 use dunix_proc_table::{Kind, WaitFor, WaitOptions, WaitOutcome, Waited};
@@ -59,19 +59,38 @@ impl Node {
             call.memory().write_plain(place, &result_of_traced(&report))?;
             return Ok(i64::from(report.tid.get()));
         }
-        let outcome =
-            self.with(|state, now| state.table.wait(now, parent, which, options)).map_err(errno_of);
+        let (outcome, rest) = self.with(|state, now| {
+            let outcome = state.table.wait(now, parent, which, options).map_err(errno_of);
+            (outcome, self.rest(state, parent))
+        });
         let outcome = match outcome {
             Err(Errno::CHILD) if has_tracees => WaitOutcome::NotYet,
             outcome => outcome?,
         };
         match outcome {
-            WaitOutcome::NotYet if flags & WNOHANG != 0 => Ok(0),
+            WaitOutcome::NotYet if flags & WNOHANG != 0 => {
+                call.memory().write_plain(place, &rest)?;
+                Ok(0)
+            }
             WaitOutcome::NotYet => Err(Errno::AGAIN),
             WaitOutcome::Found(waited) => {
-                call.memory().write_plain(place, &result_of(&waited))?;
+                let result =
+                    WaitResult { seq: rest.seq, children: rest.children, ..result_of(&waited) };
+                call.memory().write_plain(place, &result)?;
                 Ok(i64::from(waited.pid.get()))
             }
+        }
+    }
+
+    /// What a process may know of its children, for its next waits.
+    fn rest(&self, state: &State, parent: Pid) -> WaitResult {
+        let quiet = state.table.quiet_children(parent).filter(|_| !self.tracing.is_tracer(parent));
+        let slot = state.locals.get(&parent).map(|local| local.slot);
+        match (quiet.and_then(|count| u32::try_from(count).ok()), slot) {
+            (Some(children), Some(slot)) => {
+                WaitResult { seq: self.arena.events(slot), children, ..NOTHING }
+            }
+            _ => NOTHING,
         }
     }
 
@@ -129,14 +148,19 @@ fn options(flags: u64) -> Result<WaitOptions> {
 }
 
 fn result_of_traced(report: &Report) -> WaitResult {
-    WaitResult {
-        pid: report.tid.get(),
-        uid: 0,
-        code: report.code,
-        status: report.status,
-        rusage: [0; 18],
-    }
+    WaitResult { pid: report.tid.get(), code: report.code, status: report.status, ..NOTHING }
 }
+
+/// No child; what comes next is not known.
+const NOTHING: WaitResult = WaitResult {
+    pid: 0,
+    uid: 0,
+    code: 0,
+    status: 0,
+    rusage: [0; 18],
+    seq: 0,
+    children: WAIT_AGAIN,
+};
 
 fn result_of(waited: &Waited) -> WaitResult {
     WaitResult {
@@ -145,6 +169,7 @@ fn result_of(waited: &Waited) -> WaitResult {
         code: waited.code,
         status: waited.status,
         rusage: waited.rusage.0,
+        ..NOTHING
     }
 }
 

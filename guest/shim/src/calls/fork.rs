@@ -8,6 +8,7 @@ use super::pidfd;
 use crate::arch::frame::Context;
 use crate::arch::switch::{self, Clone};
 use crate::arch::syscall;
+use crate::children::Fork;
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
 use crate::host;
@@ -27,6 +28,8 @@ pub(crate) const SIGCHLD: u64 = 17;
 /// Flags of vfork(2).
 pub(crate) const VFORK_FLAGS: u64 = CLONE_VM | CLONE_VFORK | SIGCHLD;
 
+/// The byte of the flags that is the exit signal.
+const EXIT_SIGNAL: u64 = 0xff;
 const CLONE_VM: u64 = 0x100;
 const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_PIDFD: u64 = 0x1000;
@@ -117,6 +120,7 @@ fn host_flags(flags: u64) -> u64 {
 /// A child with memory of its own.
 fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, Errno> {
     let process = thread.process();
+    let birth = process.children.begin_fork();
     let pid = prepare(wanted)?;
     // The child's offsets are shared from here on.
     process.private.set_words(&[0; REMOTE_FD_WORDS]);
@@ -129,7 +133,7 @@ fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, 
     rewrite::LOCK.release();
     process.acting().lock.release();
     if result != 0 {
-        return finish_parent(wanted, pid, result);
+        return finish_parent(thread, wanted, &birth, pid, result);
     }
     thread.forget_others();
     thread.spent.reset();
@@ -152,13 +156,20 @@ fn prepare(wanted: &Wanted) -> Result<u32, Errno> {
 }
 
 /// The parent's side after the host's clone.
-fn finish_parent(wanted: &Wanted, pid: u32, result: i64) -> Result<u64, Errno> {
+fn finish_parent(
+    thread: &Thread,
+    wanted: &Wanted,
+    birth: &Fork,
+    pid: u32,
+    result: i64,
+) -> Result<u64, Errno> {
     let outcome = Errno::check(result);
     if !has_daemon() {
         return outcome;
     }
     let _ = ring(OP_FORK_DONE, [u64::from(pid), outcome.unwrap_or(0), 0, 0]);
     outcome?;
+    thread.process().children.end_fork(birth, pid, wanted.flags & EXIT_SIGNAL == SIGCHLD);
     if wanted.flags & CLONE_PARENT_SETTID != 0 {
         let _ = guest::write(wanted.parent_tid, &pid);
     }
@@ -185,6 +196,7 @@ fn start_child(thread: &Thread, wanted: &Wanted, pid: u32) {
     thread.tid.set(pid);
     // SAFETY: the child has one thread.
     unsafe { *process.children_usage.get() = [0; 18] };
+    process.children.reset();
     if wanted.flags & CLONE_CHILD_SETTID != 0 {
         let _ = guest::write(wanted.child_tid, &pid);
     }
@@ -218,6 +230,7 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
     let child = Thread::allocate(parent.process())?;
     child.detach_process(parent.process(), wanted.flags & CLONE_SIGHAND != 0);
     child.altstack.set(parent.altstack.get());
+    let birth = parent.process().children.begin_fork();
     let pid = match prepare_context(child, context, wanted).and_then(|()| prepare(wanted)) {
         Ok(pid) => pid,
         Err(error) => {
@@ -242,9 +255,9 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
     };
     if result < 0 {
         child.free();
-        return finish_parent(wanted, pid, result);
+        return finish_parent(parent, wanted, &birth, pid, result);
     }
-    let result = finish_parent(wanted, pid, result);
+    let result = finish_parent(parent, wanted, &birth, pid, result);
     let until = if wanted.flags & CLONE_VFORK != 0 { 0 } else { 2 };
     loop {
         let word = child.vfork_word.load(Ordering::Acquire);

@@ -143,7 +143,7 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         nr::EXIT_GROUP => exit::exit_group(thread, args[0]),
         nr::GETPID => Answer::Return(i64::from(thread.process().pid())),
         nr::GETTID => Answer::Return(i64::from(thread.tid.get())),
-        nr::PTRACE => trace::ptrace(args).into(),
+        nr::PTRACE => trace::ptrace(thread, args).into(),
         nr::RSEQ => rseq(thread, args).into(),
         nr::SECCOMP => seccomp::seccomp(thread, args),
         nr::PRCTL => seccomp::prctl(thread, args),

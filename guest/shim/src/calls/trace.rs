@@ -2,6 +2,7 @@
 
 use crate::doorbell::ring;
 use crate::process::has_daemon;
+use crate::thread::Thread;
 use dunix_guest_abi::doorbell::OP_PTRACE;
 use dunix_shim_core::Errno;
 
@@ -9,12 +10,14 @@ use dunix_shim_core::Errno;
 ///
 /// # Errors
 /// As for ptrace(2); `EPERM` for a process of another node, and without a daemon.
-pub(crate) fn ptrace(args: [u64; 6]) -> Result<u64, Errno> {
+pub(crate) fn ptrace(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
     let [request, pid, address, data, ..] = args;
     if !has_daemon() {
         crate::report::unsupported("ptrace");
         return Err(Errno::EPERM);
     }
+    // Tracees are waited for like children.
+    thread.process().children.forget();
     ring(OP_PTRACE, [request, pid & 0xffff_ffff, address, data]).map_err(|error| match error {
         // At another node.
         Errno::EREMOTE => Errno::EPERM,

@@ -2,11 +2,14 @@
 
 use super::{Answer, pidfd};
 use crate::arch::frame::Context;
-use crate::doorbell::ring_until_done;
+use crate::children::Foreseen;
+use crate::doorbell::{Wake, ring_until_done, slot, wait_event};
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::park;
 use crate::thread::Thread;
-use dunix_guest_abi::doorbell::{OP_WAIT, WaitResult};
+use core::sync::atomic::Ordering;
+use dunix_guest_abi::doorbell::{OP_WAIT, WAIT_AGAIN, WaitResult};
 use dunix_shim_core::wait::{
     CLD_DUMPED, CLD_EXITED, Target, WCONTINUED, WEXITED, WLINUX, WNOHANG, WNOWAIT, WUNTRACED,
     status_word,
@@ -18,6 +21,18 @@ pub(crate) const RUSAGE_CHILDREN: i32 = -1;
 /// `struct rusage`: user and system time take four words, then comes `ru_maxrss`.
 const RUSAGE_MAXRSS: usize = 4;
 const USEC_PER_SEC: u64 = 1_000_000;
+/// Id types of waitid(2).
+const P_ALL: u64 = 0;
+const P_PID: u64 = 1;
+const EMPTY: WaitResult = WaitResult {
+    pid: 0,
+    uid: 0,
+    code: 0,
+    status: 0,
+    rusage: [0; 18],
+    seq: 0,
+    children: WAIT_AGAIN,
+};
 
 /// Handles a call about children.
 pub(crate) fn try_handle(
@@ -40,11 +55,20 @@ fn wait(
     target: (u64, u64),
     options: u64,
 ) -> Result<Option<WaitResult>, Answer> {
-    let mut found = WaitResult { pid: 0, uid: 0, code: 0, status: 0, rusage: [0; 18] };
+    if let Some(answer) = foreseen(thread, context, target, options) {
+        return answer;
+    }
+    let children = &thread.process().children;
+    let since = children.generation();
+    let mut found = EMPTY;
     let args = [target.0, target.1, options, &raw mut found as u64];
     match ring_until_done(thread, context.mask, OP_WAIT, args) {
-        Ok(0) => Ok(None),
+        Ok(0) => {
+            children.note(since, found.seq, found.children, 0);
+            Ok(None)
+        }
         Ok(_) => {
+            children.note(since, found.seq, found.children, found.pid);
             let has_ended = (CLD_EXITED..=CLD_DUMPED).contains(&found.code);
             if has_ended && options & WNOWAIT == 0 {
                 add_usage(thread, &found.rusage);
@@ -53,6 +77,38 @@ fn wait(
         }
         Err(Some(error)) => Err(Answer::from(Err(error))),
         Err(None) => Err(Answer::Interrupted),
+    }
+}
+
+/// Waits as long as it is known that nothing would be found; `None`: the daemon is to be asked.
+fn foreseen(
+    thread: &Thread,
+    context: &Context,
+    target: (u64, u64),
+    options: u64,
+) -> Option<Result<Option<WaitResult>, Answer>> {
+    const PLAIN: u64 = WNOHANG | WEXITED | WUNTRACED | WCONTINUED | WNOWAIT;
+    let child = match target {
+        (P_ALL, _) => None,
+        (P_PID, pid) => Some(host::uint_arg(pid)),
+        _ => return None,
+    };
+    if options & !PLAIN != 0 {
+        return None;
+    }
+    let process = thread.process();
+    loop {
+        let seen = slot(process).event_seq.load(Ordering::Acquire);
+        match process.children.foresee(seen, child) {
+            Foreseen::Unknown => return None,
+            Foreseen::NoChild => return Some(Err(Answer::from(Err(Errno::ECHILD)))),
+            Foreseen::Nothing if options & WNOHANG != 0 => return Some(Ok(None)),
+            Foreseen::Nothing => match wait_event(thread, context.mask, seen) {
+                Wake::Event => {}
+                Wake::Signal => return Some(Err(Answer::Interrupted)),
+                Wake::Move => park::if_asked(thread),
+            },
+        }
     }
 }
 
@@ -83,7 +139,6 @@ fn wait4(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
 }
 
 fn waitid(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
-    const P_PID: u64 = 1;
     const P_PIDFD: u64 = 3;
     const SIGCHLD: i32 = 17;
     let options = u64::from(host::uint_arg(args[3]));

@@ -279,6 +279,46 @@ for _ in range(40):
 print(kept, 'kept')
 END
 /usr/bin/python3 s.py";
+    /// wait(2): what changes shows to a wait that does not block as soon as anything else tells of it; threads and
+    /// handlers reap at the same time; a child with another exit signal is nobody's to an ordinary wait.
+    children_are_reaped_once = "cat > w.py <<'END'
+import os, signal, threading, time
+def child(code=0): return os.fork() or os._exit(code)
+def outcome(act, *args):
+    try: return act(*args)
+    except OSError as error: return error.strerror
+print(outcome(os.wait), outcome(os.waitpid, -1, os.WNOHANG), outcome(os.waitpid, 1, 0))
+pid = child(3); print(os.waitpid(pid, 0)[1], outcome(os.waitpid, pid, 0), outcome(os.wait))
+# A handler that polls until there are no more.
+reaped = []
+def handler(*_):
+    while True:
+        found = outcome(os.waitpid, -1, os.WNOHANG)
+        if isinstance(found, str) or found[0] == 0: return
+        reaped.append(found[0])
+signal.signal(signal.SIGCHLD, handler)
+made = [child() for _ in range(40)]
+while len(reaped) < 40: signal.sigtimedwait([], 0.01)
+print(sorted(reaped) == sorted(made), outcome(os.wait)); signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+# What the end of a pipe, or another process, tells of is there to be waited for.
+for i in range(20):
+    pid = child(); os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT); assert os.waitpid(pid, os.WNOHANG)[0] == pid
+# Several threads wait for all children that a further one makes: each is found once, then there are none.
+found, lock = [], threading.Lock()
+def reap():
+    while True:
+        got = outcome(os.wait)
+        if isinstance(got, str): return
+        with lock: found.append(got[0])
+keeper = os.fork() or (time.sleep(0.3), os._exit(0))
+threads = [threading.Thread(target=reap) for _ in range(4)]
+for thread in threads: thread.start()
+made = [child() for _ in range(60)]
+for thread in threads: thread.join(20)
+print(sorted(found) == sorted(made + [keeper]), outcome(os.wait))
+signal.signal(signal.SIGCHLD, signal.SIG_IGN); pid = child(); print(outcome(os.waitpid, pid, 0), outcome(os.waitpid, -1, os.WNOHANG))
+END
+/usr/bin/python3 w.py; timeout 5 sleep 0.1; echo $?; for i in 1 2 3 4 5 6 7 8; do timeout 5 /bin/true; done; echo $?";
     /// fifo(7): a named pipe joins whoever opens it, wherever.
     named_pipes = "mkfifo f; /bin/echo through > f & timeout 5 cat f; echo $?; wait";
     /// bash(1): process substitution and coprocesses.
