@@ -122,6 +122,13 @@ pub const OP_PIDFD: u64 = 33;
 /// treated as one that came in a message ([`OP_RECEIVED`]), `-EAGAIN` (the process is on its way: wait on the slot, ask
 /// again), `-EPERM`, `-ESRCH`, or `-EBADF`.
 pub const OP_PIDFD_GETFD: u64 = 38;
+/// process_madvise(2) for another process of this node: `a1` = its PID, `a2` = `*const iovec` of its memory, `a3` = how many,
+/// `a4` = the advice. Returns for how many bytes it counted, `-ESRCH`, `-EREMOTE`, `-EACCES`, `-EPERM` (without CAP_SYS_NICE), `-EINVAL`,
+/// `-EFAULT`, or what the kernel says.
+pub const OP_PROCESS_ADVISE: u64 = 45;
+/// process_mrelease(2) for a process of this node: `a1` = its PID. Returns 0, `-ESRCH`, `-EREMOTE`, or what the
+/// kernel says.
+pub const OP_PROCESS_RELEASE: u64 = 46;
 /// The fabric's processes: `a1` = the PID after which to begin, `a2` = `*mut [u32]`, `a3` = its length, at most
 /// [`PROCESSES_MAX`]. Returns how many were written, in order; fewer than asked for: these are the last.
 pub const OP_PROCESSES: u64 = 34;

@@ -490,7 +490,7 @@ table! {
     437 OPENAT2 Trap, "the path may name a process under /proc or be /proc/self/exe";
     438 PIDFD_GETFD Trap, "the target is a process of the fabric";
     439 FACCESSAT2 Trap, "the path may name a process under /proc or be /proc/self/exe";
-    440 PROCESS_MADVISE Native, "EBADF: a descriptor for a process is the fabric's, not the host's";
+    440 PROCESS_MADVISE Trap, "the target is a process of the fabric";
     441 EPOLL_PWAIT2 Trap, "waits with a deadline";
     442 MOUNT_SETATTR Native, "the namespaces confine it";
     443 QUOTACTL_FD Refuse(Errno::EPERM), "belongs to the host's administrator";
@@ -498,7 +498,7 @@ table! {
     445 LANDLOCK_ADD_RULE Native, "the namespaces confine it";
     446 LANDLOCK_RESTRICT_SELF Native, "the namespaces confine it";
     447 MEMFD_SECRET Native, "cannot block; no name of a process";
-    448 PROCESS_MRELEASE Native, "EBADF: a descriptor for a process is the fabric's, not the host's";
+    448 PROCESS_MRELEASE Trap, "the target is a process of the fabric";
     449 FUTEX_WAITV Trap, "waits with a deadline";
     450 SET_MEMPOLICY_HOME_NODE Native, "cannot block; no name of a process";
     451 CACHESTAT Native, "cannot block; no name of a process";

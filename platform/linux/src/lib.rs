@@ -4,6 +4,7 @@
 //! state and threads of its own. Everything that rustix offers safely is taken from rustix by the
 //! callers themselves.
 
+pub mod advise;
 pub mod arena;
 pub mod cgroup;
 pub mod child;

@@ -3,6 +3,7 @@
 //! Each handler runs on the doorbell's thread, checks every value that the guest gave, and either
 //! answers or hands the call to someone who will.
 
+mod advise;
 mod exec;
 mod fork;
 mod identity;
@@ -51,6 +52,8 @@ impl Node {
             OP_PIDFD_OPEN => self.handle_pidfd_open(call),
             OP_PIDFD => self.handle_pidfd(call),
             OP_PIDFD_GETFD => self.handle_take(call),
+            OP_PROCESS_ADVISE => self.handle_process_advise(call),
+            OP_PROCESS_RELEASE => self.handle_process_release(call),
             OP_EXE_PATH => self.handle_exe_path(call),
             OP_PTRACE => self.tracing.request(self, call),
             OP_PROCESSES => self.handle_processes(call),

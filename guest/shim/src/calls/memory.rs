@@ -2,6 +2,7 @@
 //! guest nothing is mapped there.
 
 use super::Answer;
+use crate::guest::{self, GuestAddr};
 use crate::host;
 use dunix_shim_core::memory::outside;
 use dunix_shim_core::{Errno, nr};
@@ -24,6 +25,41 @@ pub(crate) fn try_handle(number: u64, args: [u64; 6]) -> Option<Answer> {
         _ => return None,
     };
     Some(result.into())
+}
+
+/// process_madvise(2) of the caller itself, with the advices that there are for others. Ends at what fails; returns for how
+/// many bytes it counted.
+pub(crate) fn advise_own(parts: GuestAddr, count: u64, advice: u64) -> Result<u64, Errno> {
+    /// `UIO_MAXIOV`.
+    const PARTS_MAX: u64 = 1024;
+    /// `MADV_WILLNEED`, `MADV_COLD`, `MADV_PAGEOUT`, `MADV_COLLAPSE`.
+    const ADVICES: [u64; 4] = [3, 20, 21, 25];
+    if count > PARTS_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let part = |index| guest::read::<[u64; 2]>(GuestAddr(parts.0.wrapping_add(16 * index)));
+    for index in 0..count {
+        part(index)?;
+    }
+    if !ADVICES.contains(&advice) {
+        return Err(Errno::EINVAL);
+    }
+    let mut done = 0u64;
+    for index in 0..count {
+        let [start, bytes] = part(index)?;
+        let args = [start, bytes, advice, 0, 0, 0];
+        let result = match outside(start, bytes) {
+            Some(parts) => on_parts(nr::MADVISE, args, parts).and(Err(Errno::ENOMEM)),
+            // SAFETY: the guest's own memory, which loses nothing by these advices.
+            None => unsafe { host::call(nr::MADVISE, args) },
+        };
+        match result {
+            Ok(_) => done += bytes,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
 }
 
 /// A range around the reserved one has a hole there: what comes first is done.

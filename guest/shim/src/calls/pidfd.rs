@@ -3,14 +3,15 @@
 //! The daemon makes them and knows which process each is about, wherever that runs.
 
 use super::remote::{self, Attempt};
-use super::{Answer, descriptor, kill, other, socket};
+use super::{Answer, descriptor, kill, memory, other, socket};
 use crate::arch::frame::Context;
 use crate::doorbell::{ring, ring_until_done};
 use crate::guest::GuestAddr;
 use crate::host;
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
-    OP_PIDFD, OP_PIDFD_GETFD, OP_PIDFD_OPEN, PIDFD_ENDED, PIDFD_NONBLOCK, PROCESS_FILES,
+    OP_PIDFD, OP_PIDFD_GETFD, OP_PIDFD_OPEN, OP_PROCESS_ADVISE, OP_PROCESS_RELEASE, PIDFD_ENDED,
+    PIDFD_NONBLOCK, PROCESS_FILES,
 };
 use dunix_shim_core::signal::SigSet;
 use dunix_shim_core::{Errno, nr, proc_path};
@@ -34,6 +35,8 @@ pub(crate) fn try_handle(
         nr::PIDFD_GETFD => Some(get(thread, context, args)),
         nr::PIDFD_OPEN => Some(open(args).into()),
         nr::PIDFD_SEND_SIGNAL => Some(send_signal(thread, args).into()),
+        nr::PROCESS_MADVISE => Some(advise(thread, args).into()),
+        nr::PROCESS_MRELEASE => Some(release(thread, args).into()),
         _ => None,
     }
 }
@@ -91,6 +94,39 @@ fn get(thread: &Thread, context: &Context, args: [u64; 6]) -> Answer {
         Err(Some(error)) => Answer::from(Err(error)),
         Err(None) => Answer::Interrupted,
     }
+}
+
+/// process_madvise(2).
+fn advise(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
+    let [fd, parts, count, advice, flags, _] = args;
+    if host::uint_arg(flags) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let subject = subject(thread, fd)?;
+    let advice = u64::from(host::uint_arg(advice));
+    if subject.pid == thread.process().pid() && !subject.has_ended {
+        return memory::advise_own(GuestAddr(parts), count, advice);
+    }
+    speak(subject, OP_PROCESS_ADVISE, [parts, count, advice])
+}
+
+/// process_mrelease(2).
+fn release(thread: &Thread, args: [u64; 6]) -> Result<u64, Errno> {
+    if host::uint_arg(args[1]) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    speak(subject(thread, args[0])?, OP_PROCESS_RELEASE, [0; 3])
+}
+
+/// Has the daemon speak about the memory of a process of this node; another node's kernel is not asked (`EPERM`).
+fn speak(subject: Subject, op: u64, [parts, count, advice]: [u64; 3]) -> Result<u64, Errno> {
+    if subject.has_ended {
+        return Err(Errno::ESRCH);
+    }
+    ring(op, [u64::from(subject.pid), parts, count, advice]).map_err(|error| match error {
+        Errno::EREMOTE => Errno::EPERM,
+        error => error,
+    })
 }
 
 /// pidfd_send_signal(2).

@@ -1,5 +1,6 @@
 //! What programs see of other processes: the whole fabric's, wherever they run.
 
+use super::scripts::same_everywhere;
 use dunix_conformance::{Lab, Scenario, Verdict};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -8,6 +9,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("processes_that_end_leave_the_list", processes_that_end_leave_the_list),
     Scenario::new("files_of_others_are_theirs", files_of_others_are_theirs),
     Scenario::new("only_the_fabric_is_listed", only_the_fabric_is_listed),
+    Scenario::new("memory_is_advised_about", memory_is_advised_about),
 ];
 
 /// Three children on the nodes in turn, which have executed.
@@ -96,4 +98,35 @@ head -c 0 /proc/$p/environ && readlink /proc/$p/exe; done; kill $(jobs -p)";
 fn only_the_fabric_is_listed(lab: &Lab) -> Verdict {
     let script = "grep -lx dunix /proc/[0-9]*/comm; ls /proc | grep -cx $$; ls /proc | grep -cx 1; kill $(jobs -p)";
     shows(lab, script, "/proc/1/comm\n1\n1\n")
+}
+
+/// process_madvise(2), process_mrelease(2): of itself as on the host; of another as in a user namespace, and not if it is
+/// of another node.
+fn memory_is_advised_about(lab: &Lab) -> Verdict {
+    macro_rules! with_program {
+        ($script:literal) => {
+            concat!(
+                "cat > p.c << 'END'\n",
+                include_str!("../../../../guest/programs/advises.c"),
+                "\nEND\ncc -w -O1 -o p p.c || exit\n",
+                $script
+            )
+        };
+    }
+    same_everywhere(lab, with_program!("./p > shown; echo $?; sed '/^- a child/,$d' shown"))?;
+    const HERE: &str = with_program!("./p > shown; echo $?; sed '1,/^- a child/d' shown");
+    let wanted = "0\ncold EPERM\npageout EPERM\nwillneed EPERM\nnothing EPERM\nunaligned EPERM\nunaligned first EPERM\n\
+                unmapped EPERM\nan advice that is none EINVAL\nflags EINVAL\nnowhere EFAULT\ntoo many EINVAL\n\
+                release EINVAL\nrelease with flags EINVAL\nloss EINVAL\nas a user EACCES\nits memory as it was\n\
+                ended ESRCH\nrelease of the ended ESRCH\nkilled released\nsignal 9\n";
+    let outcome = lab.script("--local", HERE)?;
+    if outcome.stdout != wanted {
+        return Err(outcome.to_string());
+    }
+    const ELSEWHERE: &str = with_program!(
+        r#"children=$(jobs -p); for c in $children; do [ "$(grep ^Node: /proc/$c/status)" = "$here" ] || ./p $c; done | sort -u
+kill $children"#
+    );
+    let here = "here=$(grep ^Node: /proc/$$/status); export DUNIX_PLACE=local";
+    shows(lab, &format!("{here}\n{ELSEWHERE}"), "cold EPERM\nrelease EPERM\n")
 }
