@@ -117,6 +117,21 @@ fn nothing_is_lost_in_a_storm_of_signals() {
     }
 }
 
+#[test]
+fn nothing_tears_on_all_processors() {
+    if let Some(program) = checker("tears") {
+        assert_eq!(same(&[&program, "120"]), "tears ok\n");
+    }
+}
+
+#[test]
+#[ignore = "takes a minute: part of `cargo xtask test --full`"]
+fn nothing_tears_in_thousands_of_rounds() {
+    if let Some(program) = checker("tears") {
+        assert_eq!(same(&[&program, "6000"]), "tears ok\n");
+    }
+}
+
 /// Thousands of sites are rewritten while other threads call from them.
 #[test]
 fn rewritten_sites_lose_nothing() {

@@ -61,7 +61,7 @@ fn is_good(line: &str) -> bool {
 
 #[test]
 fn the_shims_other_checkers_notice_nothing() {
-    for name in ["restart", "storm", "handlers", "threads", "sites"] {
+    for name in ["restart", "storm", "handlers", "threads", "sites", "tears"] {
         if let Some(program) = checker(name) {
             let text = same_in_storm(&[&program]).unwrap_or_default();
             assert!(!text.contains("FAILED"), "{text}");

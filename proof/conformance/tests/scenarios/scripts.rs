@@ -279,6 +279,8 @@ for _ in range(40):
 print(kept, 'kept')
 END
 /usr/bin/python3 s.py";
+    /// Threads on all processors that fork, start programs, write code and fault, each interrupted 5,000 times a second.
+    nothing_tears = concat!("cat > t.c << 'END'\n", include_str!("../../../../guest/programs/tears.c"), "\nEND\ncc -w -O1 -pthread -o t t.c && DUNIX_PLACE=local ./t 200; echo $?");
     /// wait(2): what changes shows to a wait that does not block as soon as anything else tells of it; threads and
     /// handlers reap at the same time; a child with another exit signal is nobody's to an ordinary wait.
     children_are_reaped_once = "cat > w.py <<'END'
