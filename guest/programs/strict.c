@@ -1,7 +1,8 @@
 // strict: seccomp(2)'s strict mode, as natively: four calls are left, any other is the thread's end by SIGKILL, and the
 // process's if it is the only one. Also what filters do that want a listener or a tracer and have none.
 // `strict wait`: says its PID, enters strict mode, and answers each line of input with a line; a line "end" makes it
-// call something else.
+// call something else. `strict thread`: a thread that is not the first has a filter; says its PID and waits for the end of
+// input.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/filter.h>
@@ -109,6 +110,17 @@ static void answers(void) {
     }
 }
 
+static void *filtered(void *unused) {
+    struct sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {1, code};
+    char byte;
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)) say("no filter\n");
+    printf("%d\n", getpid()), fflush(stdout);
+    (void)!read(0, &byte, 1);
+    return unused;
+}
+
 static void show(const char *what, long result) { printf("%s %s\n", what, result < 0 ? strerrorname_np(errno) : "done"); }
 
 #define VERDICT(number, verdict) \
@@ -137,6 +149,13 @@ static void nobody_listens(void) {
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "thread")) {
+        pthread_t thread;
+        pthread_create(&thread, 0, filtered, 0);
+        pthread_join(thread, 0);
+        puts("ended");
+        return 0;
+    }
     if (argc > 1) answers();
     if (pipe(pipes)) return 1;
     printf("mode %d\n", prctl(PR_GET_SECCOMP));
