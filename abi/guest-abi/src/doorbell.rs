@@ -17,7 +17,8 @@ pub const NR: u64 = 0x4d55;
 pub const BOOT_FD: i32 = 1000;
 
 /// First doorbell of every image: after boot and after every host exec.
-/// `a1` = `*mut StartInfo`, `a2` = its size. Returns 0, `-EPROTO` on a version mismatch.
+/// `a1` = `*mut StartInfo`, `a2` = its size. Returns a descriptor of the arena, read-only, which the shim maps and closes
+/// (with [`START_EXECUTE`] 0); `-EPROTO` on a version mismatch.
 pub const OP_START: u64 = 0;
 /// Before a fork: allocates the child's PID. `a1` = clone flags. Returns the PID or `-EAGAIN`
 /// (out of PIDs or slots: the shim fails the fork with it).
@@ -241,7 +242,7 @@ pub struct StartInfo {
     pub flags: u32,
     /// The program to load, opened for reading; the shim closes it.
     pub exe_fd: i32,
-    /// The arena, read-only; the shim maps and closes it.
+    /// With [`START_EXECUTE`]: a descriptor to close.
     pub arena_fd: i32,
     /// Descriptors whose offset or queue lives at another node, one bit each.
     pub remote_fds: [u64; REMOTE_FD_WORDS],

@@ -14,4 +14,4 @@ pub mod proc_text;
 pub mod signal;
 
 /// The version of everything in this crate; shim and daemon refuse each other if it differs.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -33,6 +33,8 @@ pub(crate) const TRACE_ANY: u64 = 1 << 19;
 
 /// More bytes than a file of `/proc/PID` has here, `status` with 65,536 supplementary groups included.
 const TEXT_BYTES: u64 = 1 << 20;
+/// More than such a file has as a rule.
+const FIRST_BYTES: usize = 4096;
 /// Bytes of arguments that are shown.
 const ARGUMENTS_BYTES: u64 = 4096;
 
@@ -204,10 +206,17 @@ fn maps_device(maps: &str, device: u64) -> bool {
     maps.lines().any(|line| line.split_ascii_whitespace().nth(3) == Some(device.as_str()))
 }
 
-/// Reads the first `most` bytes of a file of `/proc/PID`: as a rule in one call, and another that finds the end.
+/// Reads the first `most` bytes of a file of `/proc/PID`, as a rule in one call.
 fn read_proc(host_pid: u32, name: &str, most: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(4096);
-    File::open(format!("/proc/{host_pid}/{name}"))?.take(most).read_to_end(&mut bytes)?;
+    let mut file = File::open(format!("/proc/{host_pid}/{name}"))?;
+    let mut bytes = vec![0; FIRST_BYTES.min(usize::try_from(most).unwrap_or(FIRST_BYTES))];
+    let first = file.read(&mut bytes)?;
+    let is_full = first == bytes.len();
+    bytes.truncate(first);
+    // What is shorter than was asked for is all: these files are written for each reader as a whole.
+    if is_full {
+        file.take(most.saturating_sub(first as u64)).read_to_end(&mut bytes)?;
+    }
     Ok(bytes)
 }
 

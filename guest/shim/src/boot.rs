@@ -133,7 +133,12 @@ fn start() -> Option<StartInfo> {
         answer = doorbell::ring(OP_START, [&raw mut info as u64, bytes, 0, 0]);
     }
     match answer {
-        Ok(_) => Some(info),
+        Ok(fd) => {
+            if info.flags & START_EXECUTE == 0 {
+                info.arena_fd = host::int_arg(fd);
+            }
+            Some(info)
+        }
         Err(Errno::EOPNOTSUPP) => None,
         Err(error) => {
             report::fatal("the daemon refuses the start", "errno", u64::from(error.get()))

@@ -169,7 +169,10 @@ impl Node {
         match call.op() {
             OP_START => {
                 let started = self.start_arrival(&hall, &call);
-                call.conclude(started.map(|()| 0));
+                match started {
+                    Ok(()) => call.answer_fd(self.arena.as_fd()),
+                    Err(errno) => call.refuse(errno),
+                }
             }
             OP_MOVE_DESCRIPTORS => {
                 let given = hall.give_descriptors(&call);
@@ -212,7 +215,7 @@ impl Node {
             slot: hall.slot.get(),
             flags: START_ARRIVAL,
             exe_fd: -1,
-            arena_fd: call.add_fd(self.arena.as_fd())?,
+            arena_fd: -1,
             remote_fds: [0; REMOTE_FD_WORDS],
             exe_path: [0; PATH_BYTES],
             exec_fn: [0; PATH_BYTES],

@@ -35,11 +35,16 @@ impl Node {
         }
     }
 
-    fn conclude_start(&self, call: DoorbellCall, result: Result<i64>) {
+    fn conclude_start(&self, call: DoorbellCall, result: Result<Begun>) {
         if let Err(errno) = &result {
             tracing::warn!(node = %self.id, caller = ?call.caller(), %errno, "an image cannot start");
         }
-        call.conclude(result);
+        match result {
+            // With the answer: a descriptor that is given before it costs the caller another way to wake and sleep.
+            Ok(Begun::Program) => call.answer_fd(self.arena.as_fd()),
+            Ok(Begun::Shim) => call.answer(0),
+            Err(errno) => call.refuse(errno),
+        }
         self.arrived.notify_waiters();
     }
 
@@ -71,7 +76,7 @@ impl Node {
         call: &DoorbellCall,
         ticket: Ticket,
         exe: OwnedFd,
-    ) -> Result<i64> {
+    ) -> Result<Begun> {
         let caller = call.caller()?;
         let Some(shim) = self.privileged_shim(caller, exe.as_fd())? else {
             return self.start(call, ticket);
@@ -90,11 +95,11 @@ impl Node {
         self.with(|state, _| {
             let local = state.locals.get_mut(&caller.pid).ok_or(Errno::SRCH)?;
             local.ticket = Some(ticket);
-            Ok(0)
+            Ok(Begun::Shim)
         })
     }
 
-    fn start(self: &Arc<Node>, call: &DoorbellCall, ticket: Ticket) -> Result<i64> {
+    fn start(self: &Arc<Node>, call: &DoorbellCall, ticket: Ticket) -> Result<Begun> {
         let caller = call.caller()?;
         let begun = self.with(|state, _| {
             let local = state.locals.get_mut(&caller.pid)?;
@@ -112,12 +117,10 @@ impl Node {
             TicketExe::Held(exe) => call.add_fd(exe.as_fd())?,
             TicketExe::AtGuest => EXE_FD,
         };
-        let arena_fd = call.add_fd(self.arena.as_fd())?;
         let mut info = StartInfo {
             slot: slot.get(),
             flags: self.start_flags(caller.host_pid),
             exe_fd,
-            arena_fd,
             remote_fds: bits(&kept),
             ..empty_info(caller.pid)
         };
@@ -128,7 +131,7 @@ impl Node {
         for number in closed {
             self.close_remote(caller.pid, number);
         }
-        Ok(0)
+        Ok(Begun::Program)
     }
 
     fn start_flags(&self, host_pid: u32) -> u32 {
@@ -155,6 +158,14 @@ impl Node {
             state.table.set_child_policy(pid, false, false);
         });
     }
+}
+
+/// What an image is answered.
+enum Begun {
+    /// It runs its program.
+    Program,
+    /// It executes another shim.
+    Shim,
 }
 
 fn empty_info(pid: Pid) -> StartInfo {

@@ -340,7 +340,7 @@ impl Server {
             slot: self.slot,
             flags: self.flags,
             exe_fd,
-            arena_fd: listener.add_fd(ring.id, self.fabric.arena.as_fd()).unwrap(),
+            arena_fd: -1,
             remote_fds: [0; REMOTE_FD_WORDS],
             exe_path: [0; PATH_BYTES],
             exec_fn: [0; PATH_BYTES],
@@ -348,7 +348,7 @@ impl Server {
         info.exe_path[..self.program.len()].copy_from_slice(self.program.as_bytes());
         info.exec_fn[..self.program.len()].copy_from_slice(self.program.as_bytes());
         GuestMemory::of(ring.tid).write_plain(ring.args[1], &info).unwrap();
-        0
+        listener.add_fd(ring.id, self.fabric.arena.as_fd()).unwrap().into()
     }
 }
 
