@@ -196,6 +196,9 @@ pub const START_PROCESS_FILES: u32 = 1 << 2;
 /// In [`StartInfo::flags`]: the shim rewrites hot system-call sites into jumps.
 pub const START_REWRITE: u32 = 1 << 1;
 
+/// In [`StartInfo::flags`]: [`StartInfo::signals_ignored`] is known; else the kernel is to be asked.
+pub const START_SIGNALS: u32 = 1 << 4;
+
 /// In [`StartInfo::flags`]: the program gives privileges. Nothing is loaded: the shim closes the descriptor
 /// [`StartInfo::arena_fd`] and executes another shim, [`StartInfo::exe_fd`], with its own arguments and
 /// environment; that starts the program.
@@ -246,10 +249,11 @@ pub struct StartInfo {
     pub arena_fd: i32,
     /// Descriptors whose offset or queue lives at another node, one bit each.
     pub remote_fds: [u64; REMOTE_FD_WORDS],
-    /// The program's absolute path, zero-terminated: `/proc/self/exe`.
-    pub exe_path: [u8; PATH_BYTES],
-    /// `AT_EXECFN`, zero-terminated (the script's path for a script).
-    pub exec_fn: [u8; PATH_BYTES],
+    /// With [`START_SIGNALS`]: the signals that are ignored, bit `n - 1` for signal `n`.
+    pub signals_ignored: u64,
+    /// The program's absolute path (`/proc/self/exe`), and behind its zero `AT_EXECFN` (the script's path for a
+    /// script) with one of its own. What follows is not written.
+    pub paths: [u8; 2 * PATH_BYTES],
 }
 
 /// What the child of a fork learns.

@@ -371,6 +371,7 @@ impl State {
             exe_path: resolved.exe_path,
             exec_fn: launching.exec_fn.take().unwrap_or(resolved.exec_fn),
             wish: launching.wish,
+            ignored: None,
         };
         let remote = launching.remote.take().unwrap_or_default();
         for object in remote.objects() {

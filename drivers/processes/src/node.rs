@@ -165,6 +165,8 @@ pub(crate) struct Ticket {
     pub(crate) exe_path: Vec<u8>,
     pub(crate) exec_fn: Vec<u8>,
     pub(crate) wish: PlaceWish,
+    /// The signals that the new image ignores, if the old one has said so.
+    pub(crate) ignored: Option<u64>,
 }
 
 /// Where the program of a ticket is.

@@ -13,16 +13,18 @@
 use crate::arch::frame::{self, Context, Frame, Registers, Resumable};
 use crate::arch::switch;
 use crate::process::{
-    EXE_PATH, EXEC_FN, PROCESS, SHIM_PATH, set_has_daemon, set_has_process_files,
+    EXE_PATH, EXEC_FN, PROCESS, PathRoom, SHIM_PATH, set_has_daemon, set_has_process_files,
 };
 use crate::stack::InitialStack;
 use crate::thread::Thread;
 use crate::{arrive, calls, doorbell, filter, host, load, report, rewrite, signal, stack};
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::arena::ARENA_BYTES;
 use dunix_guest_abi::doorbell::{
     OP_START, PATH_BYTES, REMOTE_FD_WORDS, START_ARRIVAL, START_EXECUTE, START_PROCESS_FILES,
-    START_REWRITE, StartInfo,
+    START_REWRITE, START_SIGNALS, StartInfo,
 };
 use dunix_guest_abi::{ABI_VERSION, layout};
 use dunix_shim_core::Errno;
@@ -64,30 +66,31 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
         report::want_hints();
     }
     let started = start();
-    let is_rewriting = match &started {
+    let is_rewriting = match started {
         Some(info) => info.flags & START_REWRITE != 0,
         None => !initial.has_variable(NO_REWRITE_VARIABLE),
     };
-    if started.as_ref().is_some_and(|info| info.flags & START_PROCESS_FILES != 0) {
+    if started.is_some_and(|info| info.flags & START_PROCESS_FILES != 0) {
         set_has_process_files();
     }
     let exe_fd = match started {
         Some(info) if info.flags & START_ARRIVAL != 0 => {
-            map_arena(&info);
+            map_arena(info);
             widen();
-            arrive::begin(&info)
+            arrive::begin(info)
         }
-        Some(info) if info.flags & START_EXECUTE != 0 => execute(&info, mask, &initial),
+        Some(info) if info.flags & START_EXECUTE != 0 => execute(info, mask, &initial),
         // Nobody has said what may run with what this image was given.
         None if initial.is_secure() => report::fatal("no daemon, but privileges", "", 0),
-        Some(info) => start_with_daemon(thread, &info),
+        Some(info) => start_with_daemon(thread, info),
         None => start_solo(thread, mask, &mut initial),
     };
     thread.note_slot();
     if is_rewriting {
         rewrite::start();
     }
-    signal::action::inherit(&PROCESS);
+    let ignored = started.filter(|info| info.flags & START_SIGNALS != 0);
+    signal::action::inherit(&PROCESS, ignored.map(|info| SigSet(info.signals_ignored)));
     if let Err(error) = signal::install() {
         report::fatal("signal handlers", "errno", u64::from(error.get()));
     }
@@ -101,21 +104,34 @@ pub(crate) extern "C" fn boot(stack_pointer: *mut u64) -> ! {
     enter(thread, &program, stack_pointer, mask)
 }
 
+/// What the daemon says at the start. Not on the stack: its paths would touch pages for nothing.
+struct Room(UnsafeCell<StartInfo>);
+
+// SAFETY: used by the only thread, at the start.
+unsafe impl Sync for Room {}
+
+#[unsafe(link_section = ".bss.cold.0")]
+static STARTED: Room = Room(UnsafeCell::new(StartInfo {
+    version: 0,
+    pid: 0,
+    slot: 0,
+    flags: 0,
+    exe_fd: 0,
+    arena_fd: 0,
+    remote_fds: [0; REMOTE_FD_WORDS],
+    signals_ignored: 0,
+    paths: [0; 2 * PATH_BYTES],
+}));
+
 /// Finds the daemon or decides that there is none (`None`).
-fn start() -> Option<StartInfo> {
-    let mut info = StartInfo {
-        version: ABI_VERSION,
-        pid: 0,
-        slot: 0,
-        flags: 0,
-        exe_fd: -1,
-        arena_fd: -1,
-        remote_fds: [0; REMOTE_FD_WORDS],
-        exe_path: [0; PATH_BYTES],
-        exec_fn: [0; PATH_BYTES],
-    };
+#[inline(never)]
+fn start() -> Option<&'static StartInfo> {
+    // SAFETY: called once, by the only thread.
+    let info = unsafe { &mut *STARTED.0.get() };
+    info.version = ABI_VERSION;
+    (info.exe_fd, info.arena_fd) = (-1, -1);
     let bytes = size_of::<StartInfo>() as u64;
-    let mut answer = doorbell::ring(OP_START, [&raw mut info as u64, bytes, 0, 0]);
+    let mut answer = doorbell::ring(OP_START, [&raw mut *info as u64, bytes, 0, 0]);
     if answer == Err(Errno::ENOSYS) {
         let has_daemon = filter::has_boot_socket();
         let bell = if has_daemon { Bell::Notify } else { Bell::Solo };
@@ -130,7 +146,7 @@ fn start() -> Option<StartInfo> {
                 }
             }
         }
-        answer = doorbell::ring(OP_START, [&raw mut info as u64, bytes, 0, 0]);
+        answer = doorbell::ring(OP_START, [&raw mut *info as u64, bytes, 0, 0]);
     }
     match answer {
         Ok(fd) => {
@@ -146,14 +162,16 @@ fn start() -> Option<StartInfo> {
     }
 }
 
-fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
+fn start_with_daemon(thread: &Thread, info: &'static StartInfo) -> i32 {
     set_has_daemon();
     PROCESS.pid.store(info.pid, Ordering::Relaxed);
     PROCESS.slot.store(info.slot, Ordering::Relaxed);
     PROCESS.remote.set_words(&info.remote_fds);
     thread.tid.set(info.pid);
-    EXE_PATH.set(until_zero(&info.exe_path));
-    EXEC_FN.set(until_zero(&info.exec_fn));
+    let path = CStr::from_bytes_until_nul(&info.paths).unwrap_or_default();
+    let behind = info.paths.get(path.count_bytes() + 1..).unwrap_or_default();
+    EXE_PATH.set(path);
+    EXEC_FN.set(CStr::from_bytes_until_nul(behind).unwrap_or_default());
     map_arena(info);
     if PROCESS.remote.is_empty() {
         filter::find_wide();
@@ -165,6 +183,7 @@ fn start_with_daemon(thread: &Thread, info: &StartInfo) -> i32 {
 }
 
 /// Executes the shim that has what the program gives.
+#[inline(never)]
 fn execute(info: &StartInfo, mask: SigSet, initial: &InitialStack) -> ! {
     set_has_daemon();
     if !info.remote_fds.iter().all(|word| *word == 0) {
@@ -209,12 +228,19 @@ fn map_arena(info: &StartInfo) {
     host::close(info.arena_fd);
 }
 
+/// Paths of an image without a daemon.
+#[unsafe(link_section = ".bss.cold.1")]
+static SOLO_PATHS: [PathRoom; 3] = [const { PathRoom::new() }; 3];
+
+#[inline(never)] // Its buffers would be on the stack of every start.
 fn start_solo(thread: &Thread, mask: SigSet, initial: &mut InitialStack) -> i32 {
+    let [shim_path, exe_path, exec_fn] = &SOLO_PATHS;
     let pid = host::getpid();
     PROCESS.pid.store(pid, Ordering::Relaxed);
     thread.tid.set(pid);
     let mut buffer = [0u8; PATH_BYTES];
-    SHIM_PATH.set(host::readlink(b"/proc/self/exe\0", &mut buffer).unwrap_or(b""));
+    let found = host::readlink(b"/proc/self/exe\0", &mut buffer).unwrap_or(b"");
+    SHIM_PATH.set(shim_path.keep(found));
     let is_after_exec = initial.argument(0) == Some(&MARK[..MARK.len() - 1]);
     if !is_after_exec {
         let Some(path) = initial.argument_address(1) else {
@@ -228,19 +254,15 @@ fn start_solo(thread: &Thread, mask: SigSet, initial: &mut InitialStack) -> i32 
     }
     let fd = initial.argument(1).and_then(proc_path::number).and_then(|n| i32::try_from(n).ok());
     let Some(fd) = fd else { report::fatal("arguments of a solo image", "", 0) };
-    EXEC_FN.set(initial.argument(3).unwrap_or(b""));
+    EXEC_FN.set(exec_fn.keep(initial.argument(3).unwrap_or(b"")));
     let mut link = [0u8; 32];
     link[..14].copy_from_slice(b"/proc/self/fd/");
     let end =
         14 + proc_path::write_number(u64::from(fd.unsigned_abs()), &mut link[14..31]).unwrap_or(0);
     link[end] = 0;
-    EXE_PATH.set(host::readlink(&link[..=end], &mut buffer).unwrap_or(b""));
+    EXE_PATH.set(exe_path.keep(host::readlink(&link[..=end], &mut buffer).unwrap_or(b"")));
     initial.drop_arguments(SOLO_ARGUMENTS);
     fd
-}
-
-fn until_zero(bytes: &[u8]) -> &[u8] {
-    &bytes[..bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len())]
 }
 
 /// Enters the program by rt_sigreturn, so that registers, mask and stack change at one instant.

@@ -9,6 +9,7 @@ use crate::calls::cpu_time::Spent;
 use crate::children::Children;
 use crate::host;
 use core::cell::UnsafeCell;
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use dunix_guest_abi::doorbell::{PATH_BYTES, REMOTE_FD_WORDS};
 use dunix_shim_core::signal::{SIGNAL_MAX, SigSet};
@@ -203,40 +204,61 @@ impl Process {
     }
 }
 
-/// A path that is set once at start, before there are threads.
+/// A path that is set once at start, before there are threads, and stays where it is.
 pub(crate) struct PathCell {
-    bytes: UnsafeCell<[u8; PATH_BYTES]>,
+    start: AtomicU64,
     len: AtomicU32,
 }
 
-// SAFETY: written once, at start, by the only thread.
-unsafe impl Sync for PathCell {}
-
 impl PathCell {
     const fn new() -> PathCell {
-        PathCell { bytes: UnsafeCell::new([0; PATH_BYTES]), len: AtomicU32::new(0) }
+        PathCell { start: AtomicU64::new(0), len: AtomicU32::new(0) }
     }
 
-    /// Keeps the path; too long ones are cut (the kernel never makes them).
-    pub(crate) fn set(&self, path: &[u8]) {
-        let len = path.len().min(PATH_BYTES - 1);
-        // SAFETY: only called at start, by the only thread.
-        let bytes = unsafe { &mut *self.bytes.get() };
-        bytes[..len].copy_from_slice(&path[..len]);
-        bytes[len] = 0;
-        self.len.store(u32::try_from(len).unwrap_or(0), Ordering::Relaxed);
+    /// Names the path.
+    pub(crate) fn set(&self, path: &'static CStr) {
+        let len = u32::try_from(path.count_bytes()).unwrap_or(0);
+        self.start.store(path.as_ptr() as u64, Ordering::Relaxed);
+        self.len.store(len, Ordering::Relaxed);
     }
 
     /// The path without its zero.
-    pub(crate) fn get(&self) -> &[u8] {
-        &self.with_zero()[..self.len.load(Ordering::Relaxed) as usize]
+    pub(crate) fn get(&self) -> &'static [u8] {
+        let path = self.with_zero();
+        &path[..path.len() - 1]
     }
 
     /// The path with its zero.
-    pub(crate) fn with_zero(&self) -> &[u8] {
-        // SAFETY: written only at start.
-        let bytes: &[u8; PATH_BYTES] = unsafe { &*self.bytes.get() };
-        &bytes[..=self.len.load(Ordering::Relaxed) as usize]
+    pub(crate) fn with_zero(&self) -> &'static [u8] {
+        let start = self.start.load(Ordering::Relaxed);
+        if start == 0 {
+            return b"\0";
+        }
+        let len = self.len.load(Ordering::Relaxed) as usize;
+        // SAFETY: a text of this length and its zero, which live as long as the image.
+        unsafe { core::slice::from_raw_parts(start as *const u8, len + 1) }
+    }
+}
+
+/// Room for a path that is set at start, in memory that is not touched otherwise.
+pub(crate) struct PathRoom(UnsafeCell<[u8; PATH_BYTES]>);
+
+// SAFETY: written once, at start, by the only thread.
+unsafe impl Sync for PathRoom {}
+
+impl PathRoom {
+    pub(crate) const fn new() -> PathRoom {
+        PathRoom(UnsafeCell::new([0; PATH_BYTES]))
+    }
+
+    /// Keeps the path; too long ones are cut (the kernel never makes them).
+    pub(crate) fn keep(&'static self, path: &[u8]) -> &'static CStr {
+        let len = path.len().min(PATH_BYTES - 1);
+        // SAFETY: only called at start, by the only thread.
+        let bytes = unsafe { &mut *self.0.get() };
+        bytes[..len].copy_from_slice(&path[..len]);
+        bytes[len] = 0;
+        CStr::from_bytes_until_nul(bytes).unwrap_or_default()
     }
 }
 

@@ -9,7 +9,7 @@ use dunix_guest_abi::doorbell::{
 use dunix_guest_abi::moving::{ParkRecord, ScriptCall, ScriptHeader};
 
 const _: () = {
-    assert!(size_of::<StartInfo>() == 6 * 4 + 8 * REMOTE_FD_WORDS + 2 * PATH_BYTES);
+    assert!(size_of::<StartInfo>() == 6 * 4 + 8 * REMOTE_FD_WORDS + 8 + 2 * PATH_BYTES);
     assert!(size_of::<ChildInfo>() == 2 * 4);
     assert!(size_of::<ExecRequest>() == 4 * 4 + 5 * 8 + 8 * REMOTE_FD_WORDS);
     assert!(size_of::<WaitResult>() == 6 * 4 + 18 * 8);

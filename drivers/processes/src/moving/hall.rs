@@ -217,8 +217,8 @@ impl Node {
             exe_fd: -1,
             arena_fd: -1,
             remote_fds: [0; REMOTE_FD_WORDS],
-            exe_path: [0; PATH_BYTES],
-            exec_fn: [0; PATH_BYTES],
+            signals_ignored: 0,
+            paths: [0; 2 * PATH_BYTES],
         };
         call.memory().write_plain(call.arg(1), &info)
     }

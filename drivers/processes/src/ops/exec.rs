@@ -119,5 +119,9 @@ fn read_request(call: &DoorbellCall) -> Result<(ExecRequest, Ticket)> {
         return Err(Errno::SRCH);
     }
     let wish = PlaceWish::of_flags(request.flags);
-    Ok((request, Ticket { exe: TicketExe::Held(exe), shim: None, exe_path, exec_fn, wish }))
+    let ignored = Some(request.signals_ignored);
+    Ok((
+        request,
+        Ticket { exe: TicketExe::Held(exe), shim: None, exe_path, exec_fn, wish, ignored },
+    ))
 }

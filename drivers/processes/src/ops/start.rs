@@ -5,7 +5,8 @@ use crate::inspect::ProcessEvent;
 use crate::node::{Local, Node, Ticket, TicketExe};
 use dunix_guest_abi::ABI_VERSION;
 use dunix_guest_abi::doorbell::{
-    PATH_BYTES, REMOTE_FD_WORDS, START_EXECUTE, START_PROCESS_FILES, START_REWRITE, StartInfo,
+    PATH_BYTES, REMOTE_FD_WORDS, START_EXECUTE, START_PROCESS_FILES, START_REWRITE, START_SIGNALS,
+    StartInfo,
 };
 use dunix_ids::Pid;
 use dunix_keeper::protocol::EXE_FD;
@@ -117,16 +118,19 @@ impl Node {
             TicketExe::Held(exe) => call.add_fd(exe.as_fd())?,
             TicketExe::AtGuest => EXE_FD,
         };
+        let signals = if ticket.ignored.is_some() { START_SIGNALS } else { 0 };
         let mut info = StartInfo {
             slot: slot.get(),
-            flags: self.start_flags(caller.host_pid),
+            flags: self.start_flags(caller.host_pid) | signals,
+            signals_ignored: ticket.ignored.unwrap_or(0),
             exe_fd,
             remote_fds: bits(&kept),
             ..empty_info(caller.pid)
         };
-        fill(&mut info.exe_path, &ticket.exe_path)?;
-        fill(&mut info.exec_fn, &ticket.exec_fn)?;
-        write_info(call, &info, &ticket)?;
+        let used = fill(&mut info.paths, &ticket.exe_path, &ticket.exec_fn)?;
+        // Without the tail of the paths, which would touch the guest's memory for nothing.
+        let bytes = &plain_bytes(&info)[..offset_of!(StartInfo, paths) + used];
+        call.memory().write(call.arg(1), bytes)?;
         self.started(&ticket, caller.pid, caller.host_pid);
         for number in closed {
             self.close_remote(caller.pid, number);
@@ -177,8 +181,8 @@ fn empty_info(pid: Pid) -> StartInfo {
         exe_fd: -1,
         arena_fd: -1,
         remote_fds: [0; REMOTE_FD_WORDS],
-        exe_path: [0; PATH_BYTES],
-        exec_fn: [0; PATH_BYTES],
+        signals_ignored: 0,
+        paths: [0; 2 * PATH_BYTES],
     }
 }
 
@@ -195,23 +199,17 @@ impl Local {
     }
 }
 
-/// Writes the structure without the tails of its paths (the guest's memory is zeroed).
-fn write_info(call: &DoorbellCall, info: &StartInfo, ticket: &Ticket) -> Result<()> {
-    let bytes = plain_bytes(info);
-    let (path, name) = (offset_of!(StartInfo, exe_path), offset_of!(StartInfo, exec_fn));
-    let first = path + ticket.exe_path.len() + 1;
-    let second = name + ticket.exec_fn.len() + 1;
-    let at = call.arg(1);
-    let name_at = at.checked_add(name as u64).ok_or(Errno::FAULT)?;
-    let pieces = [(at, &bytes[..first]), (name_at, &bytes[name..second])];
-    call.memory().write_pieces(&pieces)
-}
-
-fn fill(into: &mut [u8; PATH_BYTES], path: &[u8]) -> Result<()> {
-    // The last byte stays zero.
-    let into = into.get_mut(..path.len()).filter(|_| path.len() < PATH_BYTES);
-    into.ok_or(Errno::NAMETOOLONG)?.copy_from_slice(path);
-    Ok(())
+/// Puts two paths behind one another, each with its zero; returns the bytes used.
+fn fill(into: &mut [u8; 2 * PATH_BYTES], path: &[u8], name: &[u8]) -> Result<usize> {
+    if path.len().max(name.len()) >= PATH_BYTES {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let at = path.len() + 1;
+    into[..path.len()].copy_from_slice(path);
+    into[path.len()] = 0;
+    into[at..at + name.len()].copy_from_slice(name);
+    into[at + name.len()] = 0;
+    Ok(at + name.len() + 1)
 }
 
 /// A bit for each descriptor.
@@ -237,10 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_path_leaves_room_for_its_zero() {
-        let mut into = [0; PATH_BYTES];
-        assert_eq!(fill(&mut into, &[b'a'; PATH_BYTES]), Err(Errno::NAMETOOLONG));
-        assert_eq!(fill(&mut into, &[b'a'; PATH_BYTES - 1]), Ok(()));
-        assert_eq!(into[PATH_BYTES - 1], 0);
+    fn paths_leave_room_for_their_zeros() {
+        let mut into = [0; 2 * PATH_BYTES];
+        assert_eq!(fill(&mut into, &[b'a'; PATH_BYTES], b"a"), Err(Errno::NAMETOOLONG));
+        assert_eq!(fill(&mut into, b"a", &[b'a'; PATH_BYTES]), Err(Errno::NAMETOOLONG));
+        let (path, name) = ([b'a'; PATH_BYTES - 1], [b'b'; PATH_BYTES - 1]);
+        assert_eq!(fill(&mut into, &path, &name), Ok(2 * PATH_BYTES));
+        assert_eq!((into[PATH_BYTES - 1], into[2 * PATH_BYTES - 1]), (0, 0));
+        assert_eq!(fill(&mut into, b"/a", b"b"), Ok(5));
+        assert_eq!(&into[..5], b"/a\0b\0");
     }
 }

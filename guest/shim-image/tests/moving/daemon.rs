@@ -342,11 +342,14 @@ impl Server {
             exe_fd,
             arena_fd: -1,
             remote_fds: [0; REMOTE_FD_WORDS],
-            exe_path: [0; PATH_BYTES],
-            exec_fn: [0; PATH_BYTES],
+            signals_ignored: 0,
+            paths: [0; 2 * PATH_BYTES],
         };
-        info.exe_path[..self.program.len()].copy_from_slice(self.program.as_bytes());
-        info.exec_fn[..self.program.len()].copy_from_slice(self.program.as_bytes());
+        // Both paths are the program's.
+        let bytes = self.program.len();
+        for at in [0, bytes + 1] {
+            info.paths[at..at + bytes].copy_from_slice(self.program.as_bytes());
+        }
         GuestMemory::of(ring.tid).write_plain(ring.args[1], &info).unwrap();
         listener.add_fd(ring.id, self.fabric.arena.as_fd()).unwrap().into()
     }

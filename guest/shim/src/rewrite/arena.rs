@@ -22,7 +22,10 @@ const PAGE: u64 = 4096;
 /// Where each is; filled in order, under the lock.
 static STARTS: [AtomicU64; ARENAS] = [const { AtomicU64::new(0) }; ARENAS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// The pages of the table that are written, a bit each.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
 /// Which slots are written.
+#[unsafe(link_section = ".bss.cold.1")]
 static USED: [[AtomicU64; SLOTS / 64]; ARENAS] =
     [const { [const { AtomicU64::new(0) }; SLOTS / 64] }; ARENAS];
 
@@ -53,10 +56,14 @@ pub(super) fn read(slot: u64) -> Option<(Form, Site)> {
 
 /// A free slot for a site, in a new arena if need be. Under the lock.
 pub(super) fn find(form: Form, call: u64) -> Option<u64> {
-    search(form, call).or_else(|| {
+    let slot = search(form, call).or_else(|| {
         grow(form, call).ok()?;
         search(form, call)
-    })
+    })?;
+    if let Form::Loaded(_) = form {
+        write_table(slot).ok()?;
+    }
+    Some(slot)
 }
 
 fn search(form: Form, call: u64) -> Option<u64> {
@@ -79,7 +86,7 @@ fn grow(form: Form, call: u64) -> Result<(), Errno> {
             if all().any(|(_, start)| start == LOADED_START) {
                 return Err(Errno::ENOMEM);
             }
-            write_table()?;
+            map(TABLE_START, TABLE_BYTES, host::PROT_READ)?;
             map(LOADED_START, ARENA_BYTES, host::PROT_READ | host::PROT_EXEC)?
         }
         Form::Followed(_) => near(call)?,
@@ -114,15 +121,24 @@ fn map(at: u64, bytes: u64, prot: u64) -> Result<u64, Errno> {
     Err(Errno::EEXIST)
 }
 
-/// The table leads each entry to its slot for good.
-fn write_table() -> Result<(), Errno> {
-    map(TABLE_START, TABLE_BYTES, host::PROT_READ | host::PROT_WRITE)?;
-    for index in 0..SLOTS as u64 {
-        // SAFETY: inside the new mapping.
+/// Makes the table lead the entry of a slot there for good, and the others of its page. Under the lock.
+fn write_table(slot: u64) -> Result<(), Errno> {
+    const ENTRIES: u64 = PAGE / 8;
+    let first = (slot - LOADED_START) / SLOT_BYTES / ENTRIES * ENTRIES;
+    let page = TABLE_START + first * 8;
+    let bit = 1 << (first / ENTRIES);
+    if WRITTEN.load(Ordering::Relaxed) & bit != 0 {
+        return Ok(());
+    }
+    // SAFETY: the shim's own mapping, of which nobody uses this page yet.
+    unsafe { host::mprotect(page, PAGE, host::PROT_READ | host::PROT_WRITE) }?;
+    for index in first..first + ENTRIES {
+        // SAFETY: inside the page.
         unsafe { ((TABLE_START + index * 8) as *mut u64).write(LOADED_START + index * SLOT_BYTES) };
     }
-    // SAFETY: the shim's own mapping.
-    unsafe { host::mprotect(TABLE_START, TABLE_BYTES, host::PROT_READ) }?;
+    // SAFETY: as above.
+    unsafe { host::mprotect(page, PAGE, host::PROT_READ) }?;
+    WRITTEN.fetch_or(bit, Ordering::Relaxed);
     Ok(())
 }
 

@@ -22,6 +22,7 @@ struct Entry {
     state: AtomicU64,
 }
 
+#[unsafe(link_section = ".bss.cold.1")]
 static ENTRIES: [Entry; SITES] =
     [const { Entry { call: AtomicU64::new(0), state: AtomicU64::new(0) } }; SITES];
 /// The site that is being written.
@@ -33,9 +34,16 @@ pub(super) enum State {
     Rewritten(u64),
 }
 
+/// Sites of one block of text lie in one group of entries, and neighbours beside one another, so that few pages are
+/// touched.
 fn probes(call: u64) -> impl Iterator<Item = &'static Entry> {
-    let hash = call.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    (0..PROBES).map(move |step| &ENTRIES[(crate::host::to_usize(hash) + step) % SITES])
+    const BLOCK_BYTES: u64 = 2048;
+    const GROUP: u64 = 64;
+    const FILE_BYTES: u64 = 1 << 21;
+    let group = call / BLOCK_BYTES + (call / FILE_BYTES).wrapping_mul(7);
+    let within = call % BLOCK_BYTES / (BLOCK_BYTES / GROUP);
+    let first = crate::host::to_usize(group % (SITES as u64 / GROUP) * GROUP + within);
+    (0..PROBES).map(move |step| &ENTRIES[(first + step) % SITES])
 }
 
 fn entry(call: u64) -> Option<&'static Entry> {

@@ -90,12 +90,11 @@ fn tell_child_policy(process: &Process) {
     }
 }
 
-/// Reads from the kernel which signals are ignored: an exec keeps that.
-pub(crate) fn inherit(process: &Process) {
+/// Takes over which signals are ignored, which an exec keeps: as the old image has said, or as the kernel knows.
+pub(crate) fn inherit(process: &Process, known: Option<SigSet>) {
+    let asked = |number| host::get_action(number).is_ok_and(|it| it.handler == host::SIG_IGN);
     for number in 1..=SIGNAL_MAX {
-        if let Ok(kernel) = host::get_action(number)
-            && kernel.handler == host::SIG_IGN
-        {
+        if known.map_or_else(|| asked(number), |set| set.has(number)) {
             process.with_action(number, |action| action.handler = host::SIG_IGN);
         }
     }
