@@ -226,6 +226,9 @@ pub const EXEC_GONE: i64 = 1 << 40;
 pub const EXEC_PLACE_LOCAL: u32 = 1 << 0;
 /// In [`ExecRequest::flags`]: execute on the next node in turn.
 pub const EXEC_PLACE_SPREAD: u32 = 1 << 1;
+/// In [`ExecRequest::flags`]: the caller alone has its table of descriptors, and leaves [`ExecRequest::exe_fd`] open for the
+/// new image if the exec is granted on this node, which finds the number in [`StartInfo::exe_fd`].
+pub const EXEC_KEEPS_PROGRAM: u32 = 1 << 2;
 /// Greatest bytes of a path, terminating zero included (`PATH_MAX`).
 pub const PATH_BYTES: usize = 4096;
 /// Bitmap words of [`StartInfo::remote_fds`]: descriptors 0..1024 can be remote.

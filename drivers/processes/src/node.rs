@@ -24,7 +24,7 @@ use dunix_proc_table::{Effect, HostTarget, KillTarget, ProcTable, Token};
 use dunix_transport::Mesh;
 use dunix_wire::processes::{Answer, Credentials, Errno, ExitStatus, Rusage};
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -174,8 +174,20 @@ pub(crate) struct Ticket {
 pub(crate) enum TicketExe {
     /// With the daemon.
     Held(OwnedFd),
+    /// With the daemon, and open in the guest at this number.
+    Kept(OwnedFd, i32),
     /// Already open in the guest at [`dunix_keeper::protocol::EXE_FD`].
     AtGuest,
+}
+
+impl TicketExe {
+    /// The program, if the daemon has it.
+    pub(crate) fn held(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            TicketExe::Held(exe) | TicketExe::Kept(exe, _) => Some(exe.as_fd()),
+            TicketExe::AtGuest => None,
+        }
+    }
 }
 
 /// Who waits for a token.

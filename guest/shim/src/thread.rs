@@ -108,6 +108,7 @@ const _: () = assert!(core::mem::offset_of!(Thread, pass_return) == PASS_RETURN_
 const _: () = assert!(PASS_RETURN_OFFSET as u64 == layout::THREAD_PASS_RETURN);
 const _: () = assert!(core::mem::offset_of!(Thread, caught) as u64 == layout::THREAD_CAUGHT);
 
+static SHARES_FILES: AtomicBool = AtomicBool::new(false);
 static USED: [AtomicU64; SLOTS / 64] = [const { AtomicU64::new(0) }; SLOTS / 64];
 static MAPPED: [AtomicU64; SLOTS / 64] = [const { AtomicU64::new(0) }; SLOTS / 64];
 
@@ -309,6 +310,17 @@ impl Thread {
         }
         let index = self.index();
         USED[index / 64].store(1 << (index % 64), Ordering::Relaxed);
+    }
+
+    /// Whether nobody else uses its table of descriptors.
+    pub(crate) fn has_own_files(&self) -> bool {
+        let threads: u32 = USED.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
+        !SHARES_FILES.load(Ordering::Relaxed) && (self.is_vfork_child.get() || threads == 1)
+    }
+
+    /// Notes that another process uses the table of descriptors too.
+    pub(crate) fn share_files() {
+        SHARES_FILES.store(true, Ordering::Relaxed);
     }
 
     /// Calls `visit` for every live thread of this address space.

@@ -5,7 +5,7 @@ use crate::config::{Decision, PlaceQuestion, PlaceWish, Placement, Policy, StayH
 use crate::node::{Node, Ticket, TicketExe};
 use crate::ops::PrivilegedShim;
 use crate::remote::Destination;
-use dunix_guest_abi::doorbell::{ExecRequest, PATH_BYTES};
+use dunix_guest_abi::doorbell::{EXEC_KEEPS_PROGRAM, ExecRequest, PATH_BYTES};
 use dunix_linux::{Errno, Result};
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,7 +19,7 @@ impl Node {
         };
         let Ok(caller) = call.caller() else { return call.refuse(Errno::SRCH) };
         self.child_executes(caller.pid);
-        if matches!(&ticket.exe, TicketExe::Held(exe) if self.may_give_privileges(exe.as_fd())) {
+        if ticket.exe.held().is_some_and(|exe| self.may_give_privileges(exe)) {
             return self.look_for_privileges(call, request, ticket);
         }
         self.exec_placed(call, request, ticket);
@@ -35,8 +35,8 @@ impl Node {
         let node = self.clone();
         // Looks at the file, which may wait for this thread.
         self.runtime.spawn_blocking(move || {
-            let shim = match (&ticket.exe, call.caller()) {
-                (TicketExe::Held(exe), Ok(caller)) => node.privileged_shim(caller, exe.as_fd()),
+            let shim = match (ticket.exe.held(), call.caller()) {
+                (Some(exe), Ok(caller)) => node.privileged_shim(caller, exe),
                 _ => Ok(None),
             };
             match shim {
@@ -119,9 +119,8 @@ fn read_request(call: &DoorbellCall) -> Result<(ExecRequest, Ticket)> {
         return Err(Errno::SRCH);
     }
     let wish = PlaceWish::of_flags(request.flags);
+    let keeps = request.flags & EXEC_KEEPS_PROGRAM != 0;
+    let exe = if keeps { TicketExe::Kept(exe, request.exe_fd) } else { TicketExe::Held(exe) };
     let ignored = Some(request.signals_ignored);
-    Ok((
-        request,
-        Ticket { exe: TicketExe::Held(exe), shim: None, exe_path, exec_fn, wish, ignored },
-    ))
+    Ok((request, Ticket { exe, shim: None, exe_path, exec_fn, wish, ignored }))
 }

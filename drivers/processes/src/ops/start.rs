@@ -116,6 +116,9 @@ impl Node {
         let (kept, closed): (Vec<i32>, Vec<i32>) = remote.into_iter().partition(open);
         let exe_fd = match &ticket.exe {
             TicketExe::Held(exe) => call.add_fd(exe.as_fd())?,
+            // What gives privileges is started from what was looked at.
+            TicketExe::Kept(exe, _) if ticket.shim.is_some() => call.add_fd(exe.as_fd())?,
+            TicketExe::Kept(_, number) => *number,
             TicketExe::AtGuest => EXE_FD,
         };
         let signals = if ticket.ignored.is_some() { START_SIGNALS } else { 0 };

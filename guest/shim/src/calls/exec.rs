@@ -15,7 +15,8 @@ use crate::load::Headers;
 use crate::process::{SHIM_PATH, has_daemon};
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
-    EXEC_GONE, EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD, ExecRequest, OP_EXEC, OP_EXEC_FAILED,
+    EXEC_GONE, EXEC_KEEPS_PROGRAM, EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD, ExecRequest, OP_EXEC,
+    OP_EXEC_FAILED,
 };
 use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_shim_core::signal::{SIGNAL_MAX, SigSet};
@@ -25,6 +26,7 @@ use dunix_shim_core::{Errno, nr, proc_path, script};
 const ARGUMENTS_MAX: usize = 1 << 20;
 /// Words added before the guest's arguments: solo's own, and two for each interpreter.
 const PREFIX_MAX: usize = SOLO_ARGUMENTS + 2 * script::DEPTH_MAX + 1;
+const F_SETFD: u64 = 2;
 const O_NOFOLLOW: u64 = 0o400_000;
 const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const AT_EACCESS: u64 = 0x200;
@@ -266,7 +268,6 @@ fn count(list: u64) -> Result<usize, Errno> {
 
 /// Executes the shim by its path, with the program's descriptor left open.
 fn solo(context: &Context, target: &Target, wanted: &Wanted, argv: u64) -> Result<i64, Errno> {
-    const F_SETFD: u64 = 2;
     let mut number = [0u8; 12];
     let _ = proc_path::write_number(u64::from(target.fd.unsigned_abs()), &mut number);
     // SAFETY: `arguments` left room for these words at the start of its list.
@@ -290,9 +291,10 @@ fn with_ticket(
     wanted: &Wanted,
     argv: u64,
 ) -> Result<i64, Errno> {
+    let keeps = thread.has_own_files();
     let request = ExecRequest {
         exe_fd: target.fd,
-        flags: placement(wanted.envp),
+        flags: placement(wanted.envp) | if keeps { EXEC_KEEPS_PROGRAM } else { 0 },
         exec_fn: wanted.path.with_zero().as_ptr() as u64,
         argv,
         envp: wanted.envp,
@@ -307,6 +309,10 @@ fn with_ticket(
         host::exit_group(0);
     }
     let granted = host::int_arg(granted);
+    if keeps {
+        // SAFETY: a flag of the shim's own descriptor.
+        let _ = unsafe { host::call(nr::FCNTL, [host::fd_arg(target.fd), F_SETFD, 0, 0, 0, 0]) };
+    }
     let result = execute_shim(mask, granted, argv, wanted.envp);
     host::close(granted);
     let _ = ring(OP_EXEC_FAILED, [0; 4]);

@@ -31,6 +31,7 @@ pub(crate) const VFORK_FLAGS: u64 = CLONE_VM | CLONE_VFORK | SIGCHLD;
 /// The byte of the flags that is the exit signal.
 const EXIT_SIGNAL: u64 = 0xff;
 const CLONE_VM: u64 = 0x100;
+const CLONE_FILES: u64 = 0x400;
 const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_PTRACE: u64 = 0x2000;
@@ -93,6 +94,9 @@ fn with_pidfd(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result
 }
 
 fn dispatch(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, Errno> {
+    if wanted.flags & (CLONE_FILES | CLONE_THREAD) == CLONE_FILES {
+        Thread::share_files();
+    }
     if wanted.flags & CLONE_THREAD != 0 {
         if wanted.flags & (CLONE_VM | CLONE_SIGHAND) != CLONE_VM | CLONE_SIGHAND {
             return Err(Errno::EINVAL);
