@@ -130,6 +130,10 @@ pub const OP_PROCESS_ADVISE: u64 = 45;
 /// process_mrelease(2) for a process of this node: `a1` = its PID. Returns 0, `-ESRCH`, `-EREMOTE`, or what the
 /// kernel says.
 pub const OP_PROCESS_RELEASE: u64 = 46;
+/// The threads on this node of a process group: `a1` = the group or 0 (the caller's), `a2` = `*mut [u32]` of the host's
+/// numbers, `a3` = its length, at most [`PROCESSES_MAX`], `a4` = the host's number after which to begin. Returns how many
+/// were written, in order; fewer than asked for: these are the last.
+pub const OP_GROUP: u64 = 47;
 /// The fabric's processes: `a1` = the PID after which to begin, `a2` = `*mut [u32]`, `a3` = its length, at most
 /// [`PROCESSES_MAX`]. Returns how many were written, in order; fewer than asked for: these are the last.
 pub const OP_PROCESSES: u64 = 34;

@@ -66,6 +66,13 @@ impl ProcTable {
         self.processes.get(&pid).map(|process| process.pgid)
     }
 
+    /// The members of a group that are here, zombies included.
+    #[must_use]
+    pub fn group_here(&self, pgid: Pid) -> Vec<Pid> {
+        let members = self.processes.iter().filter(|(_, process)| process.pgid == pgid);
+        members.map(|(pid, _)| *pid).collect()
+    }
+
     /// The session of a process of this node.
     #[must_use]
     pub fn session(&self, pid: Pid) -> Option<Pid> {

@@ -2,6 +2,7 @@
 
 use crate::call::DoorbellCall;
 use crate::node::{Node, Pending, State};
+use dunix_guest_abi::doorbell::PROCESSES_MAX;
 use dunix_ids::Pid;
 use dunix_linux::{Errno, Result};
 use dunix_proc_table::{HostTarget, Token};
@@ -37,6 +38,31 @@ impl Node {
 
     pub(crate) fn handle_getsid(&self, call: DoorbellCall) {
         self.ask_about_one(call, |state, now, token, pid| state.table.getsid(now, token, pid));
+    }
+
+    pub(crate) fn handle_group(&self, call: DoorbellCall) {
+        let told = (|| {
+            let (caller, asked) = (call.caller()?.pid, call.pid_arg(1)?);
+            let room = usize::try_from(call.arg(3)).unwrap_or(0).min(PROCESSES_MAX);
+            let mut hosts = self.look(|state| {
+                let group = asked.or_else(|| state.table.group(caller));
+                let members = group.map(|group| state.table.group_here(group)).unwrap_or_default();
+                let threads = members.into_iter().flat_map(|pid| state.table.threads_of(pid));
+                let host = |tid| match state.table.to_host(tid)? {
+                    HostTarget::Process(host) | HostTarget::Thread { thread: host, .. } => {
+                        Some(host)
+                    }
+                };
+                let hosts = threads.filter_map(host).filter(|host| u64::from(*host) > call.arg(4));
+                hosts.collect::<Vec<u32>>()
+            });
+            hosts.sort_unstable();
+            hosts.truncate(room);
+            let bytes: Vec<u8> = hosts.iter().flat_map(|host| host.to_ne_bytes()).collect();
+            call.memory().write(call.arg(2), &bytes)?;
+            Ok(i64::try_from(hosts.len()).unwrap_or(0))
+        })();
+        call.conclude(told);
     }
 
     pub(crate) fn handle_setpgid(&self, call: DoorbellCall) {

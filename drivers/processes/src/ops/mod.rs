@@ -45,6 +45,7 @@ impl Node {
             OP_GETPPID => self.handle_getppid(call),
             OP_GETPGID => self.handle_getpgid(call),
             OP_SETPGID => self.handle_setpgid(call),
+            OP_GROUP => self.handle_group(call),
             OP_GETSID => self.handle_getsid(call),
             OP_SETSID => self.handle_setsid(call),
             OP_TO_HOST => self.handle_to_host(call),

@@ -11,6 +11,7 @@ pub(crate) mod exec;
 pub(crate) mod exit;
 mod fifo;
 mod fork;
+mod group;
 mod ids;
 mod kill;
 pub(crate) mod limit;

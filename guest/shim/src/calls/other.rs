@@ -1,6 +1,6 @@
 //! Calls on another process or thread, whose number is translated for the host.
 
-use super::Answer;
+use super::{Answer, group};
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
 use crate::host;
@@ -9,7 +9,6 @@ use dunix_guest_abi::doorbell::{OP_FROM_HOST, OP_TO_HOST};
 use dunix_shim_core::{Errno, nr};
 
 const PRIO_PROCESS: u64 = 0;
-const PRIO_PGRP: u64 = 1;
 const IOPRIO_WHO_PROCESS: u64 = 1;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_NEWTIME: u64 = 0x80;
@@ -54,12 +53,6 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, mut args: [u64; 6]) -> Op
         | nr::PROCESS_VM_WRITEV => &[0],
         nr::KCMP => &[0, 1],
         nr::GETPRIORITY | nr::SETPRIORITY if args[0] == PRIO_PROCESS => &[1],
-        nr::GETPRIORITY | nr::SETPRIORITY if args[0] == PRIO_PGRP => {
-            // Host groups mean nothing: the caller stands for his own group.
-            args[0] = PRIO_PROCESS;
-            args[1] = 0;
-            &[]
-        }
         nr::IOPRIO_GET | nr::IOPRIO_SET if args[0] == IOPRIO_WHO_PROCESS => &[1],
         nr::CAPGET | nr::CAPSET => return capabilities(number, args),
         nr::TIMER_CREATE => return timer_create(args),
@@ -67,7 +60,7 @@ pub(crate) fn try_handle(thread: &Thread, number: u64, mut args: [u64; 6]) -> Op
         nr::UNSHARE if args[0] & (CLONE_NEWPID | CLONE_NEWTIME) != 0 => {
             return Some(Answer::from(Err(Errno::EPERM)));
         }
-        _ => return None,
+        _ => return group::try_handle(number, args).map(Answer::from),
     };
     for &index in at {
         match to_host(args[index]) {

@@ -1,6 +1,6 @@
 //! What programs see of other processes: the whole fabric's, wherever they run.
 
-use super::scripts::same_everywhere;
+use super::scripts::{same_everywhere, same_with};
 use dunix_conformance::{Lab, Scenario, Verdict};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -10,6 +10,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("files_of_others_are_theirs", files_of_others_are_theirs),
     Scenario::new("only_the_fabric_is_listed", only_the_fabric_is_listed),
     Scenario::new("memory_is_advised_about", memory_is_advised_about),
+    Scenario::new("groups_have_priorities", groups_have_priorities),
 ];
 
 /// Three children on the nodes in turn, which have executed.
@@ -129,4 +130,15 @@ kill $children"#
     );
     let here = "here=$(grep ^Node: /proc/$$/status); export DUNIX_PLACE=local";
     shows(lab, &format!("{here}\n{ELSEWHERE}"), "cold EPERM\nrelease EPERM\n")
+}
+
+/// setpriority(2), ioprio_set(2): of all processes of a group.
+fn groups_have_priorities(lab: &Lab) -> Verdict {
+    const SCRIPT: &str = r#"set -m; sh -c 'sleep 30 & sleep 30; :' & g=$!
+until [ $(pgrep -cg $g -x sleep) = 2 ]; do :; done
+renice -n 7 -g $g | cut -d' ' -f2-; ionice -c 3 -P $g; ionice -P $g; ionice
+for p in $(pgrep -g $g); do ps -o ni= $p; ionice -p $p; done; nice
+renice -n 9 -g $$ > /dev/null; nice; renice -n 3 -g 4194000 2>&1 | tail -c 17; ionice -P 4194000 2>&1 | tail -c 17
+kill -- -$g"#;
+    same_with(lab, SCRIPT, &["--local"])
 }
