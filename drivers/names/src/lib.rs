@@ -28,9 +28,10 @@ use dunix_wire::{
 };
 use std::{
     collections::BTreeMap,
+    io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::task::AbortHandle;
 
@@ -51,7 +52,10 @@ pub enum NamesError {
     InUse(u16),
     /// No port is free here and at the other nodes.
     #[error("no port is free: {0}")]
-    Exhausted(std::io::Error),
+    Exhausted(io::Error),
+    /// What bind(2) says.
+    #[error("bind: {0}")]
+    Bind(io::Error),
     /// The coordinator or the holder does not answer (`EADDRNOTAVAIL`).
     #[error("the port registry cannot be reached: {0}")]
     Peer(#[from] MeshError),
@@ -72,7 +76,10 @@ struct Inner {
     table: Mutex<PortTable>,
     /// Listeners of this driver, by the address that clients connect to.
     led: Mutex<BTreeMap<SocketAddr, Led>>,
-    started: Instant,
+    /// Ports for which a bind(2) of this node is under way, and how many.
+    about_to_bind: Mutex<BTreeMap<u16, u32>>,
+    /// Held by who binds a socket, in earnest or to see whether it could: these would fail for each other.
+    binding: Mutex<()>,
 }
 
 /// A listener in the place of one at another node.
@@ -91,34 +98,55 @@ impl Names {
             coordinator,
             table: Mutex::default(),
             led: Mutex::default(),
-            started: Instant::now(),
+            about_to_bind: Mutex::default(),
+            binding: Mutex::default(),
         }));
         mesh.register(Topic::Names, Arc::new(names.clone()));
         names
     }
 
-    /// Finds a port for a bind(2) of a TCP socket that asks for any: one that is free here and that
-    /// no other node has. It is this node's from now on, but somebody here may be faster to bind it.
+    /// Has a TCP socket of this node bound, by `bind`, to a port of its own: with port 0 in `address` to one
+    /// that nobody has. `bind` gets the address; until it is done the port counts as bound.
     ///
     /// # Errors
-    /// [`NamesError::Exhausted`] if none is found.
-    pub async fn find_port(&self, address: SocketAddr) -> Result<u16, NamesError> {
+    /// [`NamesError::InUse`] if another node has the port, [`NamesError::Exhausted`] if none is found;
+    /// [`NamesError::Bind`] is what `bind` says.
+    pub async fn bind(
+        &self,
+        address: SocketAddr,
+        bind: impl Fn(SocketAddr) -> io::Result<()>,
+    ) -> Result<(), NamesError> {
+        if address.port() != 0 {
+            return self.bind_to(address, &bind).await;
+        }
         for _ in 0..TRIES_MAX {
             let port = sockets::free_port(address).map_err(NamesError::Exhausted)?;
-            match self.prepare_bind(SocketAddr::new(address.ip(), port)).await {
-                Ok(()) => return Ok(port),
+            match self.bind_to(SocketAddr::new(address.ip(), port), &bind).await {
                 Err(NamesError::InUse(_)) => {}
-                Err(error) => return Err(error),
+                // Somebody here was faster.
+                Err(NamesError::Bind(error)) if error.kind() == io::ErrorKind::AddrInUse => {}
+                settled => return settled,
             }
         }
-        Err(NamesError::Exhausted(std::io::ErrorKind::AddrInUse.into()))
+        Err(NamesError::Exhausted(io::ErrorKind::AddrInUse.into()))
     }
 
-    /// Prepares a bind(2) of a TCP socket by a program of this node to a certain port.
+    async fn bind_to(
+        &self,
+        address: SocketAddr,
+        bind: &impl Fn(SocketAddr) -> io::Result<()>,
+    ) -> Result<(), NamesError> {
+        let _about_to = AboutToBind::new(&self.0, address.port());
+        self.hold(address).await?;
+        let _alone = lock(&self.0.binding);
+        bind(address).map_err(NamesError::Bind)
+    }
+
+    /// Makes the port of a bound TCP socket this node's.
     ///
     /// # Errors
     /// [`NamesError::InUse`] if another node has the port.
-    pub async fn prepare_bind(&self, address: SocketAddr) -> Result<(), NamesError> {
+    pub async fn hold(&self, address: SocketAddr) -> Result<(), NamesError> {
         let port = address.port();
         if port == 0 || !is_own(address.ip()) {
             return Ok(());
@@ -200,7 +228,7 @@ impl Names {
         match call {
             NameCall::Reserve(port) => NameReply::Reserved(self.reserve(from, port).await),
             NameCall::Holder(port) => NameReply::Holder(lock(&self.0.table).holder(port)),
-            NameCall::IsBound(port) => NameReply::Is(sockets::is_bound(port)),
+            NameCall::IsBound(port) => NameReply::Is(self.is_bound(port)),
             NameCall::IsListening(address) => {
                 NameReply::Is(!self.is_led(address) && sockets::is_listening(address))
             }
@@ -209,7 +237,7 @@ impl Names {
 
     /// At the coordinator: decides on a wish to hold a port.
     async fn reserve(&self, from: NodeId, port: u16) -> bool {
-        let answer = lock(&self.0.table).reserve(self.now_ms(), from, port);
+        let answer = lock(&self.0.table).reserve(from, port);
         let holder = match answer {
             Reservation::Granted => return true,
             Reservation::Taken(_) => return false,
@@ -219,11 +247,37 @@ impl Names {
         let still_bound =
             !matches!(self.ask(holder, NameCall::IsBound(port)).await, Ok(NameReply::Is(false)));
         let mut table = lock(&self.0.table);
-        table.settle(self.now_ms(), from, port, holder, still_bound) == Reservation::Granted
+        table.settle(from, port, holder, still_bound) == Reservation::Granted
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Whether a socket of this node is bound to a port, or about to be.
+    fn is_bound(&self, port: u16) -> bool {
+        // First: who is no longer about to be is bound.
+        let is_about_to = lock(&self.0.about_to_bind).contains_key(&port);
+        let _alone = lock(&self.0.binding);
+        is_about_to || sockets::is_bound(port)
+    }
+}
+
+/// A bind(2) in progress: nobody elsewhere gets the port while it lasts.
+struct AboutToBind<'a>(&'a Inner, u16);
+
+impl AboutToBind<'_> {
+    fn new(inner: &Inner, port: u16) -> AboutToBind<'_> {
+        *lock(&inner.about_to_bind).entry(port).or_default() += 1;
+        AboutToBind(inner, port)
+    }
+}
+
+impl Drop for AboutToBind<'_> {
+    fn drop(&mut self) {
+        let mut all = lock(&self.0.about_to_bind);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Property: whatever the nodes do, in any order, no two believe that they hold one port.
 
 use dunix_ids::NodeId;
-use dunix_registry::{GRACE_MS, PortTable, Reservation};
+use dunix_registry::{PortTable, Reservation};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 enum Act {
     Bind(u32, u16),
     Close(u32, u16),
-    Wait(u64),
     Die(u32),
 }
 
@@ -17,7 +16,6 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (1..4u32, 1..4u16).prop_map(|(n, p)| Act::Bind(n, p)),
         2 => (1..4u32, 1..4u16).prop_map(|(n, p)| Act::Close(n, p)),
-        1 => (0..2 * GRACE_MS).prop_map(Act::Wait),
         1 => (1..4u32).prop_map(Act::Die),
     ]
 }
@@ -27,10 +25,8 @@ proptest! {
     fn a_port_has_one_holder(acts in prop::collection::vec(act(), 1..200)) {
         let mut table = PortTable::new();
         let mut bound: BTreeMap<u16, NodeId> = BTreeMap::new();
-        let mut now = 0;
         for act in acts {
             match act {
-                Act::Wait(ms) => now += ms,
                 // A closed socket is not reported: the table must find out by asking.
                 Act::Close(n, p) => { if bound.get(&p) == Some(&NodeId(n)) { bound.remove(&p); } }
                 Act::Die(n) => {
@@ -39,10 +35,10 @@ proptest! {
                 }
                 Act::Bind(n, p) => {
                     let node = NodeId(n);
-                    let mut answer = table.reserve(now, node, p);
+                    let mut answer = table.reserve(node, p);
                     if let Reservation::Ask(holder) = answer {
                         let still = bound.get(&p) == Some(&holder);
-                        answer = table.settle(now, node, p, holder, still);
+                        answer = table.settle(node, p, holder, still);
                         prop_assert!(!matches!(answer, Reservation::Ask(_)));
                     }
                     match answer {

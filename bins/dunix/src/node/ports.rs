@@ -51,43 +51,23 @@ pub(super) fn handle(
     None
 }
 
-/// Prepares a call on a TCP socket; returns [`IS_BOUND`] if it is done already.
+/// Prepares a connect(2) of a TCP socket, or binds one; returns [`IS_BOUND`] if it is done already.
 async fn prepare(names: &Names, operation: u64, socket: &OwnedFd, raw: &[u8]) -> Result<u32> {
     let Some(address) = parse(raw).filter(|address| is_own(address.ip())) else { return Ok(0) };
     if operation == OP_CONNECT {
         connectable(names, address).await;
         return Ok(0);
     }
-    if address.port() == 0 {
-        bind_to_any(names, socket, raw, address).await?;
-        return Ok(IS_BOUND);
-    }
-    names.prepare_bind(address).await.map_err(|error| errno_of(address, error))?;
-    Ok(0)
-}
-
-/// Most times that somebody here takes a port before the socket that it was found for.
-const LOST_MAX: usize = 16;
-
-/// bind(2) to a port that nobody in the fabric has.
-async fn bind_to_any(
-    names: &Names,
-    socket: &OwnedFd,
-    raw: &[u8],
-    address: SocketAddr,
-) -> Result<()> {
-    let mut raw = raw.to_vec();
-    let mut lost = 0;
-    loop {
-        let port = names.find_port(address).await.map_err(|error| errno_of(address, error))?;
-        let Some(place) = raw.get_mut(PORT_AT) else { return Err(Errno::INVAL) };
-        place.copy_from_slice(&port.to_be_bytes());
+    let bind = |address: SocketAddr| {
+        let mut raw = raw.to_vec();
+        let place = raw.get_mut(PORT_AT).ok_or(Errno::INVAL)?;
+        place.copy_from_slice(&address.port().to_be_bytes());
         let arguments = [1, raw.len() as u64, 0, 0, 0];
-        match plain_calls::run(socket.as_fd(), BIND, arguments, &raw) {
-            Err(Errno::ADDRINUSE) if lost < LOST_MAX => lost += 1,
-            other => return other.map(|_| ()),
-        }
-    }
+        plain_calls::run(socket.as_fd(), BIND, arguments, &raw)?;
+        Ok(())
+    };
+    names.bind(address, bind).await.map_err(|error| errno_of(address, error))?;
+    Ok(IS_BOUND)
 }
 
 /// The number of bind(2).
@@ -100,7 +80,7 @@ async fn bound(names: &Names, socket: &OwnedFd) {
     let own = rustix::net::getsockname(socket).ok();
     let Some(address) = own.and_then(|own| SocketAddr::try_from(own).ok()) else { return };
     if matches!(is_tcp(socket), Ok(true))
-        && let Err(error) = names.prepare_bind(address).await
+        && let Err(error) = names.hold(address).await
     {
         tracing::warn!(%address, %error, "other nodes do not know of a listener");
     }
@@ -116,6 +96,7 @@ async fn connectable(names: &Names, address: SocketAddr) {
 fn errno_of(address: SocketAddr, error: NamesError) -> Errno {
     match error {
         NamesError::InUse(_) | NamesError::Exhausted(_) => Errno::ADDRINUSE,
+        NamesError::Bind(error) => Errno::from_io_error(&error).unwrap_or(Errno::IO),
         error => {
             tracing::warn!(%address, %error, "cannot reserve a port");
             Errno::ADDRNOTAVAIL

@@ -281,6 +281,19 @@ END
 /usr/bin/python3 s.py";
     /// Threads on all processors that fork, start programs, write code and fault, each interrupted 5,000 times a second.
     nothing_tears = concat!("cat > t.c << 'END'\n", include_str!("../../../../guest/programs/tears.c"), "\nEND\ncc -w -O1 -pthread -o t t.c && DUNIX_PLACE=local ./t 200; echo $?");
+    /// bind(2): a port is one's alone, on whichever node the others are, and free as soon as it is given up.
+    ports_come_free = "cat > b.py <<'END'
+import os, signal, socket, sys
+sock = socket.socket()
+try: sock.bind(('127.0.0.1', int(sys.argv[1])))
+except OSError as error: sys.exit(error.strerror)
+print(sock.getsockname()[1], flush=True)
+if len(sys.argv) > 2: sock.listen(), signal.pause()
+END
+/usr/bin/python3 b.py 0 stays > port & until [ -s port ]; do sleep 0.02; done; port=$(cat port)
+/usr/bin/python3 b.py $port 2>&1; (/usr/bin/python3 b.py $port 2>&1); kill $!; wait $!; echo $?
+for i in 1 2 3 4; do [ $(/usr/bin/python3 b.py $port) = $port ] && echo $i; done
+for i in 1 2 3 4; do port=$(/usr/bin/python3 b.py 0); [ $(/usr/bin/python3 b.py $port) = $port ] && echo $i; done";
     /// wait(2): what changes shows to a wait that does not block as soon as anything else tells of it; threads and
     /// handlers reap at the same time; a child with another exit signal is nobody's to an ordinary wait.
     children_are_reaped_once = "cat > w.py <<'END'
