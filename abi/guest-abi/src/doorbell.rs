@@ -20,12 +20,18 @@ pub const BOOT_FD: i32 = 1000;
 /// `a1` = `*mut StartInfo`, `a2` = its size. Returns a descriptor of the arena, read-only, which the shim maps and closes
 /// (with [`START_EXECUTE`] 0); `-EPROTO` on a version mismatch.
 pub const OP_START: u64 = 0;
-/// Before a fork: allocates the child's PID. `a1` = clone flags. Returns the PID or `-EAGAIN`
-/// (out of PIDs or slots: the shim fails the fork with it).
+/// Before a fork: allocates the child's PID. `a1` = clone flags, `a2` = where the child will have its fork word, in the
+/// state of a thread. Returns the PID, the child's slot shifted by [`FORK_SLOT_SHIFT`], and perhaps [`FORK_RINGS`]; or
+/// `-EAGAIN` (out of PIDs or slots: the shim fails the fork with it). The shim keeps PID and slot, as they come, in the
+/// fork word from before the clone until the child rings: only who has a copy of its memory, or shares it, has them there.
 pub const OP_FORK_PREPARE: u64 = 1;
+/// In [`OP_FORK_PREPARE`]'s answer: the child rings [`OP_FORK_CHILD`] before any guest code.
+pub const FORK_RINGS: u64 = 1 << 48;
+/// See [`OP_FORK_PREPARE`].
+pub const FORK_SLOT_SHIFT: u32 = 32;
 /// After a fork, by the parent. `a1` = the child's PID, `a2` = its host PID, or 0 if clone failed.
 pub const OP_FORK_DONE: u64 = 2;
-/// By the child of a fork, before any guest code. `a1` = its PID, `a2` = `*mut ChildInfo`.
+/// By the child of a fork, before any guest code, if its parent was told [`FORK_RINGS`]. `a1` = its PID, `a2` = `*mut ChildInfo`.
 pub const OP_FORK_CHILD: u64 = 3;
 /// Allocates a TID for a new thread; returns it.
 pub const OP_THREAD_PREPARE: u64 = 4;

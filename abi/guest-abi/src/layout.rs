@@ -26,6 +26,13 @@ pub const TRACE_POINTS: u64 = BASE + 0x1000;
 pub const THREAD_PASS_RETURN: u64 = 8;
 /// Where the address of the signal frame's context is that the shim serves, or 0.
 pub const THREAD_CAUGHT: u64 = 24;
+/// Bytes of a thread's place in the range of per-thread states.
+pub const THREAD_BYTES: u64 = 128 * 1024;
+/// Where its state begins there.
+pub const THREAD_STATE: u64 = THREAD_BYTES - 32 * 1024;
+/// Where in the state the word is that names the child of a fork
+/// ([`OP_FORK_PREPARE`](crate::doorbell::OP_FORK_PREPARE)).
+pub const THREAD_FORK_WORD: u64 = 32;
 /// First address of the shim's data.
 pub const DATA_START: u64 = TEXT_END;
 /// Where the node's arena is mapped.

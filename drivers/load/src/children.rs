@@ -20,6 +20,12 @@ impl Load {
         Some(if goes { self.placed(placed.node, placed.why) } else { placed })
     }
 
+    /// Whether [`Load::place_child`] may send one away that has run nothing.
+    #[must_use]
+    pub fn may_send_child(&self, program: &[u8]) -> bool {
+        self.shared.lock().habits.starts_away(program)
+    }
+
     /// Learns what a child of a program came to.
     pub fn child_did(&self, program: &[u8], what: ChildDid) {
         self.shared.lock().habits.note(program, what);

@@ -134,7 +134,7 @@ struct Watched {
 }
 
 impl Nursery {
-    fn add(&self, node: &Arc<Node>, pid: Pid) {
+    pub(crate) fn add(&self, node: &Arc<Node>, pid: Pid) {
         let mut watched = lock(&self.0);
         watched.due.insert((Instant::now() + FIRST_LOOK, pid, FIRST_LOOK));
         if !std::mem::replace(&mut watched.has_watcher, true) {

@@ -48,6 +48,11 @@ pub trait Policy: Send + Sync + 'static {
     fn place_child(&self, _question: &ChildQuestion) -> Option<Decision> {
         None
     }
+    /// Whether [`Policy::place_child`] may send a child of this program away before its first instruction. If not, the
+    /// child need not tell that it is there.
+    fn may_send_child(&self, _program: &[u8]) -> bool {
+        true
+    }
     /// Hears what children of a program come to.
     fn child_did(&self, _program: &[u8], _what: ChildDid) {}
 }
@@ -145,6 +150,9 @@ pub struct StayHere;
 impl Policy for StayHere {
     fn place(&self, _question: &PlaceQuestion) -> Decision {
         Decision { placement: Placement::Here, why: "everything stays here".into() }
+    }
+    fn may_send_child(&self, _program: &[u8]) -> bool {
+        false
     }
 }
 

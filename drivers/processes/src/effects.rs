@@ -107,6 +107,7 @@ impl Node {
 
     fn forget(&self, pid: Pid) {
         self.tracing.process_gone(pid);
+        self.find_unnamed(pid);
         let (local, abandoned) = self.with(|state, now| {
             state.abandon_unnamed(now, pid);
             (state.forget(pid), state.forget_calls(pid))

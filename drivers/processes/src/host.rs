@@ -182,6 +182,12 @@ fn usage(stat: &str, status: &str) -> Rusage {
     Rusage(used)
 }
 
+/// The processes that this one sees.
+pub(crate) fn all_processes() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// The time of day, in seconds since the epoch.
 pub(crate) fn unix_seconds() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

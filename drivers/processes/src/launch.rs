@@ -385,6 +385,7 @@ impl State {
                 is_executing_away: false,
                 was_taken_from: false,
                 forked_by: None,
+                fork_word: None,
                 ticket: Some(ticket),
                 exe_path,
                 wish: launching.wish,

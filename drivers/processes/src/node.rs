@@ -137,6 +137,8 @@ pub(crate) struct Local {
     pub(crate) slot_is_lent: bool,
     /// The parent that prepared the fork, until the child is bound.
     pub(crate) forked_by: Option<Pid>,
+    /// Where a child that does not ring has its fork word.
+    pub(crate) fork_word: Option<u64>,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) exe_path: Arc<[u8]>,
     /// What the environment of its program asked for.
@@ -385,11 +387,22 @@ impl State {
 
     /// Forgets and returns the end of a host process that came before its claim.
     pub(crate) fn take_early_end(&mut self, host_pid: u32) -> Option<(ExitStatus, Rusage)> {
-        while self.early_ends.front().is_some_and(|(at, ..)| at.elapsed() > EARLY_END_LIFETIME) {
+        // One whose parent has not spoken yet may have ended long ago.
+        let is_old =
+            self.early_ends.front().is_some_and(|(at, ..)| at.elapsed() > EARLY_END_LIFETIME);
+        let keeps = is_old && self.awaits_word();
+        while !keeps
+            && self.early_ends.front().is_some_and(|(at, ..)| at.elapsed() > EARLY_END_LIFETIME)
+        {
             self.early_ends.pop_front();
         }
         let at = self.early_ends.iter().rposition(|&(_, pid, ..)| pid == host_pid)?;
         self.early_ends.remove(at).map(|(_, _, status, rusage)| (status, rusage))
+    }
+
+    /// Whether there is a child, perhaps, that does not ring and whose parent has not spoken yet.
+    pub(crate) fn awaits_word(&self) -> bool {
+        self.locals.values().any(|local| local.forked_by.is_some() && local.fork_word.is_some())
     }
 
     /// Forgets a process that never ran or runs no more; idempotent.

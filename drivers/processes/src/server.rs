@@ -304,7 +304,13 @@ impl Server {
             Report::Refused { token, errno } => {
                 self.node.launch_refused(token, Errno::from_raw_os_error(errno));
             }
-            Report::Changed { pid, change, usage } => self.handle_change(pid, change, usage),
+            Report::Changed { pid, change, usage } => {
+                self.handle_change(pid, change, usage);
+                // A child may have been found whose parent has ended.
+                if !self.unbound.is_empty() {
+                    self.retry_unbound();
+                }
+            }
         }
     }
 
@@ -354,6 +360,10 @@ impl Server {
             for (deadline, call) in std::mem::take(&mut self.unbound) {
                 if deadline > now {
                     self.unbound.push((deadline, call));
+                } else if self.node.look(|state| state.awaits_word()) && call.op() != OP_FORK_CHILD
+                {
+                    // Its parent may have been stopped before it could name it.
+                    self.unbound.push((now + UNBOUND_WAIT, call));
                 } else if call.op() == OP_FORK_CHILD {
                     crate::ops::end_unbound(call);
                 } else {

@@ -22,10 +22,10 @@ use dunix_shim_core::time::Time;
 use dunix_shim_core::{Errno, nr};
 
 /// Bytes of a slot; a power of two.
-const SLOT_BYTES: u64 = 128 * 1024;
+const SLOT_BYTES: u64 = layout::THREAD_BYTES;
 const GUARD_BYTES: u64 = 4096;
 /// Room for [`Thread`] at the slot's end.
-const THREAD_BYTES: u64 = 32 * 1024;
+const THREAD_BYTES: u64 = SLOT_BYTES - layout::THREAD_STATE;
 /// Most threads of a process.
 pub(crate) const SLOTS: usize = 8192;
 /// Signals noted while the shim runs: one from the gadget, and forced ones sent by others.
@@ -42,6 +42,9 @@ pub(crate) struct Thread {
     /// The context of the signal frame that a handler serves while the guest stands still, or 0; read by
     /// whoever traces.
     pub(crate) caught: Cell<u64>,
+    /// Names the child of a fork to the daemon ([`OP_FORK_PREPARE`](dunix_guest_abi::doorbell::OP_FORK_PREPARE)); the
+    /// child's own, if it shares this memory.
+    pub(crate) fork_word: Cell<u64>,
     /// The call that the pass-on stub issues.
     pub(crate) pass_number: Cell<u64>,
     /// When the stub was entered, on the monotonic clock; zero if the call keeps no time.
@@ -106,6 +109,7 @@ pub(crate) struct Thread {
 const _: () = assert!(size_of::<Thread>() as u64 <= THREAD_BYTES);
 const _: () = assert!(core::mem::offset_of!(Thread, pass_return) == PASS_RETURN_OFFSET);
 const _: () = assert!(PASS_RETURN_OFFSET as u64 == layout::THREAD_PASS_RETURN);
+const _: () = assert!(core::mem::offset_of!(Thread, fork_word) as u64 == layout::THREAD_FORK_WORD);
 const _: () = assert!(core::mem::offset_of!(Thread, caught) as u64 == layout::THREAD_CAUGHT);
 
 static SHARES_FILES: AtomicBool = AtomicBool::new(false);

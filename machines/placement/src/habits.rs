@@ -62,6 +62,12 @@ impl Habits {
         }
     }
 
+    /// Whether children that are just made may be sent away at once, now and then at least.
+    #[must_use]
+    pub fn starts_away(&self, program: &[u8]) -> bool {
+        self.programs.get(program).is_some_and(|habit| habit.score >= STARTS_AWAY)
+    }
+
     /// Whether a child that is just made may be sent away at once.
     pub fn may_start_away(&mut self, program: &[u8]) -> bool {
         let habit = self.of(program);

@@ -60,6 +60,10 @@ impl Policy for ByLoad {
         Some(Decision { placement: Placement::At(placed.node), why: placed.why.to_string() })
     }
 
+    fn may_send_child(&self, program: &[u8]) -> bool {
+        self.load.may_send_child(program)
+    }
+
     fn child_did(&self, program: &[u8], what: ChildDid) {
         self.load.child_did(program, what);
     }

@@ -110,6 +110,7 @@ impl Arrival {
             is_executing_away: false,
             was_taken_from: false,
             forked_by: None,
+            fork_word: None,
             ticket: None,
             exe_path: self.exe_path.as_slice().into(),
             wish: self.wish,

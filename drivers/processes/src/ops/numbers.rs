@@ -3,7 +3,6 @@
 
 use crate::call::DoorbellCall;
 use crate::node::Node;
-use dunix_ids::Pid;
 use dunix_linux::{Errno, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +11,15 @@ use tokio::time::{Instant, timeout_at};
 /// How long a fork, or a new thread, waits for a block before it fails with `EAGAIN`.
 const NUMBERS_WAIT: Duration = Duration::from_secs(5);
 
-/// What makes a process or a thread; `EAGAIN` if there is no number for it.
-type Make = fn(&Node, &DoorbellCall) -> Result<Pid>;
+/// What makes a process or a thread, and its answer; `EAGAIN` if there is no number for it.
+type Make = fn(&Node, &DoorbellCall) -> Result<i64>;
 
 impl Node {
-    /// Answers with the number of what `make` has made.
+    /// Answers with what `make` says of what it has made.
     pub(super) fn make_numbered(self: &Arc<Node>, call: DoorbellCall, make: Make) {
         let made = make(self, &call);
         if !self.waits_for_numbers(&made) {
-            return conclude(call, made);
+            return call.conclude(made);
         }
         let (node, until) = (self.clone(), Instant::now() + NUMBERS_WAIT);
         self.runtime.spawn(async move {
@@ -31,7 +30,7 @@ impl Node {
                 granted.as_mut().enable();
                 let made = make(&node, &call);
                 if !node.waits_for_numbers(&made) || Instant::now() >= until {
-                    return conclude(call, made);
+                    return call.conclude(made);
                 }
                 // Whether it came is seen by the next try.
                 let _ = timeout_at(until, granted).await;
@@ -39,11 +38,7 @@ impl Node {
         });
     }
 
-    fn waits_for_numbers(&self, made: &Result<Pid>) -> bool {
+    fn waits_for_numbers(&self, made: &Result<i64>) -> bool {
         *made == Err(Errno::AGAIN) && self.look(|state| state.table.awaits_numbers())
     }
-}
-
-fn conclude(call: DoorbellCall, made: Result<Pid>) {
-    call.conclude(made.map(|pid| i64::from(pid.get())));
 }

@@ -2,7 +2,6 @@
 
 use crate::call::{DoorbellCall, errno_of};
 use crate::node::Node;
-use dunix_ids::Pid;
 use dunix_linux::{Errno, Result};
 use std::sync::Arc;
 
@@ -11,9 +10,10 @@ impl Node {
         self.make_numbered(call, Node::prepare_thread);
     }
 
-    fn prepare_thread(&self, call: &DoorbellCall) -> Result<Pid> {
+    fn prepare_thread(&self, call: &DoorbellCall) -> Result<i64> {
         let caller = call.caller()?;
-        self.with(|state, now| state.table.thread_prepare(now, caller.pid)).map_err(errno_of)
+        let tid = self.with(|state, now| state.table.thread_prepare(now, caller.pid));
+        Ok(i64::from(tid.map_err(errno_of)?.get()))
     }
 
     pub(crate) fn handle_thread_done(&self, call: DoorbellCall) {

@@ -18,8 +18,8 @@ use crate::rewrite;
 use crate::thread::Thread;
 use core::sync::atomic::Ordering;
 use dunix_guest_abi::doorbell::{
-    ChildInfo, OP_FORK_CHILD, OP_FORK_DONE, OP_FORK_PREPARE, OP_THREAD_DONE, OP_THREAD_PREPARE,
-    REMOTE_FD_WORDS,
+    ChildInfo, FORK_RINGS, FORK_SLOT_SHIFT, OP_FORK_CHILD, OP_FORK_DONE, OP_FORK_PREPARE,
+    OP_THREAD_DONE, OP_THREAD_PREPARE, REMOTE_FD_WORDS,
 };
 use dunix_shim_core::{Errno, nr};
 
@@ -125,7 +125,7 @@ fn host_flags(flags: u64) -> u64 {
 fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, Errno> {
     let process = thread.process();
     let birth = process.children.begin_fork();
-    let pid = prepare(wanted)?;
+    let named = prepare(wanted, thread)?;
     // The child's offsets are shared from here on.
     process.private.set_words(&[0; REMOTE_FD_WORDS]);
     process.acting().lock.acquire();
@@ -137,26 +137,38 @@ fn fork(thread: &Thread, context: &mut Context, wanted: &Wanted) -> Result<u64, 
     rewrite::LOCK.release();
     process.acting().lock.release();
     if result != 0 {
-        return finish_parent(thread, wanted, &birth, pid, result);
+        return finish_parent(thread, wanted, &birth, named.pid, result);
     }
     thread.forget_others();
     thread.spent.reset();
     process.spent.reset();
     thread.clear_tid.set(wanted.cleared_tid());
-    start_child(thread, wanted, pid);
+    start_child(thread, wanted, named);
     if wanted.stack != 0 {
         context.regs.rsp = wanted.stack;
     }
     Ok(0)
 }
 
-/// Asks the daemon for the child's PID; 0 when solo.
-fn prepare(wanted: &Wanted) -> Result<u32, Errno> {
-    if has_daemon() {
-        ring(OP_FORK_PREPARE, [wanted.flags, 0, 0, 0]).map(host::uint_arg)
-    } else {
-        Ok(0)
+/// What a child is called before there is one; zeros when solo.
+#[derive(Clone, Copy, Default)]
+struct Named {
+    pid: u32,
+    slot: u32,
+    /// It is to tell the daemon that it is there.
+    rings: bool,
+}
+
+/// Asks the daemon for the child's PID, and writes the fork word, which the child finds in `keeper`.
+fn prepare(wanted: &Wanted, keeper: &Thread) -> Result<Named, Errno> {
+    if !has_daemon() {
+        return Ok(Named::default());
     }
+    let answer = ring(OP_FORK_PREPARE, [wanted.flags, keeper.fork_word.as_ptr() as u64, 0, 0])?;
+    let word = answer & !FORK_RINGS;
+    keeper.fork_word.set(word);
+    let slot = host::uint_arg(word >> FORK_SLOT_SHIFT);
+    Ok(Named { pid: host::uint_arg(word), slot, rings: answer != word })
 }
 
 /// The parent's side after the host's clone.
@@ -181,7 +193,7 @@ fn finish_parent(
 }
 
 /// The child's side: its names, before any guest code.
-fn start_child(thread: &Thread, wanted: &Wanted, pid: u32) {
+fn start_child(thread: &Thread, wanted: &Wanted, named: Named) {
     let process = thread.process();
     if !has_daemon() {
         let pid = host::getpid();
@@ -189,8 +201,9 @@ fn start_child(thread: &Thread, wanted: &Wanted, pid: u32) {
         thread.tid.set(pid);
         return;
     }
-    let mut info = ChildInfo { slot: 0, flags: 0 };
-    if ring(OP_FORK_CHILD, [u64::from(pid), &raw mut info as u64, 0, 0]).is_err() {
+    let pid = named.pid;
+    let mut info = ChildInfo { slot: named.slot, flags: 0 };
+    if named.rings && ring(OP_FORK_CHILD, [u64::from(pid), &raw mut info as u64, 0, 0]).is_err() {
         // The parent is gone and never named this child: nobody knows it.
         host::exit_group(128 + 9);
     }
@@ -235,14 +248,15 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
     child.detach_process(parent.process(), wanted.flags & CLONE_SIGHAND != 0);
     child.altstack.set(parent.altstack.get());
     let birth = parent.process().children.begin_fork();
-    let pid = match prepare_context(child, context, wanted).and_then(|()| prepare(wanted)) {
-        Ok(pid) => pid,
+    let named = match prepare_context(child, context, wanted).and_then(|()| prepare(wanted, child))
+    {
+        Ok(named) => named,
         Err(error) => {
             child.free();
             return Err(error);
         }
     };
-    child.tid.set(pid);
+    child.tid.set(named.pid);
     child.vfork_word.store(1, Ordering::Release);
     parent.process().private.set_words(&[0; REMOTE_FD_WORDS]);
     let clone = Clone {
@@ -251,7 +265,7 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
         child_tid: child.vfork_word.as_ptr() as u64,
         tls: wanted.tls,
     };
-    let start = SharedStart { thread: child, wanted: *wanted };
+    let start = SharedStart { thread: child, wanted: *wanted, named };
     // SAFETY: the child's stack is unused; `start` lives until the child has read it, because the
     // parent waits below (without CLONE_VFORK: for the mark that the child sets).
     let result = unsafe {
@@ -259,9 +273,9 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
     };
     if result < 0 {
         child.free();
-        return finish_parent(parent, wanted, &birth, pid, result);
+        return finish_parent(parent, wanted, &birth, named.pid, result);
     }
-    let result = finish_parent(parent, wanted, &birth, pid, result);
+    let result = finish_parent(parent, wanted, &birth, named.pid, result);
     let until = if wanted.flags & CLONE_VFORK != 0 { 0 } else { 2 };
     loop {
         let word = child.vfork_word.load(Ordering::Acquire);
@@ -282,6 +296,7 @@ fn sharing_child(parent: &Thread, context: &Context, wanted: &Wanted) -> Result<
 struct SharedStart {
     thread: *const Thread,
     wanted: Wanted,
+    named: Named,
 }
 
 extern "C" fn sharing_child_main(start: u64) -> ! {
@@ -290,7 +305,7 @@ extern "C" fn sharing_child_main(start: u64) -> ! {
     // SAFETY: the slot that the parent allocated for this thread.
     let thread = unsafe { &*start.thread };
     thread.install_gs();
-    start_child(thread, &start.wanted, thread.tid.get());
+    start_child(thread, &start.wanted, start.named);
     if start.wanted.flags & CLONE_VFORK == 0 {
         thread.vfork_word.store(2, Ordering::Release);
         wake(&thread.vfork_word);
