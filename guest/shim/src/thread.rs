@@ -330,12 +330,14 @@ impl Thread {
     /// Calls `visit` for every live thread of this address space.
     pub(crate) fn for_each(mut visit: impl FnMut(&Thread)) {
         for (word_index, word) in USED.iter().enumerate() {
-            let mut bits = word.load(Ordering::Relaxed);
+            // One that was just taken may not be mapped yet.
+            let mapped = MAPPED[word_index].load(Ordering::Acquire);
+            let mut bits = word.load(Ordering::Relaxed) & mapped;
             while bits != 0 {
                 let index = word_index * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 let address = slot_start(index) + SLOT_BYTES - THREAD_BYTES;
-                // SAFETY: a used slot is mapped and holds a `Thread`.
+                // SAFETY: the slot is mapped and holds a `Thread`, of zeros if none was there yet.
                 visit(unsafe { &*(address as *const Thread) });
             }
         }
@@ -372,6 +374,6 @@ fn map_slot(index: usize) -> Result<(), Errno> {
     unsafe {
         host::mmap(slot_start(index) + GUARD_BYTES, SLOT_BYTES - GUARD_BYTES, prot, flags, -1, 0)
     }?;
-    word.fetch_or(bit, Ordering::Relaxed);
+    word.fetch_or(bit, Ordering::Release);
     Ok(())
 }
