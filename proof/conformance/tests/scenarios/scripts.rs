@@ -294,6 +294,26 @@ END
 /usr/bin/python3 b.py $port 2>&1; (/usr/bin/python3 b.py $port 2>&1); kill $!; wait $!; echo $?
 for i in 1 2 3 4; do [ $(/usr/bin/python3 b.py $port) = $port ] && echo $i; done
 for i in 1 2 3 4; do port=$(/usr/bin/python3 b.py 0); [ $(/usr/bin/python3 b.py $port) = $port ] && echo $i; done";
+    /// fork(2) of a process that is killed meanwhile: its child is there, with a name and another parent, or never was.
+    killed_while_forking = "cat > k.py <<'END'
+import os, signal, time
+wrong = 0
+for round in range(30):
+    ours, theirs = os.pipe()
+    forker = os.fork()
+    if forker == 0:
+        while True:
+            if os.fork(): continue
+            time.sleep(0.1); os.kill(os.getpid(), 0); os.setpgid(0, 0)
+            os.write(theirs, b'%d %d\\n' % (os.getpid(), os.getpgrp())); os._exit(0)
+    os.close(theirs); time.sleep(0.005 + round * 0.0007); os.kill(forker, signal.SIGKILL)
+    wrong += os.waitpid(forker, 0)[1] != signal.SIGKILL
+    # Ends when all children have.
+    said = [line.split() for line in open(ours)]
+    wrong += sum(pid != group for pid, group in said) + (len({pid for pid, _ in said}) != len(said))
+print(wrong)
+END
+/usr/bin/python3 k.py; echo $?";
     /// wait(2): what changes shows to a wait that does not block as soon as anything else tells of it; threads and
     /// handlers reap at the same time; a child with another exit signal is nobody's to an ordinary wait.
     children_are_reaped_once = "cat > w.py <<'END'
@@ -325,10 +345,11 @@ def reap():
         got = outcome(os.wait)
         if isinstance(got, str): return
         with lock: found.append(got[0])
-keeper = os.fork() or (time.sleep(0.3), os._exit(0))
+ours, theirs = os.pipe()
+keeper = os.fork() or (os.close(theirs), os.read(ours, 1), os._exit(0))
 threads = [threading.Thread(target=reap) for _ in range(4)]
 for thread in threads: thread.start()
-made = [child() for _ in range(60)]
+made = [child() for _ in range(60)]; os.close(theirs)
 for thread in threads: thread.join(20)
 print(sorted(found) == sorted(made + [keeper]), outcome(os.wait))
 signal.signal(signal.SIGCHLD, signal.SIG_IGN); pid = child(); print(outcome(os.waitpid, pid, 0), outcome(os.waitpid, -1, os.WNOHANG))
