@@ -19,6 +19,8 @@ pub struct RunRequest {
     pub umask: u32,
     /// Where the program and what it starts run.
     pub placement: Placement,
+    /// What has been placed by the policy stays there: nothing of it moves for load.
+    pub is_pinned: bool,
     /// Give the program a terminal of this size; its output is then all [`Stream::Stdout`].
     pub terminal: Option<TerminalSize>,
 }
@@ -34,6 +36,8 @@ pub enum Placement {
     Spread,
     /// On this node (a name, or a number in decimal).
     Node(String),
+    /// On the node where this process runs now.
+    Near(Pid),
 }
 
 /// Rows and columns of a terminal.

@@ -42,7 +42,16 @@ pub const SLOT_PARK: u32 = 1 << 3;
 pub struct NodeFacts {
     /// What `cpuid` answers, in the order of [`STEADY_LEAVES`].
     pub answers: [CpuidAnswer; STEADY_LEAVES.len()],
+    /// Goes up before another node is told what is locked here (flock(2)): whoever was granted a lock of a file
+    /// earlier asks again.
+    pub lock_epoch: AtomicU32,
+    /// Bit `port % 32` of word `port / 32`: a datagram to the loopback port gets where it should when this
+    /// node's kernel sends it ([`OP_SEND`](crate::doorbell::OP_SEND)).
+    pub settled_ports: [AtomicU32; PORT_WORDS],
 }
+
+/// Words of a bit for each port.
+pub const PORT_WORDS: usize = 65536 / 32;
 
 /// Registers after `cpuid`.
 #[repr(C, align(16))]

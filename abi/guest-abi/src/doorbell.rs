@@ -67,7 +67,7 @@ pub const OP_SETSID: u64 = 16;
 /// `a1` = PID or TID of the fabric. Returns the host's number if it runs on this node,
 /// `-ESRCH`, or `-EREMOTE`.
 pub const OP_TO_HOST: u64 = 17;
-/// `a1` = host PID or TID. Returns the fabric's, or 0 if it is none of ours.
+/// `a1` = host PID or TID. Returns the fabric's, also of a process that has ended lately, or 0 if it is none of ours.
 pub const OP_FROM_HOST: u64 = 18;
 /// Terminal calls on the caller's descriptor `a1`: `a2` = the ioctl's request (`TIOCGPGRP`,
 /// `TIOCSPGRP`, `TIOCGSID`, `TIOCSCTTY`, `TIOCNOTTY`), `a3` = its argument by value (a PID of the
@@ -87,9 +87,13 @@ pub const OP_BIND: u64 = 22;
 pub const IS_BOUND: u32 = 1;
 /// After listen, which gives a port to a socket that has none: tells the port registry what the socket got. `a1` = fd.
 pub const OP_BOUND: u64 = 23;
-/// Before connect(2) to a loopback port: as [`OP_BIND`]. On success a listener for the port exists on this
-/// node (the program's own, or the daemon's that leads to the owner's node), if it exists anywhere.
+/// Before connect(2) to a loopback port: as [`OP_BIND`]. On success a listener or, for UDP, a receiver for the port
+/// exists on this node (the program's own, or the daemon's that leads to the owner's node), if it exists anywhere.
 pub const OP_CONNECT: u64 = 24;
+/// Before a datagram goes to a loopback port that is not
+/// [settled](crate::arena::NodeFacts::settled_ports): `a1` = port. On success it goes to the socket of
+/// that port, wherever that is.
+pub const OP_SEND: u64 = 52;
 /// A call on a descriptor whose file offset or queue lives at another node (see [`OP_START`]'s
 /// `remote_fds`). `a1` = `*mut RemoteCall`. Returns as the call does, or `-EAGAIN` (in flight:
 /// wait on the slot, ask again with the same `RemoteCall`).
@@ -159,7 +163,7 @@ pub const PROCESS_FILES: &str = "/dev/.proc";
 pub const PIDFD_NONBLOCK: u64 = 0o4000;
 /// With [`OP_PIDFD`]: only the status of the process may be left.
 pub const PIDFD_ENDED: u64 = 1 << 32;
-/// Before a lock of a part of a file (fcntl(2)): `a1` = fd, `a2` = `*const LockWish`, `a3` = `*mut LockFound` or
+/// Before a lock of a file or of a part of it (flock(2), fcntl(2)): `a1` = fd, `a2` = `*const LockWish`, `a3` = `*mut LockFound` or
 /// 0. Returns [`LOCK_HOST`], [`LOCK_GRANTED`] (then [`OP_LOCK_DONE`]), [`LOCK_TAKEN`], `-EAGAIN` (wait on the
 /// slot, ask again, or [`OP_LOCK_GIVE_UP`]), `-EDEADLK` or `-ENOLCK`.
 pub const OP_LOCK: u64 = 40;
@@ -198,6 +202,9 @@ pub const LOCK_WAIT: u32 = 1 << 1;
 pub const LOCK_TEST: u32 = 1 << 2;
 /// In [`LockWish::flags`]: for the open file description.
 pub const LOCK_OF_DESCRIPTION: u32 = 1 << 3;
+/// In [`LockWish::flags`]: for the open file description, of the whole file (flock(2)). What was granted once is
+/// granted on until [`lock_epoch`](crate::arena::NodeFacts::lock_epoch) changes, to all of the node.
+pub const LOCK_OF_FILE: u32 = 1 << 4;
 /// In [`StartInfo::flags`]: no program is loaded (`exe_fd` is not looked at): the process is to
 /// become one that moves here ([`moving`](crate::moving)).
 pub const START_ARRIVAL: u32 = 1 << 0;
@@ -236,6 +243,8 @@ pub const EXEC_GONE: i64 = 1 << 40;
 pub const EXEC_PLACE_LOCAL: u32 = 1 << 0;
 /// In [`ExecRequest::flags`]: execute on the next node in turn.
 pub const EXEC_PLACE_SPREAD: u32 = 1 << 1;
+/// In [`ExecRequest::flags`]: where it is placed by the fabric's policy it stays.
+pub const EXEC_PLACE_PIN: u32 = 1 << 3;
 /// In [`ExecRequest::flags`]: the caller alone has its table of descriptors, and leaves [`ExecRequest::exe_fd`] open for the
 /// new image if the exec is granted on this node, which finds the number in [`StartInfo::exe_fd`].
 pub const EXEC_KEEPS_PROGRAM: u32 = 1 << 2;
@@ -286,7 +295,7 @@ pub struct ExecRequest {
     /// The program, opened for reading by the shim (with `O_CLOEXEC`), already checked: regular, executable, ELF.
     pub exe_fd: i32,
     /// What `DUNIX_PLACE` of the new environment says: [`EXEC_PLACE_LOCAL`],
-    /// [`EXEC_PLACE_SPREAD`] or neither.
+    /// [`EXEC_PLACE_SPREAD`], [`EXEC_PLACE_PIN`] or none of these.
     pub flags: u32,
     /// `*const c_char`: the path for `AT_EXECFN`.
     pub exec_fn: u64,

@@ -157,6 +157,45 @@ fn add_ids(out: &mut Text<'_>, line: &[u8], end: usize, base: u32) -> Option<()>
     Some(())
 }
 
+/// Longest line of `/proc/sysvipc/*`: 16 fields of at most 20 digits and two blanks.
+pub const IPC_LINE_BYTES: usize = 384;
+/// How wide the kernel prints a process there, at least (`ipc/shm.c`, `ipc/msg.c`: `%5u`).
+const IPC_PID_WIDTH: usize = 5;
+
+/// Rewrites a line of `/proc/sysvipc/shm` or `msg`, whose fields `columns` (counted from 0) are processes; the line
+/// of headings stays. Returns the bytes used in `to`, or `None` if the line is too long.
+pub fn ipc_line(
+    line: &[u8],
+    columns: [usize; 2],
+    of_fabric: impl Fn(u32) -> u32,
+    to: &mut [u8],
+) -> Option<usize> {
+    let mut out = Text { to, used: 0 };
+    let (mut rest, mut column) = (line, 0);
+    while !rest.is_empty() {
+        let blanks = rest.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(rest.len());
+        let (gap, text) = rest.split_at(blanks);
+        let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+        let field = &text[..end];
+        let pid = read_number(field).and_then(|pid| u32::try_from(pid).ok());
+        match pid.filter(|_| columns.contains(&column)) {
+            Some(pid) => {
+                let pid = u64::from(of_fabric(pid));
+                let digits = pid.checked_ilog10().map_or(1, |log| log as usize + 1);
+                out.add(b" ")?;
+                (digits..IPC_PID_WIDTH).try_for_each(|_| out.add(b" "))?;
+                out.add_number(pid)?;
+            }
+            None => {
+                out.add(gap)?;
+                out.add(field)?;
+            }
+        }
+        (rest, column) = (&text[end..], column + 1);
+    }
+    Some(out.used)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +225,21 @@ mod tests {
         let started = Names { start_ticks: 5, ..NAMES };
         let used = stat(text, &started, &mut out).expect("well-formed");
         assert!(out[..used].ends_with(b" 21 5 23\n"));
+    }
+
+    #[test]
+    fn lists_of_ipc_objects_keep_everything_but_processes() {
+        let mut out = [0; IPC_LINE_BYTES];
+        let renamed = |pid| if pid == 0 { 0 } else { pid * 1000 };
+        let line = b"  16777216         17  1600       4096   123     0      1  1000 12345678901\n";
+        let used = ipc_line(line, [4, 5], renamed, &mut out).expect("fits");
+        let wanted =
+            b"  16777216         17  1600       4096 123000     0      1  1000 12345678901\n";
+        assert_eq!(core::str::from_utf8(&out[..used]), core::str::from_utf8(wanted));
+        let heading = b"       key      shmid perms       size  cpid  lpid nattch\n";
+        let used = ipc_line(heading, [4, 5], renamed, &mut out).expect("fits");
+        assert_eq!(&out[..used], heading);
+        assert_eq!(ipc_line(line, [4, 5], renamed, &mut out[..40]), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Messages about locks of parts of files, fcntl(2) ([`Topic::Locks`](crate::Topic::Locks)).
+//! Messages about locks of files and of parts of them, flock(2) and fcntl(2) ([`Topic::Locks`](crate::Topic::Locks)).
 
 use alloc::vec::Vec;
 use dunix_ids::{Ino, NodeId, Pid};
@@ -14,6 +14,9 @@ pub enum LockOwner {
     Process(Pid),
     /// Open file descriptions of a node (`F_OFD_SETLK`): its kernel tells them from each other.
     Descriptions(NodeId),
+    /// Open file descriptions of a node that have locked the whole file (flock(2)). Such locks and the others do not
+    /// exclude each other.
+    Flocks(NodeId),
 }
 
 /// What a lock excludes.

@@ -66,6 +66,8 @@ Examples:
   dunix run bash                             a shell in the fabric
   dunix run --node n2 -- hostname            on a certain node
   dunix run --spread -- sh -c 'sort f | uniq -c'
+  dunix run --near 4711 -- gdb -p 4711       on the node of a process
+  dunix run --pin -- ./benchmark             placed by load, and then not moved
   tar c src | dunix run -- tar tv            standard input is relayed
 
 Without a terminal, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP and SIGCONT go to
@@ -74,12 +76,18 @@ pub struct RunArgs {
     /// Run it on this node (a name or number of `dunix nodes`)
     #[arg(long, short = 'n', value_name = "NODE", group = "where")]
     pub node: Option<String>,
+    /// Run it on the node where this process runs now
+    #[arg(long, value_name = "PID", group = "where", value_parser = pid)]
+    pub near: Option<Pid>,
     /// Place every program that it starts, and forked workers, on the next node in turn
     #[arg(long, group = "where")]
     pub spread: bool,
     /// Keep it and what it starts on the node that takes the request
     #[arg(long, group = "where")]
     pub local: bool,
+    /// Leave it, and what it starts, where it has been placed: nothing of it moves for load
+    #[arg(long, conflicts_with_all = ["spread", "local"])]
+    pub pin: bool,
     /// Working directory in the fabric [default: this one, or / if it is not there]
     #[arg(long, short = 'C', value_name = "DIR")]
     pub cwd: Option<PathBuf>,

@@ -4,12 +4,13 @@
 use dunix_lab::isolation::{OWNER, Party, shared};
 use dunix_lab::traces::{Traces, descendants};
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the end of a lab may take to complete.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
@@ -214,6 +215,69 @@ fn nodes_share_nothing_while_guests_run() {
     lab.input.write_all(b"0\n").unwrap();
     assert_eq!(lab.end(), 0);
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// What computes on one node goes to the others until all have the same to do, and then stays; what was started on a
+/// node by name stays there.
+#[test]
+fn what_computes_is_spread_evenly_and_then_stays() {
+    const COMPUTES: &str = "while :; do :; done";
+    const PINNED: &str = "while :; do :; done; pinned";
+    let Some(mut lab) = start("balance", WAITS) else { return };
+    let run = |options: &[&str], script: &str| {
+        Command::new(env!("CARGO_BIN_EXE_dunix"))
+            .args(["--fabric", &lab.name, "run"])
+            .args(options)
+            .args(["--", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut guests: Vec<Child> = (0..7).map(|_| run(&[], COMPUTES)).collect();
+    guests.extend([run(&["--node", "n1"], PINNED), run(&["--pin"], PINNED)]);
+    let mut placed = BTreeMap::new();
+    let even = wait_until(Duration::from_secs(60), || {
+        placed = nodes_of(&lab.name, COMPUTES);
+        placed.len() == 9 && (1..=3).all(|node| count(&placed, node) == 3)
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    let (later, pinned) = (nodes_of(&lab.name, COMPUTES), nodes_of(&lab.name, PINNED));
+    for guest in &mut guests {
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+    }
+    lab.input.write_all(b"0\n").unwrap();
+    assert_eq!(lab.end(), 0);
+    assert!(even, "{placed:?}");
+    assert_eq!(placed, later);
+    assert_eq!((pinned.len(), count(&pinned, 1)), (2, 2), "{pinned:?}");
+}
+
+fn count(placed: &BTreeMap<u64, u64>, node: u64) -> usize {
+    placed.values().filter(|at| **at == node).count()
+}
+
+/// The nodes of the processes whose script begins so, by PID.
+fn nodes_of(fabric: &str, script: &str) -> BTreeMap<u64, u64> {
+    let mut list = Command::new(env!("CARGO_BIN_EXE_dunix"));
+    let output = list.args(["--fabric", fabric, "ps", "--json"]).output().unwrap();
+    let processes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let is_it = |process: &&serde_json::Value| {
+        process["args"][2].as_str().is_some_and(|text| text.starts_with(script))
+    };
+    let of_it = processes.as_array().unwrap().iter().filter(is_it);
+    of_it.map(|one| (one["pid"].as_u64().unwrap(), one["node"].as_u64().unwrap())).collect()
+}
+
+fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !is_so() {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    true
 }
 
 fn parties(lab: &Running) -> Vec<Party> {

@@ -2,7 +2,7 @@
 
 use crate::{Load, NodeLoad, Reason, Wish};
 use dunix_ids::NodeId;
-use dunix_placement::{Placement, PlacementInput, place, settle};
+use dunix_placement::{Placement, PlacementInput, place, settle, without_one};
 use dunix_wire::{
     Topic,
     load::{LoadEntry, LoadMessage, Probe, Probed},
@@ -52,13 +52,9 @@ impl Load {
         match place(&input) {
             Placement::On { node, why } => Ok(self.placed(node, why)),
             Placement::Nowhere(node) => Err(PlaceError::NotUp(node)),
-            Placement::Ask([a, b]) if a == b => {
-                let answer = self.probe(a).await;
-                Ok(self.settle(&input, &[(a, answer)]))
-            }
-            Placement::Ask([a, b]) => {
-                let answers = tokio::join!(self.probe(a), self.probe(b));
-                Ok(self.settle(&input, &[(a, answers.0), (b, answers.1)]))
+            Placement::Ask(asked) => {
+                let (node, why) = self.ask(&input, asked).await;
+                Ok(self.placed(node, why))
             }
         }
     }
@@ -93,6 +89,23 @@ impl Load {
                 Ok(Placed { node, why })
             }
         }
+    }
+
+    /// Looks for a peer that is less busy than this node would be without one of the programs that run here, and
+    /// reserves a place there. `None`: none of two was.
+    pub async fn relieve(&self) -> Option<Placed> {
+        let peers = self.peers();
+        let mut input = self.input(Wish::Best, &[], &peers);
+        input.own_load = without_one(self.own_load(), input.weights);
+        let Placement::Ask(asked) = place(&input) else { return None };
+        let (node, why) = self.ask(&input, asked).await;
+        (node != input.own).then(|| self.placed(node, why))
+    }
+
+    /// How busy this node is now.
+    #[must_use]
+    pub fn own_load(&self) -> NodeLoad {
+        node_load(&self.own())
     }
 
     fn peers(&self) -> Vec<NodeId> {
@@ -130,19 +143,27 @@ impl Load {
         probed
     }
 
-    fn settle(&self, input: &PlacementInput<'_>, answers: &[(NodeId, Option<Probed>)]) -> Placed {
+    /// Asks two peers, perhaps one and the same, and gives back the place at whom was not chosen.
+    async fn ask(&self, input: &PlacementInput<'_>, [a, b]: [NodeId; 2]) -> (NodeId, Reason) {
+        let mut answers = Vec::with_capacity(2);
+        if a == b {
+            answers.push((a, self.probe(a).await));
+        } else {
+            let (of_a, of_b) = tokio::join!(self.probe(a), self.probe(b));
+            answers.extend([(a, of_a), (b, of_b)]);
+        }
         let loads: Vec<_> = answers
             .iter()
             .map(|(node, probed)| (*node, probed.map(|probed| node_load(&probed.load))))
             .collect();
         let (chosen, why) = settle(input, &loads);
         for (node, probed) in answers {
-            let (true, Some(probed)) = (*node != chosen, probed) else { continue };
+            let (true, Some(probed)) = (node != chosen, probed) else { continue };
             let release = LoadMessage::Release(probed.reservation).encode();
             // If it does not arrive, the reservation runs out by itself.
-            let _ = self.shared.mesh.send(*node, Topic::Load, release);
+            let _ = self.shared.mesh.send(node, Topic::Load, release);
         }
-        self.placed(chosen, why)
+        (chosen, why)
     }
 }
 

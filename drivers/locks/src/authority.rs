@@ -5,7 +5,7 @@ use dunix_ids::{Ino, NodeId, Pid};
 use dunix_locks_table::{Edge, Held, LockTable, Waiter};
 use dunix_wire::locks::{FILES_MAX, Lock, LockCall, LockNotice, LockOwner, LockReply, LockWish};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,6 +14,10 @@ use std::{
 /// has ended.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(16);
+
+/// How often the table is looked at for one wish: after each, entries of it were found to be out of date. One that is
+/// undecided then is refused (`ENOLCK`).
+const LOOKS_MAX: usize = 16;
 
 /// What a look at the table came to.
 enum Settled {
@@ -26,7 +30,10 @@ enum Settled {
 
 /// Whether a peer may ask for such a lock.
 pub(crate) fn is_sound(from: NodeId, lock: &Lock) -> bool {
-    let is_own = !matches!(lock.owner, LockOwner::Descriptions(node) if node != from);
+    let is_own = match lock.owner {
+        LockOwner::Process(_) => true,
+        LockOwner::Descriptions(node) | LockOwner::Flocks(node) => node == from,
+    };
     is_own && lock.first <= lock.last && i64::try_from(lock.last).is_ok()
 }
 
@@ -44,20 +51,28 @@ impl Locks {
         if !in_the_way.is_empty() {
             self.confirm(in_the_way.iter().map(|held| (held.node, ino))).await;
         }
-        match self.settle(ino, wanted, wish) {
-            Settled::Answered(reply) => return reply,
-            // What has ended unseen makes room.
-            Settled::Full => {
-                let all = self.table().all();
-                self.confirm(edges(all)).await;
+        let (mut confirmed, mut has_made_room) = (BTreeSet::new(), false);
+        for _ in 0..LOOKS_MAX {
+            match self.settle(ino, wanted, wish) {
+                Settled::Answered(reply) => return reply,
+                Settled::Full if has_made_room => break,
+                // What has ended unseen makes room.
+                Settled::Full => {
+                    let all = self.table().all();
+                    self.confirm(edges(all)).await;
+                    has_made_room = true;
+                }
+                Settled::Circle(circle) if circle.iter().all(|edge| confirmed.contains(edge)) => {
+                    return LockReply::Deadlock;
+                }
+                // Without what has ended there may be another circle, of which nothing is confirmed.
+                Settled::Circle(circle) => {
+                    self.confirm(circle.iter().copied()).await;
+                    confirmed.extend(circle);
+                }
             }
-            Settled::Circle(circle) => self.confirm(circle.into_iter()).await,
         }
-        match self.settle(ino, wanted, wish) {
-            Settled::Answered(reply) => reply,
-            Settled::Full => LockReply::Full,
-            Settled::Circle(_) => LockReply::Deadlock,
-        }
+        LockReply::Full
     }
 
     /// Grants, lets wait, or says what is in the way.

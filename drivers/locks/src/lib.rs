@@ -1,4 +1,4 @@
-//! Locks of parts of files (fcntl(2)) over all nodes of a fabric.
+//! Locks of files and of parts of them (flock(2), fcntl(2)) over all nodes of a fabric.
 //!
 //! ```text
 //!  shim ──1 may I?──► this driver ──► authority: table ──► holders' nodes: do they hold it still?
@@ -11,10 +11,15 @@
 //! reported. The tree's authority keeps a [table](dunix_locks_table) of what it granted. Before it refuses
 //! anybody for an entry, the holder's node looks into its kernel's list (`/proc/locks`, proc(5)).
 //!
-//! Refuses: flock(2); files that are not the tree's; which process a lock's holder is to another node's
-//! programs is told by number only. Invariant: between 1 and 3 a lock counts as held.
+//! What is granted for flock(2) is granted to the node, whose descriptions lock and unlock the file as they like: nobody is
+//! asked again until the authority has asked here. Before that is answered, the grant is recalled.
+//!
+//! Refuses: files that are not the tree's; which process a lock's holder is to another node's programs is told by number
+//! only. Invariants: between 1 and 3 a lock counts as held; a grant for flock(2) is in the authority's table as long as it is
+//! not recalled.
 
 mod authority;
+mod here;
 mod list;
 
 use bytes::Bytes;
@@ -25,10 +30,11 @@ use dunix_wire::{
     Topic,
     locks::{FILES_MAX, Lock, LockCall, LockKind, LockNotice, LockOwner, LockReply, LockWish},
 };
-use list::Device;
+pub use here::FileLock;
+use list::{Device, Entry, Holder};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 use tokio::runtime::Handle;
@@ -38,6 +44,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The tree has one number, or a few; what a guest mounts under the tree's name comes after.
 const DEVICES_MAX: usize = 16;
+
+/// Files whose descriptions here may lock them unasked; when they are more, all are recalled.
+const GRANTS_MAX: usize = 4096;
 
 /// This node's part in the locks. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +63,11 @@ struct Inner {
     is_watching: Mutex<bool>,
     local: Mutex<Local>,
     wake: OnceLock<Box<dyn Fn(Pid) + Send + Sync>>,
+    recall: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// The kernel's list has locks of descriptions whose locker has ended.
+    lists_all: bool,
+    /// Numbers the calls that are made here for others.
+    calls: AtomicU64,
 }
 
 /// What this node knows of its processes.
@@ -61,10 +75,36 @@ struct Inner {
 struct Local {
     /// Those that have asked for a lock, by the host's number.
     users: BTreeMap<u32, Pid>,
-    /// What threads are about to lock, and their process.
-    pending: BTreeMap<Pid, (Pid, Ino, Lock)>,
+    /// What is about to be locked.
+    pending: BTreeMap<Call, (Ino, Lock)>,
+    /// What this node's descriptions may lock (flock(2)).
+    grants: BTreeMap<Ino, LockKind>,
     /// The numbers under which the kernel lists the tree.
     devices: BTreeSet<Device>,
+}
+
+impl Local {
+    /// Notes a number of the tree.
+    fn know(&mut self, device: Device) {
+        if self.devices.len() < DEVICES_MAX {
+            self.devices.insert(device);
+        }
+    }
+}
+
+/// What is about to lock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Call {
+    /// A thread of a process of this node.
+    Thread { pid: Pid, tid: Pid },
+    /// This driver, for a process elsewhere.
+    Here(u64),
+}
+
+impl Asker {
+    fn call(&self) -> Call {
+        Call::Thread { pid: self.pid, tid: self.tid }
+    }
 }
 
 /// Who asks.
@@ -89,10 +129,21 @@ pub struct Wish {
     pub last: u64,
     /// What the lock excludes.
     pub kind: LockKind,
-    /// The open file description is to have it, not the process.
-    pub is_descriptions: bool,
+    /// Who is to have it.
+    pub by: By,
     /// What about it.
     pub how: How,
+}
+
+/// Who is to have a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// The process (fcntl(2), `F_SETLK`).
+    Process,
+    /// The open file description (`F_OFD_SETLK`).
+    Description,
+    /// The open file description, of the whole file (flock(2)).
+    File,
 }
 
 /// What is asked about a lock.
@@ -136,6 +187,9 @@ impl Locks {
             is_watching: Mutex::default(),
             local: Mutex::default(),
             wake: OnceLock::new(),
+            recall: OnceLock::new(),
+            lists_all: list::is_complete(),
+            calls: AtomicU64::new(0),
         }));
         mesh.register(Topic::Locks, Arc::new(locks.clone()));
         locks
@@ -146,47 +200,83 @@ impl Locks {
         let _ = self.0.wake.set(Box::new(wake));
     }
 
+    /// Says how processes are told to ask again before they lock a file, whatever they were granted; once.
+    pub fn set_recall(&self, recall: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.recall.set(Box::new(recall));
+    }
+
     /// Asks about a lock. What was granted counts as held until [`Locks::done`].
     pub async fn ask(&self, asker: Asker, wish: Wish) -> Answer {
         let Some((device, ino)) = list::file_of(asker.host_pid, wish.descriptor) else {
             return Answer::NotOurs;
         };
-        let owner = if wish.is_descriptions {
-            LockOwner::Descriptions(self.0.me)
-        } else {
-            LockOwner::Process(asker.pid)
+        let owner = match wish.by {
+            By::Process => LockOwner::Process(asker.pid),
+            By::Description => LockOwner::Descriptions(self.0.me),
+            By::File => LockOwner::Flocks(self.0.me),
         };
         let Wish { kind, first, last, .. } = wish;
         let lock = Lock { owner, kind, first, last };
-        {
+        self.local().know(device);
+        if wish.how != How::Test {
+            self.local().users.insert(asker.host_pid, asker.pid);
+        }
+        self.ask_about(asker.call(), (ino, lock), wish.how).await
+    }
+
+    /// Asks about a lock of a file of the tree; what was granted is pending then.
+    async fn ask_about(&self, call: Call, (ino, lock): (Ino, Lock), how: How) -> Answer {
+        let is_of_file = matches!(lock.owner, LockOwner::Flocks(_));
+        if how != How::Test {
             let mut local = self.local();
-            if local.devices.len() < DEVICES_MAX {
-                local.devices.insert(device);
-            }
-            if wish.how != How::Test {
-                local.users.insert(asker.host_pid, asker.pid);
-                local.pending.insert(asker.tid, (asker.pid, ino, lock));
+            local.pending.insert(call, (ino, lock));
+            if is_of_file && local.grants.get(&ino).is_some_and(|kind| *kind >= lock.kind) {
+                return Answer::Granted;
             }
         }
-        let wish = match wish.how {
-            How::Try => LockWish::Try,
-            How::Wait => LockWish::Wait { thread: asker.tid, process: asker.pid },
-            How::Test => LockWish::Test,
+        let wish = match (how, call) {
+            (How::Wait, Call::Thread { pid, tid }) => LockWish::Wait { thread: tid, process: pid },
+            (How::Test, _) => LockWish::Test,
+            _ => LockWish::Try,
         };
         let answer = match self.call(self.0.authority, &LockCall::Ask { ino, lock, wish }).await {
-            Some(LockReply::Granted) => return Answer::Granted,
+            Some(LockReply::Granted) => {
+                if is_of_file && how != How::Test {
+                    self.may_lock(ino, lock.kind);
+                }
+                return Answer::Granted;
+            }
             Some(LockReply::Taken(other)) => Answer::Taken(other),
             Some(LockReply::Waits) => Answer::Waits,
             Some(LockReply::Deadlock) => Answer::Deadlock,
             Some(LockReply::Full | LockReply::Held(_)) | None => Answer::None,
         };
-        self.done(asker.tid);
+        self.local().pending.remove(&call);
         answer
     }
 
+    /// The authority has let this node's descriptions lock a file. What the answer is about is pending: whoever asked
+    /// here meanwhile was told of it.
+    fn may_lock(&self, ino: Ino, kind: LockKind) {
+        let mut local = self.local();
+        if local.grants.len() >= GRANTS_MAX {
+            local.grants.clear();
+            self.recall();
+        }
+        let known = local.grants.entry(ino).or_insert(kind);
+        *known = kind.max(*known);
+    }
+
+    /// Locked within `local`.
+    fn recall(&self) {
+        if let Some(recall) = self.0.recall.get() {
+            recall();
+        }
+    }
+
     /// A thread has made use of what it was granted, or has not.
-    pub fn done(&self, thread: Pid) {
-        self.local().pending.remove(&thread);
+    pub fn done(&self, asker: Asker) {
+        self.local().pending.remove(&asker.call());
     }
 
     /// A thread waits no more: a signal came first.
@@ -197,7 +287,7 @@ impl Locks {
     /// A process has gone from this node, or ended.
     pub fn gone(&self, pid: Pid) {
         let mut local = self.local();
-        local.pending.retain(|_, (of, ..)| *of != pid);
+        local.pending.retain(|call, _| !matches!(call, Call::Thread { pid: of, .. } if *of == pid));
         let before = local.users.len();
         local.users.retain(|_, user| *user != pid);
         let was_user = local.users.len() < before;
@@ -211,23 +301,33 @@ impl Locks {
     fn held(&self, inos: &[Ino]) -> Vec<(Ino, Lock)> {
         // In this order: who is not about to lock any more is in the kernel's list.
         let (mut held, users, devices) = {
-            let local = self.local();
-            let pending = local.pending.values().filter(|(_, ino, _)| inos.contains(ino));
-            let pending: Vec<(Ino, Lock)> = pending.map(|(_, ino, lock)| (*ino, *lock)).collect();
-            (pending, local.users.clone(), local.devices.clone())
+            let mut local = self.local();
+            let granted = local.grants.len();
+            local.grants.retain(|ino, _| !inos.contains(ino));
+            if local.grants.len() < granted {
+                self.recall();
+            }
+            let pending = local.pending.values().filter(|(ino, _)| inos.contains(ino));
+            (pending.copied().collect::<Vec<_>>(), local.users.clone(), local.devices.clone())
         };
-        match std::fs::read_to_string("/proc/locks") {
-            Ok(text) => held.extend(list::entries(&text).filter_map(|entry| {
-                let owner = match entry.host_pid {
-                    None => LockOwner::Descriptions(self.0.me),
-                    Some(host_pid) => LockOwner::Process(*users.get(&host_pid)?),
-                };
-                let is_asked = inos.contains(&entry.ino) && devices.contains(&entry.device);
-                let list::Entry { kind, first, last, .. } = entry;
-                is_asked.then_some((entry.ino, Lock { owner, kind, first, last }))
-            })),
-            Err(error) => tracing::error!(%error, "/proc/locks cannot be read"),
-        }
+        let text = match std::fs::read_to_string("/proc/locks") {
+            Ok(text) if self.0.lists_all => text,
+            Ok(text) => text + &list::by_descriptors(),
+            Err(error) => {
+                tracing::error!(%error, "/proc/locks cannot be read");
+                return held;
+            }
+        };
+        held.extend(list::entries(&text).filter_map(|entry| {
+            let owner = match entry.holder {
+                Holder::Process(host_pid) => LockOwner::Process(*users.get(&host_pid)?),
+                Holder::Description => LockOwner::Descriptions(self.0.me),
+                Holder::Flock => LockOwner::Flocks(self.0.me),
+            };
+            let is_asked = inos.contains(&entry.ino) && devices.contains(&entry.device);
+            let Entry { kind, first, last, .. } = entry;
+            is_asked.then_some((entry.ino, Lock { owner, kind, first, last }))
+        }));
         held
     }
 

@@ -9,11 +9,21 @@ pub(crate) type Device = (u32, u32);
 /// The last byte of a lock to the end of the file.
 const LAST: u64 = i64::MAX.cast_unsigned();
 
+/// Who has a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Holder {
+    /// A process, by its number on this host.
+    Process(u32),
+    /// An open file description, of a part of the file.
+    Description,
+    /// An open file description, of the whole file (flock(2)).
+    Flock,
+}
+
 /// A lock that somebody has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
-    /// The process on this host; `None`: an open file description.
-    pub(crate) host_pid: Option<u32>,
+    pub(crate) holder: Holder,
     pub(crate) kind: LockKind,
     pub(crate) device: Device,
     pub(crate) ino: Ino,
@@ -21,26 +31,53 @@ pub(crate) struct Entry {
     pub(crate) last: u64,
 }
 
-/// The locks of parts of files in `/proc/locks`; those that somebody waits for are not among them.
+/// The locks in `/proc/locks`; those that somebody waits for are not among them.
 pub(crate) fn entries(text: &str) -> impl Iterator<Item = Entry> {
     text.lines().filter_map(entry)
+}
+
+/// Whether `/proc/locks` is complete. In a PID namespace of its own a node's kernel leaves out what is held for a description
+/// by a process that has ended (flock(2) by a program of that name, in a script).
+pub(crate) fn is_complete() -> bool {
+    /// The inode of the first PID namespace (`PROC_PID_INIT_INO`).
+    const FIRST: &str = "pid:[4026531836]";
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST)
+}
+
+/// What descriptors of this host's processes have locked by flock(2), as lines of `/proc/locks`: slow, but complete but for
+/// descriptors on their way in a message.
+pub(crate) fn by_descriptors() -> String {
+    let mut lines = String::new();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return lines };
+    for process in processes.flatten() {
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fdinfo")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let info = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
+            let locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
+            for line in locks.filter(|line| line.contains(" FLOCK ")) {
+                lines.push_str(line.trim_start());
+                lines.push('\n');
+            }
+        }
+    }
+    lines
 }
 
 fn entry(line: &str) -> Option<Entry> {
     let mut words = line.split_whitespace().skip(1);
     // A lock that waits has an arrow here.
-    let is_description = match words.next()? {
-        "POSIX" => false,
-        "OFDLCK" => true,
-        _ => return None,
-    };
+    let sort = words.next().filter(|sort| ["POSIX", "OFDLCK", "FLOCK"].contains(sort))?;
     let kind = match words.nth(1)? {
         "READ" => LockKind::Read,
         "WRITE" => LockKind::Write,
         _ => return None,
     };
     let pid = words.next()?;
-    let host_pid = if is_description { None } else { Some(pid.parse().ok()?) };
+    let holder = match sort {
+        "POSIX" => Holder::Process(pid.parse().ok()?),
+        "OFDLCK" => Holder::Description,
+        _ => Holder::Flock,
+    };
     let mut file = words.next()?.split(':');
     let major = u32::from_str_radix(file.next()?, 16).ok()?;
     let minor = u32::from_str_radix(file.next()?, 16).ok()?;
@@ -50,7 +87,7 @@ fn entry(line: &str) -> Option<Entry> {
         "EOF" => LAST,
         last => last.parse().ok()?,
     };
-    Some(Entry { host_pid, kind, device: (major, minor), ino, first, last })
+    Some(Entry { holder, kind, device: (major, minor), ino, first, last })
 }
 
 /// The file of the tree that a descriptor of a process is open on, and the tree's number there. Asks
@@ -88,12 +125,13 @@ mod tests {
             4: LEASE  ACTIVE    READ  5 00:2d:9 0 EOF\n\
             nonsense\n";
         let found: Vec<Entry> = entries(text).collect();
-        let (device, ino) = ((0, 0x2d), Ino(5_678_901_234_567));
-        let write =
-            Entry { host_pid: Some(17), kind: LockKind::Write, device, ino, first: 0, last: LAST };
-        let (kind, ino) = (LockKind::Read, Ino(9));
-        let read = Entry { host_pid: None, kind, device, ino, first: 10, last: 19 };
-        assert_eq!(found, [write, read]);
+        let (device, ino, kind) = ((0, 0x2d), Ino(5_678_901_234_567), LockKind::Write);
+        let write = Entry { holder: Holder::Process(17), kind, device, ino, first: 0, last: LAST };
+        let (holder, device, ino) = (Holder::Flock, (0xfe, 0), Ino(10_010_647));
+        let whole = Entry { holder, kind, device, ino, first: 0, last: LAST };
+        let (holder, device, ino, kind) = (Holder::Description, (0, 0x2d), Ino(9), LockKind::Read);
+        let read = Entry { holder, kind, device, ino, first: 10, last: 19 };
+        assert_eq!(found, [write, whole, read]);
     }
 
     #[test]

@@ -12,11 +12,16 @@
 //! coordinator's [`PortTable`](dunix_registry::PortTable) says who holds a port; holders answer
 //! for what is true.
 //!
-//! Refuses: UDP, Unix sockets and addresses other than loopback: they are the host's.
+//! Datagrams have ports of their own, and [stand-ins](datagrams) in the place of sockets at other nodes.
+//!
+//! Refuses: Unix sockets and addresses other than loopback: they are the host's.
 //! Invariant: a node never listens on behalf of others on a port that it holds itself.
 
+mod datagrams;
 mod lead;
+mod refusal;
 mod sockets;
+mod stand_ins;
 
 use bytes::Bytes;
 use dunix_ids::NodeId;
@@ -24,8 +29,9 @@ use dunix_registry::{PortTable, Reservation};
 use dunix_transport::{Handler, Mesh, MeshError, MeshStream, PeerEvent, Responder};
 use dunix_wire::{
     Topic,
-    names::{Connection, NameCall, NameReply},
+    names::{Connection, NameCall, NameMessage, NameReply},
 };
+pub use sockets::Kind;
 use std::{
     collections::BTreeMap,
     io,
@@ -76,8 +82,9 @@ struct Inner {
     table: Mutex<PortTable>,
     /// Listeners of this driver, by the address that clients connect to.
     led: Mutex<BTreeMap<SocketAddr, Led>>,
+    datagrams: datagrams::Datagrams,
     /// Ports for which a bind(2) of this node is under way, and how many.
-    about_to_bind: Mutex<BTreeMap<u16, u32>>,
+    about_to_bind: Mutex<BTreeMap<(Kind, u16), u32>>,
     /// Held by who binds a socket, in earnest or to see whether it could: these would fail for each other.
     binding: Mutex<()>,
 }
@@ -98,6 +105,7 @@ impl Names {
             coordinator,
             table: Mutex::default(),
             led: Mutex::default(),
+            datagrams: datagrams::Datagrams::default(),
             about_to_bind: Mutex::default(),
             binding: Mutex::default(),
         }));
@@ -105,7 +113,7 @@ impl Names {
         names
     }
 
-    /// Has a TCP socket of this node bound, by `bind`, to a port of its own: with port 0 in `address` to one
+    /// Has a socket of this node bound, by `bind`, to a port of its own: with port 0 in `address` to one
     /// that nobody has. `bind` gets the address; until it is done the port counts as bound.
     ///
     /// # Errors
@@ -113,15 +121,16 @@ impl Names {
     /// [`NamesError::Bind`] is what `bind` says.
     pub async fn bind(
         &self,
+        kind: Kind,
         address: SocketAddr,
         bind: impl Fn(SocketAddr) -> io::Result<()>,
     ) -> Result<(), NamesError> {
         if address.port() != 0 {
-            return self.bind_to(address, &bind).await;
+            return self.bind_to(kind, address, &bind).await;
         }
         for _ in 0..TRIES_MAX {
-            let port = sockets::free_port(address).map_err(NamesError::Exhausted)?;
-            match self.bind_to(SocketAddr::new(address.ip(), port), &bind).await {
+            let port = sockets::free_port(kind, address).map_err(NamesError::Exhausted)?;
+            match self.bind_to(kind, SocketAddr::new(address.ip(), port), &bind).await {
                 Err(NamesError::InUse(_)) => {}
                 // Somebody here was faster.
                 Err(NamesError::Bind(error)) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -133,11 +142,15 @@ impl Names {
 
     async fn bind_to(
         &self,
+        kind: Kind,
         address: SocketAddr,
         bind: &impl Fn(SocketAddr) -> io::Result<()>,
     ) -> Result<(), NamesError> {
-        let _about_to = AboutToBind::new(&self.0, address.port());
-        self.hold(address).await?;
+        let _about_to = AboutToBind::new(&self.0, kind, address.port());
+        match kind {
+            Kind::Stream => self.hold(address).await?,
+            Kind::Datagram => self.hold_datagrams(address.port()).await?,
+        }
         let _alone = lock(&self.0.binding);
         bind(address).map_err(NamesError::Bind)
     }
@@ -226,9 +239,16 @@ impl Names {
 
     async fn answer(&self, from: NodeId, call: NameCall) -> NameReply {
         match call {
+            NameCall::ReserveDatagrams(port) => self.reserve_datagrams(from, port).await,
+            NameCall::IsBoundDatagrams(port) => NameReply::Is(self.is_bound(Kind::Datagram, port)),
+            NameCall::Watch(port) => self.note_watcher(from, port),
+            NameCall::Changed(news) => {
+                self.heed(news).await;
+                NameReply::Done
+            }
             NameCall::Reserve(port) => NameReply::Reserved(self.reserve(from, port).await),
             NameCall::Holder(port) => NameReply::Holder(lock(&self.0.table).holder(port)),
-            NameCall::IsBound(port) => NameReply::Is(self.is_bound(port)),
+            NameCall::IsBound(port) => NameReply::Is(self.is_bound(Kind::Stream, port)),
             NameCall::IsListening(address) => {
                 NameReply::Is(!self.is_led(address) && sockets::is_listening(address))
             }
@@ -251,21 +271,24 @@ impl Names {
     }
 
     /// Whether a socket of this node is bound to a port, or about to be.
-    fn is_bound(&self, port: u16) -> bool {
+    fn is_bound(&self, kind: Kind, port: u16) -> bool {
         // First: who is no longer about to be is bound.
-        let is_about_to = lock(&self.0.about_to_bind).contains_key(&port);
+        let is_about_to = lock(&self.0.about_to_bind).contains_key(&(kind, port));
+        if !is_about_to && kind == Kind::Datagram && self.stands_in_at(port) {
+            return false;
+        }
         let _alone = lock(&self.0.binding);
-        is_about_to || sockets::is_bound(port)
+        is_about_to || sockets::is_bound(kind, port)
     }
 }
 
 /// A bind(2) in progress: nobody elsewhere gets the port while it lasts.
-struct AboutToBind<'a>(&'a Inner, u16);
+struct AboutToBind<'a>(&'a Inner, (Kind, u16));
 
 impl AboutToBind<'_> {
-    fn new(inner: &Inner, port: u16) -> AboutToBind<'_> {
-        *lock(&inner.about_to_bind).entry(port).or_default() += 1;
-        AboutToBind(inner, port)
+    fn new(inner: &Inner, kind: Kind, port: u16) -> AboutToBind<'_> {
+        *lock(&inner.about_to_bind).entry((kind, port)).or_default() += 1;
+        AboutToBind(inner, (kind, port))
     }
 }
 
@@ -290,8 +313,12 @@ impl Led {
 }
 
 impl Handler for Names {
-    fn handle_message(&self, from: NodeId, _body: Bytes) {
-        tracing::warn!(%from, "a message about names that is no question");
+    fn handle_message(&self, from: NodeId, body: Bytes) {
+        match dunix_wire::decode::<NameMessage>(&body) {
+            Ok(NameMessage::Datagram(datagram)) => self.deliver(from, datagram),
+            Ok(NameMessage::Refused { from: sender, to }) => self.pass_refusal(from, sender, to),
+            Err(_) => tracing::warn!(%from, "a malformed message about names"),
+        }
     }
 
     fn handle_call(&self, from: NodeId, body: Bytes, reply: Responder) {
@@ -317,6 +344,7 @@ impl Handler for Names {
     fn handle_peer(&self, event: &PeerEvent) {
         if let PeerEvent::Down(node) = event {
             lock(&self.0.table).handle_node_down(*node);
+            self.0.datagrams.handle_node_down(*node);
         }
     }
 }

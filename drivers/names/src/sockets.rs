@@ -3,9 +3,18 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
 };
 use tokio::net::{TcpListener, TcpSocket};
+
+/// What a port is of: each has ports of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// TCP.
+    Stream,
+    /// UDP.
+    Datagram,
+}
 
 /// Connections that may wait to be accepted on behalf of another node.
 const BACKLOG: u32 = 1024;
@@ -28,24 +37,32 @@ pub(crate) fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 /// A port that is free at this moment for a socket with this address.
-pub(crate) fn free_port(address: SocketAddr) -> io::Result<u16> {
+pub(crate) fn free_port(kind: Kind, address: SocketAddr) -> io::Result<u16> {
+    let any = SocketAddr::new(address.ip(), 0);
+    if kind == Kind::Datagram {
+        return Ok(UdpSocket::bind(any)?.local_addr()?.port());
+    }
     let socket = socket_for(address)?;
-    socket.bind(SocketAddr::new(address.ip(), 0))?;
+    socket.bind(any)?;
     Ok(socket.local_addr()?.port())
 }
 
-/// Tells whether any TCP socket is bound to `port`: a bind(2) of ours would fail.
+/// Tells whether any socket is bound to `port`: a bind(2) of ours would fail.
 ///
-/// The kernel lists bound sockets that do not listen nowhere. `SO_REUSEADDR` keeps connections in
+/// The kernel lists bound TCP sockets that do not listen nowhere. `SO_REUSEADDR` keeps connections in
 /// TIME_WAIT from counting.
-pub(crate) fn is_bound(port: u16) -> bool {
+pub(crate) fn is_bound(kind: Kind, port: u16) -> bool {
+    let try_bind = |address: SocketAddr| {
+        if kind == Kind::Datagram {
+            return UdpSocket::bind(address).map(drop);
+        }
+        let socket = socket_for(address)?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)
+    };
     let in_use = |ip: &str| {
         let Ok(ip) = ip.parse::<IpAddr>() else { return false };
-        let address = SocketAddr::new(ip, port);
-        let bound = socket_for(address).and_then(|socket| {
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)
-        });
+        let bound = try_bind(SocketAddr::new(ip, port));
         matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse)
     };
     in_use("0.0.0.0") || in_use("::")
@@ -112,10 +129,22 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("its address");
         assert!(is_listening(address));
-        assert!(is_bound(address.port()));
+        assert!(is_bound(Kind::Stream, address.port()));
         drop(listener);
         assert!(!is_listening(address));
-        assert!(!is_bound(address.port()));
+        assert!(!is_bound(Kind::Stream, address.port()));
+    }
+
+    #[test]
+    fn datagrams_have_ports_of_their_own() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let port = listener.local_addr().expect("its address").port();
+        let receiver = UdpSocket::bind("[::1]:0").expect("a loopback port");
+        let bound = receiver.local_addr().expect("its address").port();
+        assert!(is_bound(Kind::Datagram, bound));
+        assert!(port == bound || !is_bound(Kind::Datagram, port));
+        drop(receiver);
+        assert!(!is_bound(Kind::Datagram, bound));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Node {
             Placement::At(node) | Placement::OnlyAt(node) if node != self.id => node,
             _ => return,
         };
-        self.note(pid, format!("{story} {to}: {why}"));
+        self.explain_move(pid, to, story, &why);
         let answer = self.move_child(pid, to);
         let (Some(program), Ok(answer)) = (program, answer) else { return };
         let node = Arc::downgrade(self);

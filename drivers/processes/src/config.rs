@@ -3,13 +3,16 @@
 use crate::call::DoorbellCall;
 use crate::ops::FilePrivileges;
 use crate::terminal::{Job, TerminalCall};
-use dunix_guest_abi::doorbell::{EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD, LOCK_HOST, OP_LOCK};
+use dunix_guest_abi::doorbell::{
+    EXEC_PLACE_LOCAL, EXEC_PLACE_PIN, EXEC_PLACE_SPREAD, LOCK_HOST, OP_LOCK,
+};
 use dunix_ids::{NodeId, ObjectId, Pid};
 use dunix_linux::Errno;
-use dunix_placement::ChildDid;
+use dunix_placement::{ChildDid, NodeLoad};
 use dunix_transport::Mesh;
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -55,6 +58,22 @@ pub trait Policy: Send + Sync + 'static {
     }
     /// Hears what children of a program come to.
     fn child_did(&self, _program: &[u8], _what: ChildDid) {}
+    /// How busy this node is; `None`: what runs here stays however busy it is.
+    fn load(&self) -> Option<NodeLoad> {
+        None
+    }
+    /// Looks for a node that would do better by one of the programs that compute here, and holds a place there.
+    fn relieve(&self) -> Pin<Box<dyn Future<Output = Option<Relief>> + Send + '_>> {
+        Box::pin(std::future::ready(None))
+    }
+}
+
+/// Where a program is to go that computes on a busy node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Relief {
+    pub to: NodeId,
+    /// For people.
+    pub why: String,
 }
 
 /// What is known of an image that is about to start.
@@ -91,6 +110,8 @@ pub enum PlaceWish {
     Local,
     /// `spread`: every exec on the next node in turn.
     Spread,
+    /// `pin`: where the policy has placed it.
+    Pin,
 }
 
 impl PlaceWish {
@@ -100,6 +121,8 @@ impl PlaceWish {
             PlaceWish::Local
         } else if flags & EXEC_PLACE_SPREAD != 0 {
             PlaceWish::Spread
+        } else if flags & EXEC_PLACE_PIN != 0 {
+            PlaceWish::Pin
         } else {
             PlaceWish::Policy
         }
@@ -111,6 +134,7 @@ impl PlaceWish {
             PlaceWish::Policy => 0,
             PlaceWish::Local => EXEC_PLACE_LOCAL,
             PlaceWish::Spread => EXEC_PLACE_SPREAD,
+            PlaceWish::Pin => EXEC_PLACE_PIN,
         }
     }
 
@@ -120,6 +144,7 @@ impl PlaceWish {
         match value {
             Some(b"local") => PlaceWish::Local,
             Some(b"spread") => PlaceWish::Spread,
+            Some(b"pin") => PlaceWish::Pin,
             _ => PlaceWish::Policy,
         }
     }
@@ -178,10 +203,14 @@ pub trait Extension: Send + Sync + 'static {
     }
     /// A process at another node is about to name a port with a socket whose home is here, or has got
     /// one, as [`OP_BIND`](dunix_guest_abi::doorbell::OP_BIND),
-    /// [`OP_BOUND`](dunix_guest_abi::doorbell::OP_BOUND) and
-    /// [`OP_CONNECT`](dunix_guest_abi::doorbell::OP_CONNECT) say of a process here.
+    /// [`OP_BOUND`](dunix_guest_abi::doorbell::OP_BOUND), [`OP_CONNECT`](dunix_guest_abi::doorbell::OP_CONNECT)
+    /// and [`OP_SEND`](dunix_guest_abi::doorbell::OP_SEND) say of a process here.
     fn handle_port_call(&self, call: PortCall) {
         call.conclude(Ok(0));
+    }
+    /// A process at another node locks a file (flock(2)) by a description whose home is here.
+    fn handle_flock_call(&self, wish: FlockWish, answer: FlockAnswer) {
+        answer.conclude(wish.lock_on_host());
     }
     /// The leader of a session has ended (see [`dunix_proc_table::Effect::HangUp`]).
     fn handle_hang_up(&self, session: Pid, terminal: ObjectId);
@@ -199,7 +228,7 @@ pub trait Extension: Send + Sync + 'static {
 /// What a process at another node is about to do with a socket whose home is here.
 #[derive(Debug)]
 pub struct PortCall {
-    /// `OP_BIND`, `OP_BOUND` (no address) or `OP_CONNECT`.
+    /// `OP_BIND`, `OP_BOUND` (no address), `OP_CONNECT` or `OP_SEND` (also of a socket that has no ports).
     pub operation: u64,
     /// A duplicate of the socket.
     pub socket: OwnedFd,
@@ -215,6 +244,53 @@ impl PortCall {
     pub fn conclude(self, result: Result<u32, Errno>) {
         // The caller's node may be gone.
         let _ = self.answer.send(result);
+    }
+}
+
+/// What a process at another node is about to lock (flock(2)).
+#[derive(Debug)]
+pub struct FlockWish {
+    /// A duplicate of its descriptor.
+    pub descriptor: OwnedFd,
+    /// The file, if it may be the tree's: the number of its file system (major, minor), and its own.
+    pub file: Option<((u32, u32), u64)>,
+    /// `LOCK_EX`, not `LOCK_SH`.
+    pub is_exclusive: bool,
+    /// Not `LOCK_NB`.
+    pub waits: bool,
+}
+
+impl FlockWish {
+    /// Locks it without waiting, as this host's lock alone.
+    ///
+    /// # Errors
+    /// `ENOLCK` if it would have to wait, else the host's.
+    pub fn lock_on_host(&self) -> Result<(), Errno> {
+        let operation = match self.is_exclusive {
+            true => FlockOperation::NonBlockingLockExclusive,
+            false => FlockOperation::NonBlockingLockShared,
+        };
+        match rustix::fs::flock(&self.descriptor, operation) {
+            Err(Errno::AGAIN) if self.waits => Err(Errno::NOLCK),
+            other => other,
+        }
+    }
+}
+
+/// Where the answer to a [`FlockWish`] goes.
+#[derive(Debug)]
+pub struct FlockAnswer(pub(crate) oneshot::Sender<Result<(), Errno>>);
+
+impl FlockAnswer {
+    /// Whether nobody wants it any more.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Tells the caller; whether it heard.
+    pub fn conclude(self, result: Result<(), Errno>) -> bool {
+        self.0.send(result).is_ok()
     }
 }
 

@@ -165,6 +165,41 @@ pub(crate) fn processor_time_of(host_pid: u32) -> Duration {
     Duration::from_nanos(nanos.unwrap_or(0))
 }
 
+/// How long all threads of a process together have had a processor or waited for one; zero if that cannot be read
+/// (`/proc/PID/task/TID/schedstat`).
+pub(crate) fn wanted_time_of(host_pid: u32) -> Duration {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{host_pid}/task")) else {
+        return Duration::ZERO;
+    };
+    threads.flatten().map(|thread| wanted_time(&thread.path().join("schedstat"))).sum()
+}
+
+fn wanted_time(path: &std::path::Path) -> Duration {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let nanos = text.split_whitespace().take(2).filter_map(|word| word.parse::<u64>().ok());
+    Duration::from_nanos(nanos.sum())
+}
+
+/// The memory that a process holds, MiB; 0 if that cannot be read (`/proc/PID/statm`, second field).
+pub(crate) fn resident_mib_of(host_pid: u32) -> u32 {
+    const PAGES_PER_MIB: u64 = 256;
+    let text = std::fs::read_to_string(format!("/proc/{host_pid}/statm")).unwrap_or_default();
+    let pages = text.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+    u32::try_from(pages.unwrap_or(0) / PAGES_PER_MIB).unwrap_or(u32::MAX)
+}
+
+/// The descriptors of a process that are sockets, or objects of its kernel such as epoll sets (`/proc/PID/fd`).
+pub(crate) fn objects_of(host_pid: u32) -> impl Iterator<Item = i32> {
+    let numbers = std::fs::read_dir(format!("/proc/{host_pid}/fd")).into_iter().flatten().flatten();
+    let is_object = |link: &std::path::Path| {
+        let link = link.as_os_str().as_encoded_bytes();
+        link.starts_with(b"socket:") || link.starts_with(b"anon_inode:")
+    };
+    numbers
+        .filter(move |entry| std::fs::read_link(entry.path()).is_ok_and(|link| is_object(&link)))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 fn usage(stat: &str, status: &str) -> Rusage {
     let fields: Vec<&str> =
         stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();

@@ -8,6 +8,7 @@
 //! `Spawned` and `Resolved` come on different sockets, in any order. Until the commit the process
 //! exists only here; from the commit on it is an ordinary process that rings `OP_START`.
 
+use crate::balance::Settled;
 use crate::call::wire_errno;
 use crate::config::PlaceWish;
 use crate::node::{Local, Node, State, Ticket, TicketExe, lock};
@@ -38,6 +39,8 @@ pub(crate) struct Launch {
     pub(crate) remote: RemoteTable,
     /// What the program was called as, if not by its path (`AT_EXECFN`).
     pub(crate) exec_fn: Option<Vec<u8>>,
+    /// The user has named this node.
+    pub(crate) is_pinned: bool,
 }
 
 /// Where a starting process comes from.
@@ -56,6 +59,7 @@ pub(crate) struct Launching {
     remote: Option<RemoteTable>,
     exec_fn: Option<Vec<u8>>,
     wish: PlaceWish,
+    is_pinned: bool,
     host_pid: Option<u32>,
     resolved: Option<Resolved>,
     done: oneshot::Sender<Result<(), LaunchError>>,
@@ -114,7 +118,7 @@ impl Node {
         let host = |errno: Errno| LaunchError::Keeper(errno.to_string());
         let (daemon_end, guest_end) = scm::packet_pair().map_err(host)?;
         let (done, outcome) = oneshot::channel();
-        let Launch { pid, origin, spec, descriptors, remote, exec_fn } = launch;
+        let Launch { pid, origin, spec, descriptors, remote, exec_fn, is_pinned } = launch;
         let wish = PlaceWish::of_environment(&spec.envp);
         let launching = Launching {
             pid,
@@ -122,6 +126,7 @@ impl Node {
             remote: Some(remote),
             exec_fn,
             wish,
+            is_pinned,
             host_pid: None,
             resolved: None,
             done,
@@ -234,6 +239,9 @@ impl Node {
                 return None;
             };
             local.is_ending = true;
+            if state.table.from_host(host_pid).is_none() {
+                state.table.note_former_host(host_pid, pid);
+            }
             is_moving = state.moves.leaving_by(pid);
             let written = local.remote.written();
             if written.is_empty() {
@@ -390,7 +398,9 @@ impl State {
                 exe_path,
                 wish: launching.wish,
                 is_young: false,
+                settled: Settled { is_pinned: launching.is_pinned, ..Settled::now() },
                 placed: "it was started here".into(),
+                leaves_for: None,
                 remote,
                 paging: None,
                 is_ending: false,

@@ -14,6 +14,7 @@
 //! no thread blocks on a guest, the keeper or a peer while it holds the mutex.
 
 mod access;
+mod balance;
 mod call;
 mod children;
 mod config;
@@ -35,10 +36,10 @@ mod tracing;
 
 pub use call::{Caller, DoorbellCall};
 pub use config::{
-    ChildQuestion, Decision, Extension, NoExtension, PlaceQuestion, PlaceWish, Placement, Policy,
-    PortCall, ProcessesConfig, StayHere,
+    ChildQuestion, Decision, Extension, FlockAnswer, FlockWish, NoExtension, PlaceQuestion,
+    PlaceWish, Placement, Policy, PortCall, ProcessesConfig, Relief, StayHere,
 };
-pub use dunix_placement::ChildDid;
+pub use dunix_placement::{ChildDid, NodeLoad};
 pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};
 pub use launch::LaunchError;
@@ -79,6 +80,7 @@ impl Processes {
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         if let Some(mesh) = &node.mesh {
             mesh.register(Topic::Processes, Arc::new(remote::MeshFace(node.clone())));
+            node.runtime.spawn(balance::run(Arc::downgrade(&node)));
         }
         // The founder's first block is granted by its own clock.
         node.with(|state, now| state.table.handle_timeout(now));
@@ -108,9 +110,20 @@ impl Processes {
         self.0.explain(pid)
     }
 
+    /// Lets processes send datagrams to a loopback port without asking
+    /// ([`OP_SEND`](dunix_guest_abi::doorbell::OP_SEND)) from now on.
+    pub fn settle_port(&self, port: u16) {
+        self.0.arena.settle_port(port);
+    }
+
     /// Tells a process that an answer `EAGAIN` to its doorbell may have changed.
     pub fn wake(&self, pid: Pid) {
         self.0.wake(pid);
+    }
+
+    /// Lets every process ask again before it locks a file (flock(2)), whatever it was granted.
+    pub fn recall_locks(&self) {
+        self.0.arena.recall_locks();
     }
 
     /// Whether a thread of this host that looks at a FIFO of the tree may go on; else its open(2) is to
@@ -118,6 +131,11 @@ impl Processes {
     #[must_use]
     pub fn lets_open(&self, ino: Ino, host_tid: u32) -> bool {
         self.0.lets_open(ino, host_tid)
+    }
+
+    /// The node where a process runs; `None` if there is no such process.
+    pub async fn node_of(&self, pid: Pid) -> Option<NodeId> {
+        self.0.locate(pid).await
     }
 
     /// The object that a process's descriptor stands for, if that lives at another node.

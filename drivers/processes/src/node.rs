@@ -4,6 +4,7 @@
 //! and then, with the mutex released, carries out the table's effects in the order in which they
 //! were decided: whoever finds another thread at that leaves his effects to it.
 
+use crate::balance::Settled;
 use crate::call::{Caller, DoorbellCall};
 use crate::children::Nursery;
 use crate::config::{Extension, PlaceWish, Policy};
@@ -32,7 +33,9 @@ use tokio::sync::{Notify, broadcast};
 
 /// Ends of host processes that nobody has claimed yet; beyond it the oldest are forgotten.
 const EARLY_ENDS_MAX: usize = 1024;
-/// How long such an end may still be claimed. Shorter than the host takes to give the number to
+/// The same for stops.
+const EARLY_STOPS_MAX: usize = 1024;
+/// How long such an end or stop may still be claimed. Shorter than the host takes to give the number to
 /// another process: most unclaimed ends are those of processes that left for another node.
 const EARLY_END_LIFETIME: Duration = Duration::from_secs(2);
 
@@ -118,6 +121,8 @@ pub(crate) struct State {
     pub(crate) arrivals: BTreeMap<ObjectId, u32>,
     pub(crate) is_shutting_down: bool,
     early_ends: VecDeque<(Instant, u32, ExitStatus, Rusage)>,
+    /// Stops and continuations of host processes that nobody has claimed yet.
+    early_stops: VecDeque<(Instant, u32, ChildChange)>,
     pending: BTreeMap<u64, Pending>,
     next_token: u64,
 }
@@ -145,8 +150,12 @@ pub(crate) struct Local {
     pub(crate) wish: PlaceWish,
     /// It was made here by fork(2), has executed nothing since and been asked nowhere.
     pub(crate) is_young: bool,
+    /// Since when it runs here, and how firmly.
+    pub(crate) settled: Settled,
     /// Why it runs here, for people.
     pub(crate) placed: Arc<str>,
+    /// Why it is about to move, unless somebody has just said so.
+    pub(crate) leaves_for: Option<Arc<str>>,
     pub(crate) remote: RemoteTable,
     /// Pages that it, or whom it was forked from, has not got yet from its last node.
     pub(crate) paging: Option<Paging>,
@@ -214,6 +223,16 @@ impl Local {
 }
 
 impl Node {
+    /// Says why a process is about to move.
+    pub(crate) fn explain_move(&self, pid: Pid, to: NodeId, story: &str, why: &str) {
+        self.note(pid, format!("{story} {to}: {why}"));
+        self.with(|state, _| {
+            if let Some(local) = state.locals.get_mut(&pid) {
+                local.leaves_for = Some(why.into());
+            }
+        });
+    }
+
     pub(crate) fn new(
         config: crate::config::ProcessesConfig,
         table: ProcTable,
@@ -337,6 +356,7 @@ impl State {
             arrivals: BTreeMap::new(),
             is_shutting_down: false,
             early_ends: VecDeque::new(),
+            early_stops: VecDeque::new(),
             pending: BTreeMap::new(),
             next_token: 0,
         }
@@ -383,6 +403,45 @@ impl State {
             self.early_ends.pop_front();
         }
         self.early_ends.push_back((Instant::now(), host_pid, end.0, end.1));
+        self.early_stops.retain(|&(_, stopped, _)| stopped != host_pid);
+    }
+
+    /// A host process has stopped, or goes on. A child may do so before its parent has named it.
+    pub(crate) fn host_stopped(&mut self, now: Duration, host_pid: u32, change: ChildChange) {
+        if let Some(pid) = self.table.from_host(host_pid) {
+            return self.note_stop(now, pid, change);
+        }
+        let keeps = self.awaits_word();
+        let is_old = |at: &Instant| at.elapsed() > EARLY_END_LIFETIME;
+        while self.early_stops.len() >= EARLY_STOPS_MAX
+            || !keeps && self.early_stops.front().is_some_and(|(at, ..)| is_old(at))
+        {
+            self.early_stops.pop_front();
+        }
+        self.early_stops.push_back((Instant::now(), host_pid, change));
+    }
+
+    /// Tells of a child that is just named what it has done before.
+    pub(crate) fn note_early_stops(&mut self, now: Duration, pid: Pid, host_pid: u32) {
+        let of_it = |&(_, stopped, _): &(Instant, u32, ChildChange)| stopped == host_pid;
+        if !self.early_stops.iter().any(of_it) {
+            return;
+        }
+        let (its, others) = std::mem::take(&mut self.early_stops).into_iter().partition(of_it);
+        self.early_stops = others;
+        let its: VecDeque<_> = its;
+        for (_, _, change) in its {
+            self.note_stop(now, pid, change);
+        }
+    }
+
+    fn note_stop(&mut self, now: Duration, pid: Pid, change: ChildChange) {
+        match change {
+            ChildChange::Stopped(signal) => {
+                self.table.stopped(now, pid, u8::try_from(signal).unwrap_or(0));
+            }
+            _ => self.table.continued(now, pid),
+        }
     }
 
     /// Forgets and returns the end of a host process that came before its claim.

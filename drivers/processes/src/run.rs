@@ -158,7 +158,7 @@ impl Node {
     }
 
     async fn run_here(self: &Arc<Node>, pid: Pid, run: RunSpec) -> Result<(), RunError> {
-        let program = program_of(&run);
+        let (program, is_pinned) = (program_of(&run), run.node.is_some());
         let (descriptors, numbers) = run.descriptors.into_iter().unzip();
         let spec = SpawnSpec {
             program,
@@ -174,7 +174,7 @@ impl Node {
             ..SpawnSpec::default()
         };
         let (origin, remote, exec_fn) = (Origin::Root, RemoteTable::default(), None);
-        self.launch(Launch { pid, origin, spec, descriptors, remote, exec_fn }).await?;
+        self.launch(Launch { pid, origin, spec, descriptors, remote, exec_fn, is_pinned }).await?;
         Ok(())
     }
 
@@ -252,6 +252,7 @@ fn root_image(run: &RunSpec) -> ExecImage {
         signals_pending: 0,
         descriptors: Vec::new(),
         undrained: Vec::new(),
+        is_pinned: true,
         reason: "this node was asked for".into(),
     }
 }

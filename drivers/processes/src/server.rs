@@ -317,15 +317,7 @@ impl Server {
     fn handle_change(&mut self, host_pid: u32, change: ChildChange, usage: [u64; 18]) {
         match exit_status(change) {
             Some(status) => self.node.host_ended(host_pid, status, Rusage(usage)),
-            None => self.node.with(|state, now| {
-                let Some(pid) = state.table.from_host(host_pid) else { return };
-                match change {
-                    ChildChange::Stopped(signal) => {
-                        state.table.stopped(now, pid, u8::try_from(signal).unwrap_or(0));
-                    }
-                    _ => state.table.continued(now, pid),
-                }
-            }),
+            None => self.node.with(|state, now| state.host_stopped(now, host_pid, change)),
         }
     }
 

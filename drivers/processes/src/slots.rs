@@ -38,7 +38,26 @@ impl SlotArena {
                 }
             }
         }
-        Ok(SlotArena(arena))
+        let arena = SlotArena(arena);
+        // What a process remembers of no epoch is nothing.
+        arena.recall_locks();
+        Ok(arena)
+    }
+
+    /// Whatever was granted for flock(2) is to be asked for again.
+    pub(crate) fn recall_locks(&self) {
+        let at = FACTS_AT + offset_of!(NodeFacts, lock_epoch);
+        if let Some(word) = self.0.word(at / 4) {
+            word.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Publishes that datagrams to a port need not be asked about again.
+    pub(crate) fn settle_port(&self, port: u16) {
+        let at = FACTS_AT + offset_of!(NodeFacts, settled_ports);
+        if let Some(word) = self.0.word(at / 4 + usize::from(port) / 32) {
+            word.fetch_or(1 << (port % 32), Ordering::Release);
+        }
     }
 
     /// Tells a process that an answer `EAGAIN` may have changed.

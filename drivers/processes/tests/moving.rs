@@ -247,26 +247,39 @@ async fn directories_are_read_on(nodes: [&Processes; 2], times: usize) {
     println!("ok: entries");
 }
 
-/// What has locked a file stays with the lock.
+/// Who has locked a part of a file stays with the lock; a description stays with its own, and is used from afar.
 async fn locks_are_not_lost(nodes: [&Processes; 2]) {
     let program = "
 import fcntl, sys, tempfile
 file = tempfile.NamedTemporaryFile()
+print(file.name, flush=True)
 for line in sys.stdin:
     how, what = line.split()
     getattr(fcntl, how)(file.fileno(), getattr(fcntl, what))
     print(what, flush=True)
 ";
     let mut guest = Guest::start(nodes[0], &["/usr/bin/python3", "-c", program]).await;
-    for how in ["lockf", "flock"] {
-        guest.expect(&format!("{how} LOCK_EX"), "LOCK_EX").await;
-        match nodes[0].rehearse_move(guest.pid, nodes[1]).await {
-            Err(Refusal::Descriptor { what, .. }) => println!("  {what}"),
-            other => panic!("a lock of {how}(2): {other:?}"),
-        }
-        guest.expect(&format!("{how} LOCK_UN"), "LOCK_UN").await;
-        moves(guest.pid, nodes, 2).await;
+    let mut name = String::new();
+    guest.hear.read_line(&mut name).unwrap();
+    guest.expect("lockf LOCK_EX", "LOCK_EX").await;
+    match nodes[0].rehearse_move(guest.pid, nodes[1]).await {
+        Err(Refusal::Descriptor { what, .. }) => println!("  {what}"),
+        other => panic!("a lock of fcntl(2): {other:?}"),
     }
+    guest.expect("lockf LOCK_UN", "LOCK_UN").await;
+    moves(guest.pid, nodes, 2).await;
+    let other = std::fs::File::open(name.trim_end()).unwrap();
+    let is_locked = || other.try_lock_shared().is_err();
+    guest.expect("flock LOCK_EX", "LOCK_EX").await;
+    for number in 0..3 {
+        moves(guest.pid, [nodes[number % 2], nodes[(number + 1) % 2]], 1).await;
+        assert!(is_locked(), "after {number} moves");
+    }
+    guest.expect("flock LOCK_UN", "LOCK_UN").await;
+    assert!(!is_locked(), "given up");
+    other.unlock().unwrap();
+    guest.expect("flock LOCK_SH", "LOCK_SH").await;
+    assert!(!is_locked() && other.try_lock().is_err(), "it shares");
     drop(guest.say);
     assert_eq!(guest.end.await.unwrap().status, ExitStatus::Exited(0));
     println!("ok: locks");

@@ -112,6 +112,17 @@ pub fn own_descriptor(path: &[u8]) -> Option<u32> {
     }
 }
 
+/// Reads the path of a list of IPC objects, `/proc/sysvipc/shm` or `msg`; says which of its columns, counted from 0,
+/// are processes.
+#[must_use]
+pub fn ipc_list(path: &[u8]) -> Option<[usize; 2]> {
+    match path {
+        b"/proc/sysvipc/shm" => Some([4, 5]),
+        b"/proc/sysvipc/msg" => Some([5, 6]),
+        _ => None,
+    }
+}
+
 /// Reads the path of a pseudo-terminal, `/dev/pts/N`.
 #[must_use]
 pub fn pseudo_terminal(path: &[u8]) -> Option<u32> {

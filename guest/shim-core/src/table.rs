@@ -170,7 +170,7 @@ table! {
     28 MADVISE Mapping, "the reserved range is not the guest's";
     29 SHMGET Native, "System V and POSIX IPC of the node";
     30 SHMAT Attaching, "the reserved range is not the guest's";
-    31 SHMCTL Native, "System V and POSIX IPC of the node";
+    31 SHMCTL Trap, "names processes";
     32 DUP Trap, "the shim tracks which descriptors are private or remote";
     33 DUP2 Trap, "the shim tracks which descriptors are private or remote";
     34 PAUSE Trap, "waits, and no handler of its restarts it";
@@ -183,9 +183,9 @@ table! {
     41 SOCKET Native, "cannot block; no name of a process";
     42 CONNECT Trap, "ports are the fabric's";
     43 ACCEPT Trap, "waits, perhaps with a limit of the socket's";
-    44 SENDTO Trap, "may wait with a partial effect";
+    44 SENDTO Trap, "may wait with a partial effect; ports are the fabric's";
     45 RECVFROM Trap, "may wait with a partial effect";
-    46 SENDMSG Trap, "may wait with a partial effect; credentials and passed descriptors are the fabric's";
+    46 SENDMSG Trap, "may wait with a partial effect; credentials, passed descriptors and ports are the fabric's";
     47 RECVMSG Trap, "may wait with a partial effect; credentials and passed descriptors are the fabric's";
     48 SHUTDOWN Native, "cannot block; no name of a process";
     49 BIND Trap, "ports are the fabric's";
@@ -205,14 +205,14 @@ table! {
     63 UNAME Native, "cannot block; no name of a process";
     64 SEMGET Native, "System V and POSIX IPC of the node";
     65 SEMOP Trap, "waits, and no handler of its restarts it";
-    66 SEMCTL Native, "System V and POSIX IPC of the node";
+    66 SEMCTL Trap, "names processes";
     67 SHMDT Native, "System V and POSIX IPC of the node";
     68 MSGGET Native, "System V and POSIX IPC of the node";
     69 MSGSND Trap, "waits, and no handler of its restarts it";
     70 MSGRCV Trap, "waits, and no handler of its restarts it";
-    71 MSGCTL Native, "System V and POSIX IPC of the node";
+    71 MSGCTL Trap, "names processes";
     72 FCNTL DescriptorFlags, "locks and owners name processes, duplicates are tracked; flags alone are not";
-    73 FLOCK Trap, "waits for other holders";
+    73 FLOCK Trap, "the fabric keeps who may lock a file; waits for other holders";
     74 FSYNC Native, "a file operation: interrupted only before any effect";
     75 FDATASYNC Native, "a file operation: interrupted only before any effect";
     76 TRUNCATE Trap, "the path may name a process under /proc or be /proc/self/exe";
@@ -446,7 +446,7 @@ table! {
     304 OPEN_BY_HANDLE_AT Native, "a file operation: interrupted only before any effect";
     305 CLOCK_ADJTIME Native, "cannot block; no name of a process";
     306 SYNCFS Native, "a file operation: interrupted only before any effect";
-    307 SENDMMSG Trap, "may wait with a partial effect";
+    307 SENDMMSG Trap, "may wait with a partial effect; ports are the fabric's";
     308 SETNS Native, "the namespaces confine it";
     309 GETCPU Native, "cannot block; no name of a process";
     310 PROCESS_VM_READV Trap, "the target is a process of the fabric";

@@ -110,6 +110,7 @@ fn restore_process(process: &Process) -> Result<(), Errno> {
     process.slot.store(header.slot, Ordering::Relaxed);
     process.children.forget();
     process.remote.set_words(&header.remote_fds);
+    process.grants.forget_all();
     fast::note_clock();
     filter::note_wide();
     signal::install()?;

@@ -5,7 +5,7 @@ use crate::park;
 use crate::process::Process;
 use crate::thread::Thread;
 use core::sync::atomic::{AtomicU32, Ordering};
-use dunix_guest_abi::arena::Slot;
+use dunix_guest_abi::arena::{FACTS_AT, NodeFacts, Slot};
 use dunix_guest_abi::{doorbell, layout};
 use dunix_shim_core::signal::SigSet;
 use dunix_shim_core::{Errno, nr};
@@ -36,6 +36,19 @@ pub(crate) fn slot_at(index: u32) -> &'static Slot {
     let address = layout::ARENA_START + index * size_of::<Slot>() as u64;
     // SAFETY: with a daemon, the arena is mapped since boot; the daemon writes through atomics.
     unsafe { &*(address as *const Slot) }
+}
+
+/// What the daemon publishes for all processes of the node.
+pub(crate) fn node_facts() -> &'static NodeFacts {
+    let address = layout::ARENA_START + FACTS_AT as u64;
+    // SAFETY: as for a slot.
+    unsafe { &*(address as *const NodeFacts) }
+}
+
+/// Whether a datagram to a loopback port gets where it should when this node's kernel sends it.
+pub(crate) fn is_settled(port: u16) -> bool {
+    let word = node_facts().settled_ports.get(usize::from(port / 32));
+    word.is_some_and(|word| word.load(Ordering::Acquire) & 1 << (port % 32) != 0)
 }
 
 /// How a wait on the slot ended.

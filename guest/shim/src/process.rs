@@ -6,6 +6,7 @@
 
 use crate::arch::fast;
 use crate::calls::cpu_time::Spent;
+use crate::calls::flock::Grants;
 use crate::children::Children;
 use crate::host;
 use core::cell::UnsafeCell;
@@ -130,8 +131,12 @@ pub(crate) struct Process {
     pub(crate) remote: Descriptors,
     /// Descriptors opened since the last fork: their offset is shared with nobody.
     pub(crate) private: Descriptors,
+    /// Files that this node's descriptions may lock.
+    pub(crate) grants: Grants,
     /// Descriptors of signalfd(2): what is read there names the fabric's codes.
     pub(crate) signalfds: Descriptors,
+    /// Descriptors that are no files: an epoll set may have them.
+    pub(crate) watchable: Descriptors,
     /// CPU time that it used at other nodes.
     pub(crate) spent: Spent,
     /// What waits would find.
@@ -154,7 +159,9 @@ impl Process {
             child_policy: AtomicU64::new(0),
             remote: Descriptors::special(),
             private: Descriptors::new(),
+            grants: Grants::new(),
             signalfds: Descriptors::special(),
+            watchable: Descriptors::new(),
             spent: Spent::new(),
             children: Children::new(),
             children_usage: UnsafeCell::new([0; 18]),
@@ -199,7 +206,9 @@ impl Process {
         self.child_policy.store(parent.child_policy.load(Ordering::Relaxed), Ordering::Relaxed);
         self.remote.set_words(&parent.remote.words());
         self.private.set_words(&[0; REMOTE_FD_WORDS]);
+        self.grants.forget_all();
         self.signalfds.set_words(&parent.signalfds.words());
+        self.watchable.set_words(&parent.watchable.words());
         self.children.reset();
     }
 }

@@ -1,4 +1,4 @@
-//! Which part of a file is locked by whom, and who waits for it, over all nodes of a fabric (fcntl(2)).
+//! Which part of a file is locked by whom, and who waits for it, over all nodes of a fabric (fcntl(2), flock(2)).
 //!
 //! The truth about a lock that is held is the kernel's of the holder's node: it ends locks at close, exec and
 //! exit. This table holds what was granted, which may be more than is held still; whoever is refused

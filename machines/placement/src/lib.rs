@@ -1,6 +1,7 @@
 //! Where a program is to run: one pure policy, with the reason in words.
 //!
-//! Owns: the order of the rules, every weight, and what children of a program usually do ([`Habits`]). Refuses: measuring, probing, remembering: its
+//! Owns: the order of the rules, every weight, what children of a program usually do ([`Habits`]), and which of the
+//! processes that run are to go elsewhere ([`leavers`]). Refuses: measuring, probing, remembering: its
 //! caller brings loads, randomness and the spread's cursor.
 //!
 //! ```text
@@ -19,6 +20,9 @@
 
 extern crate alloc;
 
+mod balance;
+#[cfg(test)]
+mod balancing;
 mod habits;
 mod reason;
 #[cfg(test)]
@@ -26,6 +30,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
+pub use balance::{BALANCE_ROUND, Candidate, MOVES_PER_ROUND, leavers, surplus, without_one};
 pub use habits::{ChildDid, Habits};
 pub use reason::Reason;
 

@@ -293,6 +293,7 @@ impl ProcTable {
             && self.hosts.get(&host) == Some(&pid)
         {
             self.hosts.remove(&host);
+            self.former_hosts.remember(host, pid);
         }
     }
 

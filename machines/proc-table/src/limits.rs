@@ -4,6 +4,8 @@ use core::time::Duration;
 
 /// Most processes (zombies included) on a node; at the limit a fork answers `EAGAIN`.
 pub const PROCESSES_MAX: usize = 16384;
+/// Host processes that have ended which are remembered; of older ones it is not known what they were.
+pub const FORMER_HOSTS_MAX: usize = 8192;
 /// Most threads of a node besides the first of each process; at the limit clone answers `EAGAIN`.
 pub const THREADS_MAX: usize = 65536;
 /// Most asynchronous operations open at a node; at the limit a new one answers `EAGAIN`.

@@ -91,6 +91,17 @@ impl ProcTable {
         self.hosts.get(&host).copied().or_else(|| self.threads.of_host(host))
     }
 
+    /// The same, or the process that had this host number last.
+    #[must_use]
+    pub fn was_host(&self, host: u32) -> Option<Pid> {
+        self.from_host(host).or_else(|| self.former_hosts.find(host))
+    }
+
+    /// Notes what a host process was that has ended before it was bound.
+    pub fn note_former_host(&mut self, host: u32, pid: Pid) {
+        self.former_hosts.remember(host, pid);
+    }
+
     /// The process of this node that a thread's (or its own) number belongs to.
     #[must_use]
     pub fn process_of(&self, id: Pid) -> Option<Pid> {

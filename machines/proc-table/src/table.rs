@@ -4,8 +4,9 @@
 //! every public method empties before it returns: there is one implementation of each rule.
 
 use crate::{
-    Effect, Note, TableConfig, blocks::Blocks, group_home::Fan, node_death::Peers, number::Numbers,
-    operation::Operations, process::Process, thread::Threads, tombstone::Tombstones,
+    Effect, Note, TableConfig, blocks::Blocks, group_home::Fan, limits, node_death::Peers,
+    number::Numbers, operation::Operations, process::Process, thread::Threads,
+    tombstone::Tombstones,
 };
 use alloc::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
@@ -19,6 +20,28 @@ pub(crate) struct Root {
     pub(crate) version: u64,
 }
 
+/// What host processes were that have ended or were left: kernels name them for ever in what they last used
+/// (svipc(7)).
+#[derive(Debug, Default)]
+pub(crate) struct FormerHosts {
+    by_age: VecDeque<(u32, Pid)>,
+}
+
+impl FormerHosts {
+    pub(crate) fn remember(&mut self, host: u32, pid: Pid) {
+        if self.by_age.len() == limits::FORMER_HOSTS_MAX {
+            self.by_age.pop_front();
+        }
+        self.by_age.push_back((host, pid));
+    }
+
+    /// The last one that had this number.
+    pub(crate) fn find(&self, host: u32) -> Option<Pid> {
+        let found = self.by_age.iter().rev().find(|(former, _)| *former == host);
+        found.map(|(_, pid)| *pid)
+    }
+}
+
 /// One node's part of the fabric's process table.
 #[derive(Debug)]
 pub struct ProcTable {
@@ -30,6 +53,7 @@ pub struct ProcTable {
     pub(crate) threads: Threads,
     /// Processes by host PID.
     pub(crate) hosts: BTreeMap<u32, Pid>,
+    pub(crate) former_hosts: FormerHosts,
     pub(crate) roots: BTreeMap<Pid, Root>,
     pub(crate) tombstones: Tombstones,
     /// What this node keeps for others as leaser and home.
@@ -55,6 +79,7 @@ impl ProcTable {
             processes: BTreeMap::new(),
             threads: Threads::default(),
             hosts: BTreeMap::new(),
+            former_hosts: FormerHosts::default(),
             roots: BTreeMap::new(),
             tombstones: Tombstones::default(),
             numbers: Numbers::default(),

@@ -18,10 +18,14 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod watched;
+
+pub use watched::WatchedPorts;
+
 use alloc::collections::BTreeMap;
 use dunix_ids::NodeId;
 
-/// The coordinator's table of TCP ports. At most 65,535 entries, for ports have 16 bits.
+/// The coordinator's table of ports of one protocol. At most 65,535 entries, for ports have 16 bits.
 #[derive(Debug, Default)]
 pub struct PortTable {
     held: BTreeMap<u16, NodeId>,

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod child;
 pub mod clock;
 pub mod clone;
+pub mod datagrams;
 pub mod descriptors;
 pub mod guest_memory;
 mod guest_plain;

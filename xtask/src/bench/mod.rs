@@ -21,6 +21,7 @@ mod exec;
 mod guest;
 mod meter;
 mod moves;
+mod place;
 mod script;
 mod ssh;
 mod start;
@@ -41,11 +42,12 @@ use stats::Ratio;
 type Measure = fn(&Path, &Scratch) -> Result<Vec<Ratio>>;
 
 /// What is measured together, in the order of a run of all.
-const GROUPS: [(&str, Measure); 8] = [
+const GROUPS: [(&str, Measure); 9] = [
     ("start", start::measure),
     ("exec", |binaries, _| exec::measure(binaries)),
     ("stream", |binaries, _| stream::measure(binaries)),
     ("move", moves::measure),
+    ("place", place::measure),
     ("tree", |binaries, _| tree::measure(binaries)),
     ("calls", calls::measure),
     ("cpu", |binaries, _| cpu::measure(binaries)),

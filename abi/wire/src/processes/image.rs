@@ -49,6 +49,8 @@ pub struct ExecImage {
     pub descriptors: Vec<DescriptorImage>,
     /// Where what it has written may still be on its way; at most [`UNDRAINED_MAX`].
     pub undrained: Vec<ObjectId>,
+    /// The user has sent it to its node by name, and the fabric does not move it by itself.
+    pub is_pinned: bool,
     /// Why the target was chosen, for people; at most [`REASON_BYTES_MAX`].
     pub reason: String,
 }

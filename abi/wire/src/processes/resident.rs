@@ -5,6 +5,7 @@
 //! Everything here is a peer's word: the target checks each value before it uses it.
 
 use super::DescriptorImage;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 use dunix_ids::{ObjectId, Pid};
@@ -27,6 +28,12 @@ pub struct ResidentImage {
     pub exe_path: Vec<u8>,
     /// What its program's environment asks of placement: flags of an exec request.
     pub place: u32,
+    /// How often it has been moved before.
+    pub moves: u8,
+    /// It was sent to its node by name, and the fabric does not move it by itself.
+    pub is_pinned: bool,
+    /// Why it moves, for people; at most [`REASON_BYTES_MAX`](super::image::REASON_BYTES_MAX).
+    pub reason: String,
     pub cwd: Vec<u8>,
     /// Absolute path of the root directory in the tree.
     pub root: Vec<u8>,

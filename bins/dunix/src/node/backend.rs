@@ -50,6 +50,13 @@ impl Backend {
             Placement::Policy | Placement::Spread => Ok(None),
             Placement::Local => Ok(Some(self.config.node)),
             Placement::Node(name) => self.find_node(name).await.map(Some),
+            Placement::Near(pid) => match self.processes.node_of(*pid).await {
+                Some(node) => Ok(Some(node)),
+                None => {
+                    let message = format!("no process {pid}");
+                    Err(AdminError::new(ErrorKind::NoSuchProcess, message))
+                }
+            },
         }
     }
 
@@ -80,7 +87,7 @@ impl Backend {
         let spec = RunSpec {
             program: program.clone(),
             argv: bytes(request.argv),
-            envp: with_placement(bytes(request.env), &request.placement),
+            envp: with_placement(bytes(request.env), &request.placement, request.is_pinned),
             cwd: cwd.clone(),
             umask: request.umask,
             descriptors,
@@ -288,11 +295,14 @@ fn target_of(target: KillTarget) -> dunix_processes::KillTarget {
 }
 
 /// The environment's word on placement, which a process tree inherits.
-fn with_placement(mut env: Vec<Vec<u8>>, placement: &Placement) -> Vec<Vec<u8>> {
+fn with_placement(mut env: Vec<Vec<u8>>, placement: &Placement, is_pinned: bool) -> Vec<Vec<u8>> {
     let wish: &[u8] = match placement {
         Placement::Local => b"DUNIX_PLACE=local",
         Placement::Spread => b"DUNIX_PLACE=spread",
-        Placement::Policy | Placement::Node(_) => return env,
+        Placement::Policy | Placement::Node(_) | Placement::Near(_) if is_pinned => {
+            b"DUNIX_PLACE=pin"
+        }
+        Placement::Policy | Placement::Node(_) | Placement::Near(_) => return env,
     };
     env.retain(|entry| !entry.starts_with(b"DUNIX_PLACE="));
     env.push(wish.to_vec());

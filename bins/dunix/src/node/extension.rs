@@ -6,7 +6,9 @@ use dunix_ids::{Ino, ObjectId, Pid};
 use dunix_linux::Errno;
 use dunix_locks::Locks;
 use dunix_names::Names;
-use dunix_processes::{DoorbellCall, Extension, Job, PortCall, TerminalCall};
+use dunix_processes::{
+    DoorbellCall, Extension, FlockAnswer, FlockWish, Job, PortCall, TerminalCall,
+};
 use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -72,6 +74,10 @@ impl Extension for GuestCalls {
 
     fn handle_port_call(&self, call: PortCall) {
         ports::handle_from_elsewhere(&self.names, &self.runtime, call);
+    }
+
+    fn handle_flock_call(&self, wish: FlockWish, answer: FlockAnswer) {
+        locks::handle_from_elsewhere(&self.locks, &self.runtime, wish, answer);
     }
 
     fn open_terminal(&self, pid: Pid, job: Job, flags: OFlags) -> Result<OwnedFd, Errno> {

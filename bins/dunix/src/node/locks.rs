@@ -1,12 +1,13 @@
-//! The doorbell's calls about locks of parts of files, for the driver of locks.
+//! The doorbell's calls about locks of files, for the driver of locks.
 
 use dunix_guest_abi::doorbell::{
-    LOCK_GRANTED, LOCK_HOST, LOCK_OF_DESCRIPTION, LOCK_TAKEN, LOCK_TEST, LOCK_WAIT, LOCK_WRITE,
-    OP_LOCK, OP_LOCK_DONE, OP_LOCK_GIVE_UP,
+    LOCK_GRANTED, LOCK_HOST, LOCK_OF_DESCRIPTION, LOCK_OF_FILE, LOCK_TAKEN, LOCK_TEST, LOCK_WAIT,
+    LOCK_WRITE, OP_LOCK, OP_LOCK_DONE, OP_LOCK_GIVE_UP,
 };
+use dunix_ids::Ino;
 use dunix_linux::{Errno, Result};
-use dunix_locks::{Answer, Asker, How, Locks, Wish};
-use dunix_processes::DoorbellCall;
+use dunix_locks::{Answer, Asker, By, FileLock, How, Locks, Wish};
+use dunix_processes::{DoorbellCall, FlockAnswer, FlockWish};
 use dunix_wire::locks::{Lock, LockKind, LockOwner};
 use tokio::runtime::Handle;
 
@@ -28,7 +29,7 @@ pub(super) fn handle(locks: &Locks, runtime: &Handle, call: DoorbellCall) -> Opt
     };
     match call.op() {
         OP_LOCK_DONE => {
-            locks.done(asker.tid);
+            locks.done(asker);
             call.answer(0);
         }
         OP_LOCK_GIVE_UP => {
@@ -49,6 +50,26 @@ pub(super) fn handle(locks: &Locks, runtime: &Handle, call: DoorbellCall) -> Opt
     None
 }
 
+/// Locks a file for a process elsewhere whose description has its home here.
+pub(super) fn handle_from_elsewhere(
+    locks: &Locks,
+    runtime: &Handle,
+    wish: FlockWish,
+    answer: FlockAnswer,
+) {
+    let locks = locks.clone();
+    let kind = if wish.is_exclusive { LockKind::Write } else { LockKind::Read };
+    let file = wish.file.map(|(device, ino)| (device, Ino(ino)));
+    let lock = FileLock { descriptor: wish.descriptor, file, kind, waits: wish.waits };
+    runtime.spawn(async move {
+        let result = locks.lock_here(&lock, || answer.is_given_up()).await;
+        if !answer.conclude(result) && result.is_ok() {
+            // A signal came first, or the caller's end.
+            locks.give_back(&lock);
+        }
+    });
+}
+
 fn wish_of(call: &DoorbellCall) -> Result<Wish> {
     let mut bytes = [0; WISH_BYTES];
     call.memory().read(call.arg(2), &mut bytes)?;
@@ -63,7 +84,11 @@ fn wish_of(call: &DoorbellCall) -> Result<Wish> {
         first,
         last,
         kind: if flags & LOCK_WRITE == 0 { LockKind::Read } else { LockKind::Write },
-        is_descriptions: flags & LOCK_OF_DESCRIPTION != 0,
+        by: match flags {
+            flags if flags & LOCK_OF_FILE != 0 => By::File,
+            flags if flags & LOCK_OF_DESCRIPTION != 0 => By::Description,
+            _ => By::Process,
+        },
         how: match flags {
             flags if flags & LOCK_TEST != 0 => How::Test,
             flags if flags & LOCK_WAIT != 0 => How::Wait,
@@ -95,7 +120,7 @@ fn tell(call: &DoorbellCall, lock: Lock) -> Result<()> {
     let flags = if lock.kind == LockKind::Write { LOCK_WRITE } else { 0 };
     let pid = match lock.owner {
         LockOwner::Process(pid) => pid.get(),
-        LockOwner::Descriptions(_) => 0,
+        LockOwner::Descriptions(_) | LockOwner::Flocks(_) => 0,
     };
     let mut bytes = Vec::with_capacity(WISH_BYTES);
     bytes.extend(lock.first.to_ne_bytes());

@@ -3,8 +3,10 @@
 use dunix_ids::NodeId;
 use dunix_load::{Load, Wish};
 use dunix_processes::{
-    ChildDid, ChildQuestion, Decision, PlaceQuestion, PlaceWish, Placement, Policy,
+    ChildDid, ChildQuestion, Decision, NodeLoad, PlaceQuestion, PlaceWish, Placement, Policy,
+    Relief,
 };
+use std::pin::Pin;
 
 /// Places by load, or in turn if the fabric or the process tree asks for it.
 pub(super) struct ByLoad {
@@ -29,8 +31,8 @@ impl ByLoad {
     fn wish(&self, wish: PlaceWish) -> Wish {
         match wish {
             PlaceWish::Local => Wish::Local,
-            PlaceWish::Policy if !self.spread => Wish::Best,
-            PlaceWish::Policy | PlaceWish::Spread => Wish::Spread,
+            PlaceWish::Policy | PlaceWish::Pin if !self.spread => Wish::Best,
+            PlaceWish::Policy | PlaceWish::Pin | PlaceWish::Spread => Wish::Spread,
         }
     }
 }
@@ -55,6 +57,9 @@ impl Policy for ByLoad {
     }
 
     fn place_child(&self, question: &ChildQuestion) -> Option<Decision> {
+        if question.wish == PlaceWish::Pin && question.is_working {
+            return None;
+        }
         let wish = self.wish(question.wish);
         let placed = self.load.place_child(wish, &question.program, question.is_working)?;
         Some(Decision { placement: Placement::At(placed.node), why: placed.why.to_string() })
@@ -66,5 +71,17 @@ impl Policy for ByLoad {
 
     fn child_did(&self, program: &[u8], what: ChildDid) {
         self.load.child_did(program, what);
+    }
+
+    fn load(&self) -> Option<NodeLoad> {
+        // In turn means: whatever the load.
+        (!self.spread).then(|| self.load.own_load())
+    }
+
+    fn relieve(&self) -> Pin<Box<dyn Future<Output = Option<Relief>> + Send + '_>> {
+        Box::pin(async move {
+            let placed = self.load.relieve().await?;
+            Some(Relief { to: placed.node, why: placed.why.to_string() })
+        })
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! A caller's socket is closed here before the caller goes on: what it closes then is closed.
 
-use dunix_guest_abi::doorbell::{IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT};
+use dunix_guest_abi::doorbell::{IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT, OP_SEND};
 use dunix_linux::{Errno, Result, plain_calls};
-use dunix_names::{Names, NamesError, is_own};
+use dunix_names::{Kind, Names, NamesError, is_own};
 use dunix_processes::{DoorbellCall, PortCall};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -31,10 +31,19 @@ pub(super) fn handle(
                 call.answer(0);
             });
         }
-        OP_BIND | OP_CONNECT => match tcp_socket(&call) {
-            Ok(Some((socket, address))) => {
+        OP_SEND => {
+            let names = names.clone();
+            runtime.spawn(async move {
+                let port = u16::try_from(call.arg(1)).unwrap_or(0);
+                sendable(&names, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
+                call.answer(0);
+            });
+        }
+        OP_BIND | OP_CONNECT => match port_socket(&call) {
+            Ok(Some((socket, kind, address))) => {
                 let names = names.clone();
                 runtime.spawn(async move {
+                    let socket = (socket, kind);
                     let prepared = prepare(&names, call.op(), &socket, &address).await;
                     drop(socket);
                     match prepared {
@@ -51,12 +60,24 @@ pub(super) fn handle(
     None
 }
 
-/// Prepares a connect(2) of a TCP socket, or binds one; returns [`IS_BOUND`] if it is done already.
-async fn prepare(names: &Names, operation: u64, socket: &OwnedFd, raw: &[u8]) -> Result<u32> {
+/// Prepares a connect(2) or a datagram of a socket, or binds one; returns [`IS_BOUND`] if it is done already.
+async fn prepare(
+    names: &Names,
+    operation: u64,
+    (socket, kind): &(OwnedFd, Kind),
+    raw: &[u8],
+) -> Result<u32> {
     let Some(address) = parse(raw).filter(|address| is_own(address.ip())) else { return Ok(0) };
-    if operation == OP_CONNECT {
-        connectable(names, address).await;
-        return Ok(0);
+    match (operation, kind) {
+        (OP_CONNECT, Kind::Stream) => {
+            connectable(names, address).await;
+            return Ok(0);
+        }
+        (OP_CONNECT | OP_SEND, _) => {
+            sendable(names, address).await;
+            return Ok(0);
+        }
+        _ => {}
     }
     let bind = |address: SocketAddr| {
         let mut raw = raw.to_vec();
@@ -66,7 +87,7 @@ async fn prepare(names: &Names, operation: u64, socket: &OwnedFd, raw: &[u8]) ->
         plain_calls::run(socket.as_fd(), BIND, arguments, &raw)?;
         Ok(())
     };
-    names.bind(address, bind).await.map_err(|error| errno_of(address, error))?;
+    names.bind(*kind, address, bind).await.map_err(|error| errno_of(address, error))?;
     Ok(IS_BOUND)
 }
 
@@ -79,7 +100,7 @@ const PORT_AT: std::ops::Range<usize> = 2..4;
 async fn bound(names: &Names, socket: &OwnedFd) {
     let own = rustix::net::getsockname(socket).ok();
     let Some(address) = own.and_then(|own| SocketAddr::try_from(own).ok()) else { return };
-    if matches!(is_tcp(socket), Ok(true))
+    if matches!(kind_of(socket), Ok(Some(Kind::Stream)))
         && let Err(error) = names.hold(address).await
     {
         tracing::warn!(%address, %error, "other nodes do not know of a listener");
@@ -90,6 +111,13 @@ async fn bound(names: &Names, socket: &OwnedFd) {
 async fn connectable(names: &Names, address: SocketAddr) {
     if let Err(error) = names.prepare_connect(address).await {
         tracing::warn!(%address, %error, "cannot find the listener");
+    }
+}
+
+/// A datagram goes where it may, as it would to a port that nobody has.
+async fn sendable(names: &Names, address: SocketAddr) {
+    if let Err(error) = names.prepare_send(address).await {
+        tracing::warn!(%address, %error, "cannot find the receiver");
     }
 }
 
@@ -110,36 +138,42 @@ pub(super) fn handle_from_elsewhere(
     runtime: &tokio::runtime::Handle,
     call: PortCall,
 ) {
-    if !matches!(is_tcp(&call.socket), Ok(true)) {
-        return call.conclude(Ok(0));
-    }
+    let Ok(Some(kind)) = kind_of(&call.socket) else { return call.conclude(Ok(0)) };
     let names = names.clone();
     runtime.spawn(async move {
         if call.operation == OP_BOUND {
             bound(&names, &call.socket).await;
             return call.conclude(Ok(0));
         }
-        let prepared = prepare(&names, call.operation, &call.socket, &call.address).await;
+        let Ok(socket) = call.socket.try_clone() else { return call.conclude(Err(Errno::MFILE)) };
+        let prepared = prepare(&names, call.operation, &(socket, kind), &call.address).await;
         call.conclude(prepared);
     });
 }
 
-fn is_tcp(socket: &OwnedFd) -> Result<bool> {
+/// Whose ports a socket names, if it names any.
+fn kind_of(socket: &OwnedFd) -> Result<Option<Kind>> {
     let domain = sockopt::socket_domain(socket)?;
-    let is_internet = domain == AddressFamily::INET || domain == AddressFamily::INET6;
-    Ok(is_internet && sockopt::socket_type(socket)? == SocketType::STREAM)
-}
-
-/// The socket of a call and the address that it names, if it is TCP.
-fn tcp_socket(call: &DoorbellCall) -> Result<Option<(OwnedFd, Vec<u8>)>> {
-    let socket = call.take_fd(call.int_arg(1))?;
-    if !is_tcp(&socket)? {
+    if domain != AddressFamily::INET && domain != AddressFamily::INET6 {
         return Ok(None);
     }
+    Ok(match sockopt::socket_type(socket)? {
+        SocketType::STREAM => Some(Kind::Stream),
+        SocketType::DGRAM if sockopt::socket_protocol(socket)? == Some(ipproto::UDP) => {
+            Some(Kind::Datagram)
+        }
+        _ => None,
+    })
+}
+
+/// The socket of a call and the address that it names, if it is TCP or UDP.
+fn port_socket(call: &DoorbellCall) -> Result<Option<(OwnedFd, Kind, Vec<u8>)>> {
+    let socket = call.take_fd(call.int_arg(1))?;
+    let Some(kind) = kind_of(&socket)? else { return Ok(None) };
     let length = usize::try_from(call.arg(3)).unwrap_or(usize::MAX).min(ADDRESS_BYTES_MAX);
     let mut bytes = vec![0; length];
     call.memory().read(call.arg(2), &mut bytes)?;
-    Ok(Some((socket, bytes)))
+    Ok(Some((socket, kind, bytes)))
 }
 
 /// Parses `struct sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)).

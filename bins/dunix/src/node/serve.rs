@@ -115,11 +115,15 @@ async fn serve_node(start: Start) -> Result<()> {
     let names = Names::start(mesh.clone(), config.node, config.authority);
     let locks = Locks::start(&mesh, config.node, config.authority);
     let runtime = tokio::runtime::Handle::current();
-    let calls = Arc::new(GuestCalls::new(names, locks.clone(), runtime, tree.clone()));
+    let calls = Arc::new(GuestCalls::new(names.clone(), locks.clone(), runtime, tree.clone()));
     let processes =
         start_processes(&config, &mesh, &load, keeper, namespaces, &space, calls.clone())?;
     let woken = processes.clone();
     locks.set_wake(move |pid| woken.wake(pid));
+    let recalled = processes.clone();
+    locks.set_recall(move || recalled.recall_locks());
+    let settled = processes.clone();
+    names.set_settled(move |port| settled.settle_port(port));
     if let Some(tree) = &tree {
         let openers = processes.clone();
         tree.set_fifo_gate(move |ino, thread| openers.lets_open(ino, thread));

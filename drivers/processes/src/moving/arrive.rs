@@ -15,6 +15,7 @@ use super::restore::{self, Batch};
 use super::script::{Outcome, Particulars, Script, host};
 use super::shell::{FIRST, Shell};
 use super::{clocks, image, mappings, timers};
+use crate::balance::Settled;
 use crate::config::PlaceWish;
 use crate::node::{Local, Node, State};
 use crate::ops::bits;
@@ -44,6 +45,8 @@ pub(crate) struct Arrival {
     members: Vec<Member>,
     exe_path: Vec<u8>,
     wish: PlaceWish,
+    settled: Settled,
+    placed: Arc<str>,
     table: RemoteTable,
     relays: Vec<PendingRelay>,
     bytes: u64,
@@ -115,7 +118,9 @@ impl Arrival {
             exe_path: self.exe_path.as_slice().into(),
             wish: self.wish,
             is_young: false,
-            placed: "it was moved here".into(),
+            settled: self.settled,
+            placed: self.placed.clone(),
+            leaves_for: None,
             remote,
             paging: self.paging.get(),
             is_ending: false,
@@ -247,6 +252,8 @@ impl Maker {
             members,
             exe_path,
             wish,
+            settled: Settled::arrived(image.moves, image.is_pinned),
+            placed: image.reason.as_str().into(),
             table,
             relays,
             bytes,

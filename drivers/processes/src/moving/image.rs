@@ -7,7 +7,7 @@ use super::pending::Member;
 use super::script::{Particulars, Script, host};
 use super::{Frozen, calls, clocks};
 use crate::node::{Node, State};
-use crate::remote::{Capture, Offer, Unmovable, directory, inside};
+use crate::remote::{Capture, Offer, Unmovable, directory, inside, shortened};
 use dunix_guest_abi::moving::{PARK_STRICT, ParkRecord};
 use dunix_ids::{NodeId, Pid};
 use dunix_linux::guest_memory::GuestMemory;
@@ -133,14 +133,17 @@ fn put_together(
     offer.see_from(&root);
     let program = |state: &State| {
         let local = state.locals.get(&subject.pid)?;
-        Some((local.exe_path.to_vec(), local.wish.flags()))
+        Some((local.exe_path.to_vec(), local.wish.flags(), local.settled, local.leaves_for.clone()))
     };
-    let (exe_path, place) = node.look(program).unwrap_or_default();
+    let (exe_path, place, settled, why) = node.look(program).ok_or(Refusal::Ended)?;
     let image = ResidentImage {
         shim: node.shim_fingerprint(),
         kernel: KernelPages { fingerprint: kernel_fingerprint(host_pid, &kernel), ranges: kernel },
         exe_path,
         place,
+        moves: settled.moves,
+        is_pinned: settled.is_pinned,
+        reason: shortened(why.as_deref().unwrap_or("it was moved here")),
         cwd,
         root,
         identity: identity_of(node, host_pid, &facts, &said).map_err(reading)?,

@@ -10,7 +10,7 @@ use crate::remote::Late;
 use dunix_guest_abi::layout;
 use dunix_keeper::protocol::OpenSpec;
 use dunix_linux::Errno;
-use dunix_wire::processes::image::DESCRIPTORS_MAX;
+use dunix_wire::processes::image::{DESCRIPTORS_MAX, REASON_BYTES_MAX};
 use dunix_wire::processes::moving::THREADS_MAX;
 use dunix_wire::processes::resident::*;
 use dunix_wire::processes::{ProcessRecord, Refusal};
@@ -99,6 +99,7 @@ pub(crate) fn check(image: &ResidentImage, record: &ProcessRecord) -> Result<(),
         && image.mappings.len() <= MAPPINGS_MAX
         && image.kernel.ranges.len() <= 8
         && image.descriptors.len() <= DESCRIPTORS_MAX
+        && image.reason.len() <= REASON_BYTES_MAX
         && image.identity.groups.len() <= GROUPS_MAX
         && image.identity.rlimits.len() <= dunix_linux::identity::LIMITS
         && image.timers.posix.len() <= TIMERS_MAX

@@ -13,6 +13,7 @@
 //! Neither word is believed alone: the parent could name another's process, a stranger could take
 //! the child's number. The kernel vouches for who rings, the parent for whom it made.
 
+use crate::balance::Settled;
 use crate::call::{DoorbellCall, errno_of};
 use crate::node::{Local, Node, State};
 use crate::slots::SlotIndex;
@@ -269,7 +270,9 @@ impl State {
                     exe_path,
                     wish,
                     is_young: true,
+                    settled: Settled::now(),
                     placed,
+                    leaves_for: None,
                     remote,
                     paging,
                     is_ending: false,
@@ -287,6 +290,7 @@ impl State {
     fn bind_child(&mut self, now: Duration, pid: Pid, host_pid: u32) -> Result<ChildInfo> {
         self.table.bind_host(now, pid, host_pid).map_err(errno_of)?;
         self.table.set_start(pid, crate::host::unix_seconds());
+        self.note_early_stops(now, pid, host_pid);
         let local = self.locals.get_mut(&pid).ok_or(Errno::SRCH)?;
         local.forked_by = None;
         Ok(ChildInfo { slot: local.slot.get(), flags: 0 })

@@ -103,7 +103,7 @@ impl Node {
 
     pub(crate) fn handle_from_host(&self, call: DoorbellCall) {
         let host = u32::try_from(call.arg(1)).unwrap_or(0);
-        let pid = self.look(|state| state.table.from_host(host));
+        let pid = self.look(|state| state.table.was_host(host));
         call.answer(pid.map_or(0, |pid| i64::from(pid.get())));
     }
 

@@ -62,7 +62,8 @@ impl Node {
         };
         let origin = Origin::Adopted { from, record: Box::new(image.record) };
         let exec_fn = Some(image.exec_fn).filter(|_| !is_root);
-        self.launch(Launch { pid, origin, spec, descriptors, remote: table, exec_fn }).await?;
+        let (remote, is_pinned) = (table, image.is_pinned);
+        self.launch(Launch { pid, origin, spec, descriptors, remote, exec_fn, is_pinned }).await?;
         self.with(|state, _| {
             // It may have ended already.
             if let Some(local) = state.locals.get_mut(&pid) {

@@ -11,6 +11,7 @@ use super::arguments::{
     self, FCNTL, LSEEK, OPENAT, OWN_OFFSET, PREADV2, PWRITEV2, READ, READV, WRITE, WRITEV,
 };
 use super::execute::{BIND, failed};
+use super::flock::FLOCK;
 use super::inside;
 use super::{Mirror, Passed, RemoteFd};
 use crate::call::{Caller, DoorbellCall};
@@ -514,7 +515,7 @@ fn names_file(call: &CallArguments) -> bool {
 /// the flags of the description.
 fn is_about_offset(asked: &RemoteCall) -> bool {
     match asked.nr {
-        READ | READV | WRITE | WRITEV | LSEEK | FCNTL => true,
+        READ | READV | WRITE | WRITEV | LSEEK | FCNTL | FLOCK => true,
         PREADV2 | PWRITEV2 => asked.args[2] == OWN_OFFSET,
         _ => false,
     }

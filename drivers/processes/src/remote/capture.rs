@@ -238,6 +238,11 @@ impl Capture {
         }
     }
 
+    /// Whether the descriptors go in a message, and the process stays.
+    pub(super) fn is_message(&self) -> bool {
+        self.reason == Reason::Message
+    }
+
     /// Whether nobody else has the description of the process's descriptor `number`.
     pub(super) fn is_alone_with(&mut self, number: i32, fd: &OwnedFd) -> bool {
         if self.reason == Reason::Message {
@@ -287,10 +292,13 @@ impl Capture {
                 if is_of_this_node(fd)? {
                     return Err(unmovable("a file of this node alone"));
                 }
-                if self.has_locked(number)? {
+                let is_locked = self.is_locked(number)?;
+                let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                if is_locked && (is_directory || self.has_locked(number)?) {
                     return Err(unmovable(LOCKED));
                 }
-                let is_private = self.is_private(number);
+                // A lock of the description (flock(2)) is not had by one that is opened again.
+                let is_private = self.is_private(number) && !is_locked;
                 self.describe_file(fd, stat, is_private)
             }
             FileType::BlockDevice => Err(unmovable("a block device")),

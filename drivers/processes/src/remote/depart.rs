@@ -266,12 +266,13 @@ fn image_of(
         signals_pending: status.signals_pending,
         descriptors: Vec::new(),
         undrained: Vec::new(),
+        is_pinned: false,
         reason: String::new(),
     })
 }
 
 /// As much of a reason as travels.
-fn shortened(reason: &str) -> String {
+pub(crate) fn shortened(reason: &str) -> String {
     reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
 }
 

@@ -1,5 +1,6 @@
 //! Running a holder's call on an object that has its home here.
 
+use super::flock::FLOCK;
 use super::homes::{Object, Purpose};
 use super::sockets;
 use super::unix;
@@ -8,7 +9,9 @@ use super::watch::ready_now;
 use crate::config::PortCall;
 use crate::node::Node;
 use crate::terminal::{Gate, Job, TerminalCall};
-use dunix_guest_abi::doorbell::{IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT, REMOTE_BACKGROUND};
+use dunix_guest_abi::doorbell::{
+    IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT, OP_SEND, REMOTE_BACKGROUND,
+};
 use dunix_ids::NodeId;
 use dunix_linux::{Errno, Result, plain_calls, terminal_calls};
 use dunix_wire::processes::image::{CALL_BYTES_MAX, RemoteKind};
@@ -30,9 +33,6 @@ pub(super) const BIND: u32 = 49;
 const LISTEN: u32 = 50;
 /// The number of pidfd_open(2): asks which process a descriptor is about.
 pub(super) const PIDFD_OPEN: u32 = 434;
-const FLOCK: u32 = 73;
-/// flock(2): do not wait.
-const LOCK_NB: u64 = 4;
 /// getsockopt(2) of `SO_PEERCRED`.
 const PEER_CREDENTIALS: (u32, u64, u64) = (55, 1, 17);
 
@@ -140,6 +140,9 @@ impl Node {
                 let value = self.look(|state| state.pidfd_value(&stat)).ok_or(Errno::BADF)?;
                 Ok(CallOutcome { value, ..CallOutcome::default() })
             }
+            CallArguments::Plain { number: FLOCK, arguments, .. } => {
+                self.flock(&object, arguments[0], cancelled).await
+            }
             CallArguments::Plain { number, arguments, input } => {
                 if number == BIND
                     && what == RemoteKind::Socket
@@ -172,6 +175,9 @@ impl Node {
                 Ok(done)
             }
             CallArguments::Send { data, address, flags, descriptors } => {
+                if !address.is_empty() {
+                    self.prepare_port(&object, OP_SEND, &address).await?;
+                }
                 let message = (&data[..], &address[..], flags);
                 self.send(&object, message, descriptors, cancelled).await
             }
@@ -243,16 +249,6 @@ impl Node {
             let (value, data) =
                 plain_calls::run(object.original.as_fd(), number, arguments, &input)?;
             return Ok(CallOutcome { value, data, ..CallOutcome::default() });
-        }
-        if number == FLOCK {
-            let waits = arguments[0] & LOCK_NB == 0;
-            let arguments = [arguments[0] | LOCK_NB, 0, 0, 0, 0];
-            let locked = plain_calls::run(object.original.as_fd(), number, arguments, &[]);
-            // A wait here could not be given up when its caller's signal comes.
-            return match locked {
-                Err(Errno::AGAIN) if waits => Err(Errno::NOLCK),
-                other => other.map(|_| CallOutcome::default()),
-            };
         }
         // fsync(2) and kin look at disks, or at the tree.
         let done = self.runtime.spawn_blocking(move || {

@@ -307,6 +307,11 @@ impl Object {
         call(&self.original)
     }
 
+    /// The file that it is of: device and inode, if it is known.
+    pub(super) fn file(&self) -> Option<(u64, u64)> {
+        self.file
+    }
+
     /// A further descriptor of the description.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
         fcntl_dupfd_cloexec(self.original.as_fd(), 0)

@@ -54,11 +54,11 @@ impl Capture {
             FileType::Directory if is_of_this_node(fd)? => {
                 self.leave_for_calls(fd, stat, RemoteKind::Directory)
             }
-            FileType::RegularFile | FileType::Directory if self.is_locked(number)? => {
-                Err(unmovable(LOCKED))
-            }
+            FileType::RegularFile if self.has_locked(number)? => Err(unmovable(LOCKED)),
+            FileType::Directory if self.is_locked(number)? => Err(unmovable(LOCKED)),
             FileType::RegularFile => {
-                let is_private = self.is_alone_with(number, fd);
+                // A lock of the description stays with it at its home.
+                let is_private = self.is_alone_with(number, fd) && !self.is_locked(number)?;
                 self.describe_file(fd, stat, is_private)
             }
             FileType::Directory => self.describe_file(fd, stat, true),
@@ -72,17 +72,21 @@ impl Capture {
         }
     }
 
-    /// Whether the process holds a lock by this descriptor, of fcntl(2) or flock(2).
-    fn is_locked(&self, number: i32) -> Result<bool, Errno> {
+    /// Whether there is a lock of the description (flock(2), `F_OFD_SETLK`), or one of the process by this descriptor.
+    pub(super) fn is_locked(&self, number: i32) -> Result<bool, Errno> {
         let info = fdinfo::of(self.host_pid, number)?;
         Ok(info.lines().any(|line| line.starts_with("lock:")))
     }
 
-    /// Whether the process itself holds a lock of the file (fcntl(2)), which lasts over an exec. Locks of
-    /// the description stay with it at its home.
+    /// Whether the process itself holds a lock of the file (fcntl(2)), which goes with it, over an exec too, or the
+    /// description has one of a part of it, whose calls are made where they are called.
     pub(super) fn has_locked(&self, number: i32) -> Result<bool, Errno> {
+        if self.is_message() {
+            return Ok(false);
+        }
         let info = fdinfo::of(self.host_pid, number)?;
-        Ok(info.lines().any(|line| line.starts_with("lock:") && line.contains(" POSIX ")))
+        let is_of_part = |line: &str| line.contains(" POSIX ") || line.contains(" OFDLCK ");
+        Ok(info.lines().any(|line| line.starts_with("lock:") && is_of_part(line)))
     }
 
     /// What has no file type: eventfd(2), timerfd_create(2), signalfd(2), epoll(7), ...

@@ -74,8 +74,16 @@ pub(crate) fn opened(thread: &Thread, context: &Context, number: u64, args: [u64
 
 /// A file was opened: nobody shares it.
 pub(crate) fn note_opened(thread: &Thread, fd: i32) {
+    note_closed(thread.process(), fd);
     thread.process().private.insert(fd);
-    thread.process().signalfds.remove(fd);
+}
+
+/// What was known of a number's descriptor, if that lives here, is nothing of the next one's.
+pub(crate) fn note_closed(process: &Process, fd: i32) {
+    process.grants.forget(fd);
+    process.private.remove(fd);
+    process.signalfds.remove(fd);
+    process.watchable.remove(fd);
 }
 
 /// Whether a call opens a file.
@@ -94,7 +102,7 @@ pub(crate) fn link_of(fd: u64, to: &mut [u8]) -> Option<&[u8]> {
 }
 
 fn forget(process: &Process, fd: i32) {
-    process.private.remove(fd);
+    note_closed(process, fd);
     if process.remote.remove(fd) {
         let _ = ring(OP_REMOTE_FD, [host::fd_arg(fd), u64::MAX, 0, 0]);
     }
@@ -120,8 +128,10 @@ pub(crate) fn reopen(thread: &Thread, fd: i32, flags: u64) -> Answer {
 
 fn record_duplicate(process: &Process, old: i32, new: i32) {
     forget(process, new);
-    if process.private.has(old) {
-        process.private.insert(new);
+    for known in [&process.private, &process.signalfds, &process.watchable] {
+        if known.has(old) {
+            known.insert(new);
+        }
     }
     if process.remote.has(old) {
         let _ = ring(OP_REMOTE_FD, [host::fd_arg(old), host::fd_arg(new), 0, 0]);

@@ -5,6 +5,7 @@
 
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::thread::Thread;
 use dunix_shim_core::{Errno, nr};
 
 /// Bytes of `struct epoll_event`.
@@ -12,14 +13,23 @@ type Event = [u8; 12];
 const EPOLL_CTL_ADD: u64 = 1;
 const EPOLL_CTL_DEL: u64 = 2;
 
-/// Whether the call adds a file of the tree.
-pub(crate) fn is_refused(args: [u64; 6]) -> bool {
-    u64::from(host::uint_arg(args[1])) == EPOLL_CTL_ADD && is_file_of_tree(args[2])
+/// Whether the call adds a file of the tree. What is none is remembered until it is closed: programs take the same
+/// descriptors out of a set and in again all the time.
+pub(crate) fn is_refused(thread: &Thread, args: [u64; 6]) -> bool {
+    let (watchable, fd) = (&thread.process().watchable, host::int_arg(args[2]));
+    if u64::from(host::uint_arg(args[1])) != EPOLL_CTL_ADD || watchable.has(fd) {
+        return false;
+    }
+    let is_file = is_file_of_tree(args[2]);
+    if !is_file {
+        watchable.insert(fd);
+    }
+    is_file
 }
 
 /// The error of adding a file of the tree; `None`: the call is the host's.
-pub(crate) fn refused(args: [u64; 6]) -> Option<Errno> {
-    if !is_refused(args) {
+pub(crate) fn refused(thread: &Thread, args: [u64; 6]) -> Option<Errno> {
+    if !is_refused(thread, args) {
         return None;
     }
     // What Linux finds first.

@@ -15,8 +15,8 @@ use crate::load::Headers;
 use crate::process::{SHIM_PATH, has_daemon};
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
-    EXEC_GONE, EXEC_KEEPS_PROGRAM, EXEC_PLACE_LOCAL, EXEC_PLACE_SPREAD, ExecRequest, OP_EXEC,
-    OP_EXEC_FAILED,
+    EXEC_GONE, EXEC_KEEPS_PROGRAM, EXEC_PLACE_LOCAL, EXEC_PLACE_PIN, EXEC_PLACE_SPREAD,
+    ExecRequest, OP_EXEC, OP_EXEC_FAILED,
 };
 use dunix_guest_abi::signal::MOVE_SIGNAL;
 use dunix_shim_core::signal::{SIGNAL_MAX, SigSet};
@@ -363,6 +363,7 @@ fn placement(envp: u64) -> u32 {
         return match guest::read_str(GuestAddr(entry).plus(NAME.len() as u64), &mut value) {
             Ok(b"local") => EXEC_PLACE_LOCAL,
             Ok(b"spread") => EXEC_PLACE_SPREAD,
+            Ok(b"pin") => EXEC_PLACE_PIN,
             _ => 0,
         };
     }

@@ -9,8 +9,8 @@ use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
-    LOCK_GRANTED, LOCK_HOST, LOCK_OF_DESCRIPTION, LOCK_TAKEN, LOCK_TEST, LOCK_WAIT, LOCK_WRITE,
-    LockFound, LockWish, OP_LOCK, OP_LOCK_DONE, OP_LOCK_GIVE_UP,
+    LOCK_GRANTED, LOCK_HOST, LOCK_OF_DESCRIPTION, LOCK_OF_FILE, LOCK_TAKEN, LOCK_TEST, LOCK_WAIT,
+    LOCK_WRITE, LockFound, LockWish, OP_LOCK, OP_LOCK_DONE, OP_LOCK_GIVE_UP,
 };
 use dunix_shim_core::lock::{self, F_RDLCK, F_UNLCK, F_WRLCK, Place};
 use dunix_shim_core::{Errno, nr};
@@ -19,6 +19,7 @@ const F_GETFL: u64 = 3;
 const F_GETLK: u64 = 5;
 const F_SETLK: u64 = 6;
 const F_SETLKW: u64 = 7;
+const F_SETLEASE: u64 = 1024;
 const F_OFD_GETLK: u64 = 36;
 const F_OFD_SETLK: u64 = 37;
 const F_OFD_SETLKW: u64 = 38;
@@ -50,8 +51,25 @@ pub(crate) fn try_handle(
     }
     match u64::from(host::uint_arg(args[1])) {
         F_GETLK | F_OFD_GETLK => Some(test(thread, context, args).into()),
+        F_SETLEASE => lease(args),
         F_SETLK | F_SETLKW | F_OFD_SETLK | F_OFD_SETLKW => Some(set(thread, context, args)),
         _ => None,
+    }
+}
+
+/// F_SETLEASE: who opens a file of the tree at another node would not break it, so there are none, as on file systems
+/// that keep none.
+fn lease(args: [u64; 6]) -> Option<Answer> {
+    const NONE: u64 = 2;
+    if u64::from(host::uint_arg(args[2])) == NONE {
+        return None;
+    }
+    let last = i64::MAX.cast_unsigned();
+    let flags = LOCK_OF_FILE | LOCK_TEST;
+    let wish = LockWish { first: 0, last, flags, reserved: 0 };
+    match ring(OP_LOCK, [args[0], &raw const wish as u64, 0, 0]) {
+        Ok(LOCK_HOST) => None,
+        _ => Some(Answer::from(Err(Errno::EINVAL))),
     }
 }
 

@@ -10,14 +10,16 @@ mod epoll;
 pub(crate) mod exec;
 pub(crate) mod exit;
 mod fifo;
+pub(crate) mod flock;
 mod fork;
 mod group;
 mod ids;
+mod ipc;
 mod kill;
 pub(crate) mod limit;
 mod lock;
 mod memory;
-mod other;
+pub(crate) mod other;
 pub(crate) mod passed;
 mod path;
 mod pidfd;
@@ -184,7 +186,8 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
         _ if remote::takes(thread, number, &args) => {
             return Some(remote::execute(thread, context, number, args));
         }
-        nr::EPOLL_CTL => return epoll::refused(args).map(|error| Answer::from(Err(error))),
+        nr::FLOCK => return Some(flock::handle(thread, context, args)),
+        nr::EPOLL_CTL => return epoll::refused(thread, args).map(|error| Answer::from(Err(error))),
         nr::GETDENTS64 => return Some(entries::getdents64(args)),
         nr::SET_ROBUST_LIST => return Some(robust::set_robust_list(thread, args).into()),
         _ if descriptor::is_open(number) => {
@@ -203,6 +206,7 @@ fn with_daemon(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) 
         .or_else(|| wait::try_handle(thread, context, number, args))
         .or_else(|| cpu_time::try_handle(thread, number, args))
         .or_else(|| socket::try_handle(thread, context, number, args))
+        .or_else(|| ipc::try_handle(number, args))
         .or_else(|| other::try_handle(thread, number, args))
 }
 

@@ -1,6 +1,6 @@
 //! Calls that take a path: `/proc/self/exe` and the processes below `/proc`.
 
-use super::{Answer, blocking, descriptor, proc_text, status, terminal};
+use super::{Answer, blocking, descriptor, ipc, proc_text, status, terminal};
 use crate::arch::frame::Context;
 use crate::doorbell::ring;
 use crate::guest::{self, GuestAddr};
@@ -154,8 +154,14 @@ pub(crate) fn is_plain(number: u64, args: [u64; 6]) -> bool {
     }
 }
 
-/// Opens a text that holds numbers, of the caller; of others too, if the nodes do not compose theirs.
+/// Opens a text that holds numbers: of the objects of System V IPC, of the caller; of others too, if the
+/// nodes do not compose theirs.
 fn open_text(thread: &Thread, path: &[u8], flags: u64) -> Option<Answer> {
+    if let Some(columns) = proc_path::ipc_list(path) {
+        let place = Path::join(&[path]);
+        let opened = place.and_then(|path| ipc::open_list(path.with_zero(), columns, flags));
+        return Some(opened.into());
+    }
     let own = thread.process().pid();
     let ProcPath::Process { pid, rest } = proc_path::parse(path, own)? else { return None };
     if !proc_text::is_text(rest) || pid != own && has_process_files() {

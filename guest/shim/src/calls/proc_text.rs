@@ -57,12 +57,18 @@ pub(crate) fn open(pid: u32, path: &[u8], rest: &[u8], flags: u64) -> Result<u64
     memory_file(&out[..used.ok_or(Errno::ESRCH)?], flags)
 }
 
-fn memory_file(text: &[u8], flags: u64) -> Result<u64, Errno> {
+/// A file in memory with this text, at its beginning.
+pub(crate) fn memory_file(text: &[u8], flags: u64) -> Result<u64, Errno> {
     let flags = if flags & host::O_CLOEXEC == 0 { 0 } else { MFD_CLOEXEC };
     // SAFETY: reads the name only.
     let fd = unsafe { host::call(nr::MEMFD_CREATE, [c"proc".as_ptr() as u64, flags, 0, 0, 0, 0]) }?;
     host::write_all(host::int_arg(fd), text);
-    // SAFETY: the shim's own descriptor until it is returned.
-    unsafe { host::call(nr::LSEEK, [fd, 0, 0, 0, 0, 0]) }?;
+    rewind(fd)?;
     Ok(fd)
+}
+
+/// Goes to the beginning of a file of the shim's.
+pub(crate) fn rewind(fd: u64) -> Result<(), Errno> {
+    // SAFETY: the shim's own descriptor until it is the guest's.
+    unsafe { host::call(nr::LSEEK, [fd, 0, 0, 0, 0, 0]) }.map(drop)
 }

@@ -2,7 +2,7 @@
 //!
 //! Each answer is that of [`super::dispatch`], or [`Quick::Trap`], which asks it.
 
-use super::{Answer, descriptor, entries, epoll, fifo, ids, path};
+use super::{Answer, descriptor, entries, epoll, fifo, ids, path, socket};
 use crate::arch::fast;
 use crate::doorbell::slot;
 use crate::fast::{Quick, rt_sigaction, rt_sigprocmask};
@@ -25,6 +25,7 @@ pub(crate) fn decide(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
         nr::RT_SIGACTION => rt_sigaction(thread, args),
         nr::RT_SIGPROCMASK => rt_sigprocmask(thread, args),
         nr::READ | nr::WRITE | nr::READV | nr::WRITEV => transfer(thread, host::int_arg(args[0])),
+        nr::SENDTO if args[4] != 0 && !socket::goes_at_once(args[4], args[5]) => Quick::Trap,
         nr::LSEEK | nr::RECVFROM | nr::SENDTO => if_near(thread, host::int_arg(args[0])),
         nr::OPEN | nr::OPENAT => open(thread, number, args),
         nr::STAT | nr::LSTAT | nr::NEWFSTATAT | nr::STATX => {
@@ -67,7 +68,7 @@ pub(crate) fn decide(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
         nr::POLL if !is_far(thread) => Quick::Pass,
         nr::PPOLL if args[3] == 0 && !is_far(thread) => Quick::Pass,
         nr::EPOLL_CTL => {
-            if epoll::is_refused(args) {
+            if has_daemon() && epoll::is_refused(thread, args) {
                 Quick::Trap
             } else {
                 Quick::Pass
@@ -129,7 +130,7 @@ fn close(thread: &Thread, fd: i32) -> Quick {
         if thread.process().remote.has(fd) {
             return Quick::Trap;
         }
-        thread.process().private.remove(fd);
+        descriptor::note_closed(thread.process(), fd);
     }
     Quick::Pass
 }

@@ -1,9 +1,11 @@
 //! signalfd(2): signals that the daemon sent for somebody show as that somebody's.
 
+use super::other::from_host;
 use super::{Answer, blocking, descriptor};
 use crate::arch::frame::Context;
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::signal::SI_MESGQ;
 use crate::signal::mask;
 use crate::thread::Thread;
 use dunix_shim_core::signal::SIGCHLD;
@@ -13,9 +15,10 @@ use dunix_shim_core::{Errno, nr};
 const INFO_BYTES: u64 = 128;
 /// Words of the part of it that is looked at.
 const WORDS: usize = 14;
-/// Words: `ssi_signo`, `ssi_code`, `ssi_status`, `ssi_int`, `ssi_ptr` (two).
+/// Words: `ssi_signo`, `ssi_code`, `ssi_pid`, `ssi_status`, `ssi_int`, `ssi_ptr` (two).
 const SIGNAL: usize = 0;
 const CODE: usize = 2;
+const SENDER: usize = 3;
 const STATUS: usize = 10;
 const VALUE: usize = 11;
 const POINTER: usize = 12;
@@ -54,10 +57,14 @@ pub(crate) fn read(context: &Context, args: [u64; 6]) -> Answer {
     answer
 }
 
-/// Gives one record its real code. The host filled it as for a queued signal: the child's status
+/// Gives one record its real code, or the notice of a message queue its sender. The host filled it as for a queued signal: the child's status
 /// is in the value.
 fn restore(at: GuestAddr) -> Result<(), Errno> {
     let mut words = guest::read::<[u32; WORDS]>(at)?;
+    if words[CODE].cast_signed() == SI_MESGQ {
+        words[SENDER] = from_host(words[SENDER]);
+        return guest::write(at, &words);
+    }
     let Some(real) = dunix_guest_abi::signal::decode(words[CODE].cast_signed()) else {
         return Ok(());
     };

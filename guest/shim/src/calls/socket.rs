@@ -5,13 +5,13 @@ use super::rest::Transfer;
 use super::{Answer, receive, remote, signalfd, unix};
 use crate::arch::frame::Context;
 use crate::arch::gadget::{NOT_BEGUN, Request};
-use crate::doorbell::{ring, ring_until_done};
+use crate::doorbell::{self, ring, ring_until_done};
 use crate::guest::{self, GuestAddr};
 use crate::host;
 use crate::process::has_daemon;
 use crate::thread::Thread;
 use dunix_guest_abi::doorbell::{
-    OP_BIND, OP_BOUND, OP_CONNECT, OP_PASS, OP_RECEIVED, REMOTE_FD_WORDS,
+    OP_BIND, OP_BOUND, OP_CONNECT, OP_PASS, OP_RECEIVED, OP_SEND, REMOTE_FD_WORDS,
 };
 use dunix_shim_core::{Errno, nr};
 
@@ -46,20 +46,22 @@ pub(crate) fn try_handle(
         }
         nr::CONNECT => connect(thread, context, args),
         nr::GETSOCKOPT => Some(peer_credentials(args).into()),
-        nr::SENDMSG => send_message(thread, context, args),
+        nr::SENDTO | nr::SENDMMSG => prepare_send(thread, context, number, args),
+        nr::SENDMSG => prepare_send(thread, context, number, args)
+            .or_else(|| send_message(thread, context, args)),
         nr::RECVMSG => receive_message(thread, context, args),
         _ => None,
     }
 }
 
-/// Whether an address is one of the machine's own: loopback or wildcard.
-fn is_own_address(at: GuestAddr, bytes: u64) -> bool {
+/// The port of an address if it is one of the machine's own: loopback or wildcard.
+fn own_port(at: GuestAddr, bytes: u64) -> Option<u16> {
     let mut address = [0u8; 28];
     let bytes = usize::try_from(bytes).unwrap_or(0).min(address.len());
     if bytes < 8 || guest::read_bytes(at, &mut address[..bytes]).is_err() {
-        return false;
+        return None;
     }
-    match address[0] {
+    let is_own = match address[0] {
         AF_INET => address[4] == 127 || address[4..8] == [0; 4],
         AF_INET6 => {
             let host = &address[8..24];
@@ -67,6 +69,43 @@ fn is_own_address(at: GuestAddr, bytes: u64) -> bool {
             is_low || (host[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] && host[12] == 127)
         }
         _ => false,
+    };
+    is_own.then(|| u16::from_be_bytes([address[2], address[3]]))
+}
+
+/// Whether the daemon must be asked before a datagram goes to an address, and for which port.
+fn unsettled_port(at: GuestAddr, bytes: u64) -> Option<u16> {
+    if at.0 == 0 {
+        return None;
+    }
+    own_port(at, bytes).filter(|port| *port != 0 && !doorbell::is_settled(*port))
+}
+
+/// Whether a sendto(2) with this address is the kernel's alone.
+pub(crate) fn goes_at_once(address: u64, bytes: u64) -> bool {
+    !has_daemon() || unsettled_port(GuestAddr(address), bytes).is_none()
+}
+
+/// Before sendto(2), sendmsg(2) or sendmmsg(2): has datagrams get to receivers at other nodes. An answer ends
+/// the call.
+fn prepare_send(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Option<Answer> {
+    /// Bytes of `struct mmsghdr`.
+    const MESSAGE_BYTES: u64 = 64;
+    /// Most messages of a call (`UIO_MAXIOV`).
+    const MESSAGES_MAX: u64 = 1024;
+    let ask_for = |address: u64, bytes: u64| {
+        let port = unsettled_port(GuestAddr(address), bytes)?;
+        ask(thread, context, OP_SEND, [u64::from(port), 0, 0, 0, 0, 0]).err()
+    };
+    let ask_for_message = |at: GuestAddr| {
+        let [address, bytes] = guest::read::<[u64; 2]>(at).ok()?;
+        ask_for(address, u64::from(host::uint_arg(bytes)))
+    };
+    match number {
+        nr::SENDTO => ask_for(args[4], args[5]),
+        nr::SENDMSG => ask_for_message(GuestAddr(args[1])),
+        _ => (0..u64::from(host::uint_arg(args[2])).min(MESSAGES_MAX))
+            .find_map(|index| ask_for_message(GuestAddr(args[1]).plus(index * MESSAGE_BYTES))),
     }
 }
 
@@ -85,9 +124,7 @@ fn bind(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer> {
     if let Some(name) = unix::Name::of(args) {
         return Some(unix::bind(thread, context, args, &name));
     }
-    if !is_own_address(GuestAddr(args[1]), args[2]) {
-        return None;
-    }
+    own_port(GuestAddr(args[1]), args[2])?;
     match ask(thread, context, OP_BIND, args) {
         Ok(0) => {}
         Ok(_) => return Some(Answer::Return(0)),
@@ -102,9 +139,7 @@ fn bind(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer> {
 }
 
 fn connect(thread: &Thread, context: &Context, args: [u64; 6]) -> Option<Answer> {
-    if !is_own_address(GuestAddr(args[1]), args[2]) {
-        return None;
-    }
+    own_port(GuestAddr(args[1]), args[2])?;
     ask(thread, context, OP_CONNECT, args).err()
 }
 

@@ -11,6 +11,8 @@ use dunix_shim_core::{Errno, nr};
 
 /// Makes `context`, which is in guest code, enter the guest's handler for a signal.
 pub(crate) fn to_guest(thread: &Thread, context: &mut Context, info: &SigInfo) {
+    let named = super::with_sender(info);
+    let info = named.as_ref().unwrap_or(info);
     let number = info.signal.unsigned_abs();
     context.regs.rip = rewrite::shown(context.regs.rip);
     let action = take_action(thread, number);

@@ -113,6 +113,7 @@ pub(crate) fn rt_sigtimedwait(thread: &Thread, context: &Context, args: [u64; 6]
     let result = unsafe { restart::keep(thread, request, timeout) }.result;
     if result > 0 && args[1] != 0 {
         super::restore_code(&mut info);
+        info = super::with_sender(&info).unwrap_or(info);
         if let Err(error) = guest::write(GuestAddr(args[1]), &info) {
             return Answer::from(Err(error));
         }

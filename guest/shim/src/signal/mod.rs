@@ -18,10 +18,12 @@ pub(crate) mod restore;
 use crate::arch::frame::{Context, SigInfo};
 use crate::arch::gadget::{self, Place};
 use crate::arch::{copy, fast, switch};
+use crate::calls::other::from_host;
 use crate::calls::passed;
 use crate::guest::{self, GuestAddr};
 use crate::host::{self, KernelAction};
 use crate::park;
+use crate::process::has_daemon;
 use crate::rewrite;
 use crate::thread::Thread;
 use dunix_guest_abi::signal::MOVE_SIGNAL;
@@ -36,6 +38,8 @@ pub(crate) const SA_SIGINFO: u64 = 4;
 pub(crate) const SA_ONSTACK: u64 = 0x0800_0000;
 /// `SA_RESTART`.
 pub(crate) const SA_RESTART: u64 = 0x1000_0000;
+/// `si_code` of the notice that a message has come (mq_notify(3)).
+pub(crate) const SI_MESGQ: i32 = -3;
 /// `SA_NODEFER`.
 pub(crate) const SA_NODEFER: u64 = 0x4000_0000;
 /// `SA_RESETHAND`.
@@ -250,6 +254,24 @@ pub(crate) fn restore_code(info: &mut SigInfo) {
     if let Some(real) = dunix_guest_abi::signal::decode(info.code) {
         info.code = real;
     }
+}
+
+/// A message queue's notice (mq_notify(3)) with its sender in the fabric's numbers; `None` of other signals. The kernel names
+/// the process that sent the message.
+pub(crate) fn with_sender(info: &SigInfo) -> Option<SigInfo> {
+    /// `si_pid` is the low half of this word, `si_uid` the other.
+    const SENDER: usize = 0;
+    if info.code != SI_MESGQ || !has_daemon() {
+        return None;
+    }
+    let mut named = *info;
+    let [host, user] = words(info.fields[SENDER]);
+    named.fields[SENDER] = u64::from(from_host(host)) | u64::from(user) << 32;
+    Some(named)
+}
+
+fn words(of: u64) -> [u32; 2] {
+    [host::uint_arg(of), host::uint_arg(of >> 32)]
 }
 
 fn die_of_fault(signal: i32, context: &Context) -> ! {

@@ -82,7 +82,8 @@ fn unknown_node_is_named(lab: &Lab) -> Verdict {
 
 fn dead_pids_are_errors(lab: &Lab) -> Verdict {
     expect(&lab.dunix(&["kill", "1000000"])?, 1, "1000000")?;
-    expect(&lab.dunix(&["explain", "1000000"])?, 1, "1000000")
+    expect(&lab.dunix(&["explain", "1000000"])?, 1, "1000000")?;
+    expect(&lab.dunix(&["run", "--near", "1000000", "true"])?, 125, "1000000")
 }
 
 /// An ELF file for i386, as far as anyone reads it before refusing it.
@@ -143,6 +144,12 @@ fn node_is_obeyed(lab: &Lab) -> Verdict {
         let found = wait_for(lab, &argument, 1)?;
         if found[0]["node"] != node {
             return Err(format!("{name}: {}", found[0]));
+        }
+        let near =
+            ["run", "--near", &found[0]["pid"].to_string(), "grep", "Node:", "/proc/self/status"];
+        let near = lab.dunix(&near)?;
+        if near.stdout != format!("Node:\t{name}\n") {
+            return Err(format!("near one at {name}: {near}"));
         }
         expect(&lab.dunix(&["kill", "-KILL", &found[0]["pid"].to_string()])?, 0, "")?;
         finish(child, 137)?;

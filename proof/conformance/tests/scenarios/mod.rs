@@ -1,6 +1,7 @@
 //! Scenarios by subject.
 
 pub(crate) mod commands;
+pub(crate) mod datagrams;
 pub(crate) mod descriptors;
 pub(crate) mod drains;
 pub(crate) mod faults;

@@ -11,6 +11,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("only_the_fabric_is_listed", only_the_fabric_is_listed),
     Scenario::new("memory_is_advised_about", memory_is_advised_about),
     Scenario::new("groups_have_priorities", groups_have_priorities),
+    Scenario::new("ipc_objects_name_processes", ipc_objects_name_processes),
 ];
 
 /// Three children on the nodes in turn, which have executed.
@@ -141,4 +142,14 @@ for p in $(pgrep -g $g); do ps -o ni= $p; ionice -p $p; done; nice
 renice -n 9 -g $$ > /dev/null; nice; renice -n 3 -g 4194000 2>&1 | tail -c 17; ionice -P 4194000 2>&1 | tail -c 17
 kill -- -$g"#;
     same_with(lab, SCRIPT, &["--local"])
+}
+
+/// svipc(7), mq_notify(3): who made, changed and sent, also after its end. The objects are a node's, so all stay there.
+fn ipc_objects_name_processes(lab: &Lab) -> Verdict {
+    let script = concat!(
+        "cat > i.c <<'END'\n",
+        include_str!("../../../../guest/programs/ipc.c"),
+        "\nEND\ncc -w -O1 -o i i.c -lrt && ./i"
+    );
+    same_with(lab, script, &["--local"])
 }

@@ -31,6 +31,18 @@ pub(super) fn same_with(lab: &Lab, script: &str, placements: &[&str]) -> Verdict
 }
 
 scripts! {
+    /// close(2), dup2(2): what was known of a descriptor is forgotten with it, by rewritten calls as well.
+    numbers_used_again = concat!(
+        "cat > a.c <<'END'\n",
+        include_str!("../../../../guest/programs/again.c"),
+        "\nEND\ncc -w -O1 -o a a.c && ./a"
+    );
+    /// waitpid(2), `WUNTRACED`: of children that stop before they are named.
+    children_stop_at_once = concat!(
+        "cat > s.c <<'END'\n",
+        include_str!("../../../../guest/programs/stops.c"),
+        "\nEND\ncc -O1 -o s s.c && for i in 1 2 3 4 5; do ./s 100 & done; wait"
+    );
     /// exit(3), wait(2): the low eight bits.
     exit_status_of_children = "sh -c 'exit 7'; echo $?; sh -c 'exit 300'; echo $?; /bin/false; echo $?";
     /// wait(2): a signal as the end.
@@ -136,6 +148,40 @@ except PermissionError: policy = os.SCHED_OTHER
 print(policy)'; done";
     /// fcntl(2): locks of parts of a file exclude others wherever they run, until they end in any of the ways there are.
     parts_are_locked = concat!("cat > l.py <<'END'\n", include_str!("locks.py"), "END\npython3 l.py");
+    /// flock(2): files are locked for descriptions wherever they are used, and shared, converted, waited for, interrupted,
+    /// passed on, and given up in any of the ways there are.
+    files_are_locked = concat!("cat > f.py <<'END'\n", include_str!("flock.py"), "END\npython3 f.py");
+    /// fcntl(2), 'Open file description locks': parts of a file, for descriptions.
+    parts_are_locked_for_descriptions = concat!("cat > o.py <<'END'\n", include_str!("ofd.py"), "END\npython3 o.py");
+    /// flock(1): scripts lock by a descriptor that they keep, or for a command.
+    scripts_lock = "exec 9> lock; flock 9; flock -n 9 && echo same; flock -n lock true; echo $?; flock -s -w 0.1 lock true; echo $?
+flock -u 9; flock -n lock echo free; flock -s 9; flock -s -n lock echo shared; flock -n lock true; echo $?
+(flock -n 8 && echo no; exec 9>&-; flock 8; cat kept) 8> lock & sleep 0.2; echo yes > kept; exec 9>&-; wait
+flock lock sh -c 'flock -n lock true; echo $?; flock -n -E 5 lock true; echo $?'; flock -n -o lock sh -c 'sleep 0.1; echo done'";
+    /// sqlite3: a journal that is rolled back, writers everywhere: no change is lost.
+    databases_lose_nothing = "cat > d.py <<'END'
+import sqlite3, subprocess, sys
+def connect(): return sqlite3.connect('d.sqlite', timeout=60, isolation_level=None)
+if len(sys.argv) > 1:
+    c = connect()
+    for i in range(20):
+        c.execute('BEGIN IMMEDIATE' if i % 2 else 'BEGIN EXCLUSIVE')
+        n, = c.execute('SELECT n FROM t').fetchone()
+        c.execute('UPDATE t SET n = ?', (n + 1,))
+        c.execute('INSERT INTO log VALUES (?, ?)', (sys.argv[1], i))
+        c.execute('ROLLBACK' if i % 5 == 4 else 'COMMIT')
+else:
+    c = connect()
+    print(c.execute('PRAGMA journal_mode = DELETE').fetchone())
+    c.execute('CREATE TABLE t (n)'); c.execute('CREATE TABLE log (who, i)'); c.execute('INSERT INTO t VALUES (0)')
+    c.close()
+    others = [subprocess.Popen([sys.executable, 'd.py', str(who)]) for who in range(4)]
+    print([other.wait() for other in others])
+    c = connect()
+    print(c.execute('SELECT n FROM t').fetchone(), c.execute('SELECT who, count(*), sum(i) FROM log GROUP BY who').fetchall())
+    print(c.execute('PRAGMA integrity_check').fetchone())
+END
+python3 d.py";
     /// flock(2) excludes across nodes.
     locks_exclude = "echo 0 > n; for w in 1 2 3; do bash -c 'for i in {1..10}; do exec 9> lock; flock 9; x=$(cat n); echo $((x + 1)) > n; exec 9>&-; done' & done; wait; cat n";
     /// sem_overview(7): a program finds the named semaphores of the one that started it.

@@ -54,6 +54,7 @@ impl Programs {
             ("python", "mkdir python; cd python; python3 ../session.py sockets"),
             ("descriptors", SHARING),
             (WITNESS, "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
+            (LOCKS, "mkdir locks; cd locks; python3 ../flock.py"),
             ("make", BUILD),
             ("privileges", PRIVILEGES),
             (CONNECTIONS, "mkdir sockets; cd sockets; ../witness 2000 --only sockets"),
@@ -77,6 +78,8 @@ const SHARING: &str = "mkdir descriptors; cd descriptors; python3 ../descriptors
 const DESCRIPTORS: &str = "descriptors.py";
 /// The program that watches from inside.
 const WITNESS: &str = "witness";
+/// The program that locks files.
+const LOCKS: &str = "locks";
 /// The program that makes TCP connections to itself.
 const CONNECTIONS: &str = "sockets";
 /// Programs that have more than who executes them, and others that they execute. Not copied by cp(1), which looks at its
@@ -99,8 +102,10 @@ fn furnish(folder: &Path) -> Result<(), String> {
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
     std::fs::copy(programs.join(DESCRIPTORS), folder.join(DESCRIPTORS))
         .map_err(|error| error.to_string())?;
-    for name in ["session.sh", "session.py"] {
-        std::fs::copy(here.join(name), folder.join(name)).map_err(|error| error.to_string())?;
+    for name in ["session.sh", "session.py", "../scenarios/flock.py"] {
+        let name = Path::new(name);
+        let to = folder.join(name.file_name().unwrap_or_default());
+        std::fs::copy(here.join(name), to).map_err(|error| error.to_string())?;
     }
     witness::build(&folder.join("witness"))?;
     let mut compile = Command::new("cc");
@@ -179,7 +184,7 @@ fn is_documented(reason: &str) -> bool {
 
 #[test]
 fn a_storm_shows_to_no_program() -> Result<(), String> {
-    storm(1..=1, |program| ![CONNECTIONS, WITNESS].contains(&program.name))
+    storm(1..=1, |program| ![CONNECTIONS, WITNESS, LOCKS].contains(&program.name))
 }
 
 #[test]
@@ -191,6 +196,11 @@ fn a_storm_shows_to_no_witness() -> Result<(), String> {
 #[ignore = "takes minutes: part of `cargo xtask test --full`"]
 fn twenty_storms_show_to_no_program() -> Result<(), String> {
     storm(2..=21, |_| true)
+}
+
+#[test]
+fn locks_hold_in_a_storm() -> Result<(), String> {
+    storm(1..=1, |program| program.name == LOCKS)
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub(super) fn build(args: &RunArgs, with_terminal: bool) -> Result<RunRequest, S
         cwd: ByteBuf::from(directory(args)?.as_os_str().as_bytes()),
         umask: umask(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
         placement: placement(args),
+        is_pinned: args.pin,
         terminal: with_terminal.then(terminal::size),
     })
 }
@@ -38,6 +39,7 @@ pub(super) fn in_root(mut request: RunRequest) -> RunRequest {
 fn placement(args: &RunArgs) -> Placement {
     match &args.node {
         Some(node) => Placement::Node(node.clone()),
+        None if args.near.is_some() => args.near.map_or(Placement::Policy, Placement::Near),
         None if args.spread => Placement::Spread,
         None if args.local => Placement::Local,
         None => Placement::Policy,

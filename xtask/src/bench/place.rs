@@ -1,0 +1,109 @@
+//! Work that is spread: how much longer a fan-out takes on small nodes than on one machine with the same CPU time, and
+//! a loop of short programs on many nodes than on one.
+
+use super::{
+    calls,
+    script::{Times, timed, times},
+    stats::{Ratio, Series},
+};
+use crate::{fabric::Fabric, source::Scratch};
+use anyhow::{Context, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const RUNS: usize = 5;
+const NODES: u32 = 6;
+/// Of each node.
+const CPUS: &str = "0.25";
+/// Of the group that the native runs are in: as much as all nodes together, in periods of 10 ms as theirs.
+const QUOTA_US: &str = "15000";
+const PERIOD_US: &str = "10000";
+const CPU: &str = "/sys/fs/cgroup/cpu";
+const UNIFIED: &str = "/sys/fs/cgroup";
+/// The most that a fan-out may take of the native time.
+const BOUND: f64 = 1.15;
+/// Programs of the loop.
+const LOOP: &str = "for i in {1..300}; do /bin/true; done";
+
+pub(super) fn measure(binaries: &Path, scratch: &Scratch) -> Result<Vec<Ratio>> {
+    println!(
+        "\n64 programs that compute, on {NODES} nodes of {CPUS} CPUs; a loop of 300 short ones"
+    );
+    let program = calls::compile(scratch, "computes")?;
+    // Where the nodes' tree shows it as it is now.
+    let program = format!("cp {program} /tmp/computes && cd /tmp");
+    let fabric = Fabric::start(binaries, "bench", NODES, &["--cpus-per-node", CPUS])?;
+    let alone = Fabric::start(binaries, "bench-alone", 1, &["--cpus-per-node", CPUS])?;
+    let limited = Limited::new()?;
+    within(&fabric, &program)?;
+    limited.run(&program)?;
+    let by_fork = [Series::new("forked, natively", "s"), Series::new("forked, dunix", "s")];
+    let by_exec = [Series::new("by bash, natively", "s"), Series::new("by bash, dunix", "s")];
+    let mut fan_outs = [
+        ("64 forked programs that compute / native", "/tmp/computes 64 0.25", by_fork),
+        (
+            "64 programs started by bash that compute / native",
+            "for i in {1..64}; do /tmp/computes 0 0.25 & done; wait",
+            by_exec,
+        ),
+    ];
+    let mut loops = [Series::new("the loop, one node", "s"), Series::new("the loop, 6 nodes", "s")];
+    for _ in 0..RUNS {
+        for (_, script, [native, dunix]) in &mut fan_outs {
+            native.push(limited.run(script)?.real);
+            dunix.push(within(&fabric, script)?.real);
+        }
+        loops[0].push(within(&alone, LOOP)?.real);
+        loops[1].push(within(&fabric, LOOP)?.real);
+    }
+    let mut ratios = Vec::new();
+    for (what, _, [native, dunix]) in &fan_outs {
+        println!("{native}\n{dunix}");
+        ratios.push(Ratio::new(what, dunix, native).at_most(BOUND));
+    }
+    println!("{}\n{}", loops[0], loops[1]);
+    ratios.push(Ratio::new("a loop of short programs, 6 nodes / one node", &loops[1], &loops[0]));
+    Ok(ratios)
+}
+
+fn within(fabric: &Fabric, script: &str) -> Result<Times> {
+    times(&mut fabric.dunix(&["run", "-C", "/", "--", "bash"]), &timed(script))
+}
+
+/// A control group with a quota, for programs of the host.
+struct Limited(PathBuf);
+
+impl Limited {
+    fn new() -> Result<Limited> {
+        let name = format!("dunix-bench-place-{}", std::process::id());
+        let old = Path::new(CPU).join(&name);
+        if fs::create_dir(&old).is_ok() {
+            let limited = Limited(old);
+            fs::write(limited.0.join("cpu.cfs_period_us"), PERIOD_US)?;
+            fs::write(limited.0.join("cpu.cfs_quota_us"), QUOTA_US)?;
+            return Ok(limited);
+        }
+        let folder = Path::new(UNIFIED).join(&name);
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let limited = Limited(folder);
+        fs::write(limited.0.join("cpu.max"), format!("{QUOTA_US} {PERIOD_US}"))?;
+        Ok(limited)
+    }
+
+    fn run(&self, script: &str) -> Result<Times> {
+        let enter =
+            format!("echo $$ > {}; {}", self.0.join("cgroup.procs").display(), timed(script));
+        times(&mut Command::new("bash"), &enter)
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("xtask: {}: {error}", self.0.display());
+        }
+    }
+}
