@@ -2,6 +2,7 @@
 
 use dunix_ids::Ino;
 use dunix_wire::locks::LockKind;
+use std::{iter, path::PathBuf};
 
 /// A file system's number: major, minor.
 pub(crate) type Device = (u32, u32);
@@ -45,12 +46,15 @@ pub(crate) fn is_complete() -> bool {
 }
 
 /// What descriptors of this host's processes have locked by flock(2), as lines of `/proc/locks`: slow, but complete but for
-/// descriptors on their way in a message.
+/// descriptors on their way in a message between programs.
 pub(crate) fn by_descriptors() -> String {
     let mut lines = String::new();
+    let own = || PathBuf::from("/proc/self");
     let Ok(processes) = std::fs::read_dir("/proc") else { return lines };
-    for process in processes.flatten() {
-        let Ok(descriptors) = std::fs::read_dir(process.path().join("fdinfo")) else { continue };
+    // In this order: programs come and go meanwhile, and leave a description with this process or take it from it.
+    let others = processes.flatten().map(|process| process.path());
+    for process in iter::once(own()).chain(others).chain(iter::once_with(own)) {
+        let Ok(descriptors) = std::fs::read_dir(process.join("fdinfo")) else { continue };
         for descriptor in descriptors.flatten() {
             let info = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
             let locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));

@@ -39,7 +39,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// How long a question to a peer may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
@@ -92,7 +92,7 @@ struct Inner {
 /// A listener in the place of one at another node.
 struct Led {
     holder: NodeId,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Names {
@@ -166,7 +166,7 @@ impl Names {
         }
         match self.ask(self.0.coordinator, NameCall::Reserve(port)).await? {
             NameReply::Reserved(true) => {
-                self.stop_leading(port);
+                self.stop_leading(|at, _| at.port() == port).await;
                 Ok(())
             }
             NameReply::Reserved(false) => Err(NamesError::InUse(port)),
@@ -192,9 +192,9 @@ impl Names {
         };
         match holder {
             Some(holder) if holder != self.0.me && self.listens(holder, address).await? => {
-                self.lead(address, holder);
+                self.lead(address, holder).await;
             }
-            _ => self.stop_leading(address.port()),
+            _ => self.stop_leading(|at, _| at.port() == address.port()).await,
         }
         Ok(())
     }
@@ -212,10 +212,10 @@ impl Names {
         dunix_wire::decode(&answer).map_err(|_| NamesError::Malformed(to))
     }
 
-    fn lead(&self, address: SocketAddr, holder: NodeId) {
-        let mut led = lock(&self.0.led);
+    async fn lead(&self, address: SocketAddr, holder: NodeId) {
         // The port may have changed hands since.
-        led.retain(|at, old| *at != address || old.holder == holder || old.abort());
+        self.stop_leading(|at, old| *at == address && old.holder != holder).await;
+        let mut led = lock(&self.0.led);
         if led.contains_key(&address) || led.len() >= LED_PORTS_MAX {
             return;
         }
@@ -223,7 +223,7 @@ impl Names {
             Ok(listener) => {
                 let mesh = self.0.mesh.clone();
                 let task = tokio::spawn(lead::accept(mesh, listener, address, holder));
-                led.insert(address, Led { holder, task: task.abort_handle() });
+                led.insert(address, Led { holder, task });
             }
             Err(error) => tracing::warn!(%address, %error, "cannot listen in a peer's place"),
         }
@@ -233,8 +233,17 @@ impl Names {
         lock(&self.0.led).contains_key(&address)
     }
 
-    fn stop_leading(&self, port: u16) {
-        lock(&self.0.led).retain(|address, led| address.port() != port || led.abort());
+    /// Listens no more in certain places. They are free when this returns.
+    async fn stop_leading(&self, is_meant: impl Fn(&SocketAddr, &Led) -> bool) {
+        let ended: Vec<Led> = {
+            let mut led = lock(&self.0.led);
+            led.extract_if(.., |at, led| is_meant(at, led)).map(|(_, led)| led).collect()
+        };
+        for led in ended {
+            led.task.abort();
+            // That it was aborted is no news.
+            let _ = led.task.await;
+        }
     }
 
     async fn answer(&self, from: NodeId, call: NameCall) -> NameReply {
@@ -301,14 +310,6 @@ impl Drop for AboutToBind<'_> {
                 all.remove(&self.1);
             }
         }
-    }
-}
-
-impl Led {
-    /// Ends it; `false`: it is not to be kept.
-    fn abort(&self) -> bool {
-        self.task.abort();
-        false
     }
 }
 
