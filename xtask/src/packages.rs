@@ -22,6 +22,7 @@ pub(crate) const QEMU: Tool<'_> =
 pub(crate) const DEBOOTSTRAP: Tool<'_> = Tool { program: "debootstrap", package: "debootstrap" };
 pub(crate) const MKE2FS: Tool<'_> = Tool { program: "mke2fs", package: "e2fsprogs" };
 pub(crate) const SSHD: Tool<'_> = Tool { program: "sshd", package: "openssh-server" };
+pub(crate) const DISTCC: Tool<'_> = Tool { program: "distccd", package: "distcc" };
 pub(crate) const SSH: Tool<'_> = Tool { program: "ssh", package: "openssh-client" };
 
 /// Makes sure that the tools are there.

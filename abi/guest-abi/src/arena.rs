@@ -45,10 +45,16 @@ pub struct NodeFacts {
     /// Goes up before another node is told what is locked here (flock(2)): whoever was granted a lock of a file
     /// earlier asks again.
     pub lock_epoch: AtomicU32,
+    /// The number of the tree's file system here (`st_dev`, stat(2)), which guests see as [`TREE_DEVICE`]; 0: as it is.
+    pub tree_device: AtomicU32,
     /// Bit `port % 32` of word `port / 32`: a datagram to the loopback port gets where it should when this
     /// node's kernel sends it ([`OP_SEND`](crate::doorbell::OP_SEND)).
     pub settled_ports: [AtomicU32; PORT_WORDS],
 }
+
+/// The number of the tree's file system (`st_dev`) at every node: of the numbers that kernels give file systems without a
+/// device (major 0), one that they do not reach, as they give the lowest that is free.
+pub const TREE_DEVICE: u32 = 0xd000_0000;
 
 /// Words of a bit for each port.
 pub const PORT_WORDS: usize = 65536 / 32;

@@ -157,6 +157,42 @@ fn add_ids(out: &mut Text<'_>, line: &[u8], end: usize, base: u32) -> Option<()>
     Some(())
 }
 
+/// How much longer [`mountinfo`] makes a line, at most.
+pub const MOUNT_GROWTH_BYTES: usize = 16;
+
+/// Rewrites lines of `mountinfo` (proc_pid_mountinfo(5)), whose third field is the number of the file system: `own`
+/// becomes `fabrics`, both as the kernel packs them (`st_dev`). Returns the bytes used in `to`, or `None` if they do not
+/// fit.
+pub fn mountinfo(text: &[u8], own: u32, fabrics: u32, to: &mut [u8]) -> Option<usize> {
+    let mut out = Text { to, used: 0 };
+    for line in text.split_inclusive(|&b| b == b'\n') {
+        for (at, field) in line.splitn(4, |&b| b == b' ').enumerate() {
+            if at > 0 {
+                out.add(b" ")?;
+            }
+            if at == 2 && read_device(field) == Some(split_device(own)) {
+                let (major, minor) = split_device(fabrics);
+                out.add_number(major)?;
+                out.add(b":")?;
+                out.add_number(minor)?;
+            } else {
+                out.add(field)?;
+            }
+        }
+    }
+    Some(out.used)
+}
+
+/// Major and minor number of a device, as the kernel packs them in 32 bits (`new_encode_dev`).
+fn split_device(packed: u32) -> (u64, u64) {
+    (u64::from(packed >> 8 & 0xfff), u64::from(packed & 0xff | packed >> 12 & 0xf_ff00))
+}
+
+fn read_device(text: &[u8]) -> Option<(u64, u64)> {
+    let colon = text.iter().position(|&b| b == b':')?;
+    Some((read_number(&text[..colon])?, read_number(&text[colon + 1..])?))
+}
+
 /// Longest line of `/proc/sysvipc/*`: 16 fields of at most 20 digits and two blanks.
 pub const IPC_LINE_BYTES: usize = 384;
 /// How wide the kernel prints a process there, at least (`ipc/shm.c`, `ipc/msg.c`: `%5u`).
@@ -225,6 +261,17 @@ mod tests {
         let started = Names { start_ticks: 5, ..NAMES };
         let used = stat(text, &started, &mut out).expect("well-formed");
         assert!(out[..used].ends_with(b" 21 5 23\n"));
+    }
+
+    #[test]
+    fn mounts_keep_everything_but_the_number_of_the_tree() {
+        let mut out = [0; 256];
+        let text = b"51 54 0:300 / / rw - fuse.dunix dunix rw\n52 51 0:52 / /a\\040b rw 0:300 - tmpfs x rw\n0:300";
+        let wanted = b"51 54 0:851968 / / rw - fuse.dunix dunix rw\n52 51 0:52 / /a\\040b rw 0:300 - tmpfs x rw\n0:300";
+        let own = 300 & 0xff | (300 & 0xf_ff00) << 12;
+        let used = mountinfo(text, own, crate::arena::TREE_DEVICE, &mut out).expect("fits");
+        assert_eq!(core::str::from_utf8(&out[..used]), core::str::from_utf8(wanted));
+        assert_eq!(mountinfo(text, own, crate::arena::TREE_DEVICE, &mut out[..used - 1]), None);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct ProcessesConfig {
     pub namespaces: Vec<OwnedFd>,
     /// Directory of the guests' root inside their mount namespace; empty: its root.
     pub root: Vec<u8>,
+    /// The number of the tree's file system here (`st_dev`), which guests are told as the fabric's; `None`: as it is.
+    pub tree_device: Option<u32>,
     /// This node's number for the guests' uid and gid 0.
     pub ids_base: u32,
     /// Where images go.

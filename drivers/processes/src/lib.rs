@@ -67,6 +67,9 @@ impl Processes {
     pub fn start(config: ProcessesConfig) -> Result<Processes, Errno> {
         let table = ProcTable::new(TableConfig { node: config.node, founder: config.founder });
         let arena = slots::SlotArena::new()?;
+        if let Some(device) = config.tree_device {
+            arena.set_tree_device(device);
+        }
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let runtime = tokio::runtime::Handle::current();
         let homes = remote::Homes::new()?;

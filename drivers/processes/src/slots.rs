@@ -52,6 +52,14 @@ impl SlotArena {
         }
     }
 
+    /// Publishes the number of the tree's file system here.
+    pub(crate) fn set_tree_device(&self, device: u32) {
+        let at = FACTS_AT + offset_of!(NodeFacts, tree_device);
+        if let Some(word) = self.0.word(at / 4) {
+            word.store(device, Ordering::Release);
+        }
+    }
+
     /// Publishes that datagrams to a port need not be asked about again.
     pub(crate) fn settle_port(&self, port: u16) {
         let at = FACTS_AT + offset_of!(NodeFacts, settled_ports);

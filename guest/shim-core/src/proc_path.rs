@@ -34,7 +34,9 @@ pub fn parse(path: &[u8], own_pid: u32) -> Option<ProcPath<'_>> {
         return match rest {
             b"" => Some(ProcPath::SelfLink { of_thread }),
             b"/exe" => Some(ProcPath::OwnExe),
-            b"/stat" | b"/status" if !of_thread => Some(ProcPath::Process { pid: own_pid, rest }),
+            b"/stat" | b"/status" | b"/mountinfo" if !of_thread => {
+                Some(ProcPath::Process { pid: own_pid, rest })
+            }
             _ if !of_thread && is_tasks(rest) => Some(ProcPath::Process { pid: own_pid, rest }),
             _ => None,
         };

@@ -118,6 +118,8 @@ pub struct GuestNamespaces {
     pub time: Option<OwnedFd>,
     /// The tree's mount, as statx(2) numbers it (`STATX_MNT_ID`).
     pub tree_mount: u64,
+    /// The number of the tree's file system (`st_dev`) if a server serves it: another node's is another one.
+    pub tree_device: Option<u32>,
     /// Where files that give privileges are made, by this descriptor only: the creator's directory.
     pub vault: OwnedFd,
 }
@@ -149,7 +151,8 @@ impl UnservedGuestNamespaces {
             TreeSource::Overlay { lower, upper, .. } => (make_overlay(config, lower, upper), None),
         };
         let tree = tree.map_err(host("make the tree's mount"))?;
-        let tree_mount = mount_id(tree.as_fd()).map_err(host("number the tree's mount"))?;
+        let (tree_mount, device) =
+            look_at(tree.as_fd()).map_err(host("look at the tree's mount"))?;
         let vault = make_vault().map_err(host("make a mount in memory"))?;
         let processes = match (&config.processes, open()) {
             (Some(_), Ok(fuse)) => Some(fuse),
@@ -177,6 +180,7 @@ impl UnservedGuestNamespaces {
             mount: open_namespace(pid, "mnt").map_err(host("open mount namespace"))?,
             time: config.clock_zero_s.map(|zero| child.set_clocks(zero)).transpose()?,
             tree_mount,
+            tree_device: fuse.is_some().then_some(device),
             vault,
         };
         child.write_maps(config).map_err(host("write id maps"))?;
@@ -338,10 +342,12 @@ fn make_vault() -> io::Result<OwnedFd> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
-/// The kernel's number of a mount, without a question to whoever serves it.
-fn mount_id(mount: BorrowedFd<'_>) -> io::Result<u64> {
+/// The kernel's number of a mount, and of its file system (`st_dev`), without a question to whoever serves it.
+fn look_at(mount: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    fs::statx(mount, c"", flags, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
+    let found = fs::statx(mount, c"", flags, StatxFlags::MNT_ID)?;
+    let device = fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+    Ok((found.stx_mnt_id, u32::try_from(device).unwrap_or(0)))
 }
 
 /// What the set-up child attaches.

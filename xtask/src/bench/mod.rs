@@ -5,6 +5,8 @@
 //! exec    a shell's loop of `true` on one node and over two        : the same natively
 //! stream  a pipe between nodes, GiB/s and CPU seconds a GiB        : TCP, TCP with TLS
 //! move    a running process to the other node and back             : waking a CPU, copying memory
+//! place   64 programs that compute, on six small nodes              : the same natively under equal quotas
+//! make    a build on six small nodes, with bounds                  : one of them, distcc on six as small
 //! tree    compiling, reading, writing, making files, on two nodes  : the same natively
 //! calls   single system calls, trapped and from rewritten sites    : the same natively
 //! cpu     find, tar, python3, gcc, bash in labs of one node         : the same natively
@@ -17,8 +19,11 @@
 
 mod calls;
 mod cpu;
+mod distcc;
 mod exec;
 mod guest;
+mod limited;
+mod make;
 mod meter;
 mod moves;
 mod place;
@@ -42,12 +47,13 @@ use stats::Ratio;
 type Measure = fn(&Path, &Scratch) -> Result<Vec<Ratio>>;
 
 /// What is measured together, in the order of a run of all.
-const GROUPS: [(&str, Measure); 9] = [
+const GROUPS: [(&str, Measure); 10] = [
     ("start", start::measure),
     ("exec", |binaries, _| exec::measure(binaries)),
     ("stream", |binaries, _| stream::measure(binaries)),
     ("move", moves::measure),
     ("place", place::measure),
+    ("make", make::measure),
     ("tree", |binaries, _| tree::measure(binaries)),
     ("calls", calls::measure),
     ("cpu", |binaries, _| cpu::measure(binaries)),
@@ -55,7 +61,7 @@ const GROUPS: [(&str, Measure); 9] = [
 ];
 
 /// Groups that have bounds, and take long.
-const BOUNDED: [&str; 1] = ["guest"];
+const BOUNDED: [&str; 2] = ["guest", "make"];
 
 /// Measures and prints the groups of these names. Of none: those without bounds, or with `--check` those with bounds,
 /// of which each must hold then.

@@ -3,26 +3,20 @@
 
 use super::{
     calls,
+    limited::Limited,
     script::{Times, timed, times},
     stats::{Ratio, Series},
 };
 use crate::{fabric::Fabric, source::Scratch};
-use anyhow::{Context, Result};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use anyhow::Result;
+use std::{path::Path, process::Command};
 
 const RUNS: usize = 5;
 const NODES: u32 = 6;
 /// Of each node.
 const CPUS: &str = "0.25";
-/// Of the group that the native runs are in: as much as all nodes together, in periods of 10 ms as theirs.
-const QUOTA_US: &str = "15000";
-const PERIOD_US: &str = "10000";
-const CPU: &str = "/sys/fs/cgroup/cpu";
-const UNIFIED: &str = "/sys/fs/cgroup";
+/// Of the group that the native runs are in: as much as all nodes together.
+const ALL_CPUS: f64 = 1.5;
 /// The most that a fan-out may take of the native time.
 const BOUND: f64 = 1.15;
 /// Programs of the loop.
@@ -37,9 +31,9 @@ pub(super) fn measure(binaries: &Path, scratch: &Scratch) -> Result<Vec<Ratio>> 
     let program = format!("cp {program} /tmp/computes && cd /tmp");
     let fabric = Fabric::start(binaries, "bench", NODES, &["--cpus-per-node", CPUS])?;
     let alone = Fabric::start(binaries, "bench-alone", 1, &["--cpus-per-node", CPUS])?;
-    let limited = Limited::new()?;
+    let limited = Limited::new("place", ALL_CPUS)?;
     within(&fabric, &program)?;
-    limited.run(&program)?;
+    natively(&limited, &program)?;
     let by_fork = [Series::new("forked, natively", "s"), Series::new("forked, dunix", "s")];
     let by_exec = [Series::new("by bash, natively", "s"), Series::new("by bash, dunix", "s")];
     let mut fan_outs = [
@@ -53,7 +47,7 @@ pub(super) fn measure(binaries: &Path, scratch: &Scratch) -> Result<Vec<Ratio>> 
     let mut loops = [Series::new("the loop, one node", "s"), Series::new("the loop, 6 nodes", "s")];
     for _ in 0..RUNS {
         for (_, script, [native, dunix]) in &mut fan_outs {
-            native.push(limited.run(script)?.real);
+            native.push(natively(&limited, script)?.real);
             dunix.push(within(&fabric, script)?.real);
         }
         loops[0].push(within(&alone, LOOP)?.real);
@@ -73,37 +67,6 @@ fn within(fabric: &Fabric, script: &str) -> Result<Times> {
     times(&mut fabric.dunix(&["run", "-C", "/", "--", "bash"]), &timed(script))
 }
 
-/// A control group with a quota, for programs of the host.
-struct Limited(PathBuf);
-
-impl Limited {
-    fn new() -> Result<Limited> {
-        let name = format!("dunix-bench-place-{}", std::process::id());
-        let old = Path::new(CPU).join(&name);
-        if fs::create_dir(&old).is_ok() {
-            let limited = Limited(old);
-            fs::write(limited.0.join("cpu.cfs_period_us"), PERIOD_US)?;
-            fs::write(limited.0.join("cpu.cfs_quota_us"), QUOTA_US)?;
-            return Ok(limited);
-        }
-        let folder = Path::new(UNIFIED).join(&name);
-        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let limited = Limited(folder);
-        fs::write(limited.0.join("cpu.max"), format!("{QUOTA_US} {PERIOD_US}"))?;
-        Ok(limited)
-    }
-
-    fn run(&self, script: &str) -> Result<Times> {
-        let enter =
-            format!("echo $$ > {}; {}", self.0.join("cgroup.procs").display(), timed(script));
-        times(&mut Command::new("bash"), &enter)
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("xtask: {}: {error}", self.0.display());
-        }
-    }
+fn natively(limited: &Limited, script: &str) -> Result<Times> {
+    times(&mut Command::new("bash"), &format!("{}; {}", limited.enter(), timed(script)))
 }

@@ -186,6 +186,7 @@ fn start_processes(
             .flatten()
             .collect(),
         root: Vec::new(),
+        tree_device: namespaces.tree_device,
         ids_base: space.id_first,
         policy: Arc::new(ByLoad::new(config.node, load.clone(), config.spread)),
         extension: calls,

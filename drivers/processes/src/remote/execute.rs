@@ -9,6 +9,7 @@ use super::watch::ready_now;
 use crate::config::PortCall;
 use crate::node::Node;
 use crate::terminal::{Gate, Job, TerminalCall};
+use dunix_guest_abi::arena::TREE_DEVICE;
 use dunix_guest_abi::doorbell::{
     IS_BOUND, OP_BIND, OP_BOUND, OP_CONNECT, OP_SEND, REMOTE_BACKGROUND,
 };
@@ -107,6 +108,38 @@ impl Node {
         Ok(outcome)
     }
 
+    /// Describes the object as fstat(2) does: the words of x86-64's `struct stat`, owners as guests
+    /// see them.
+    fn status(&self, object: &Object) -> Result<Done> {
+        /// Who has no number in a user namespace (`/proc/sys/kernel/overflowuid`).
+        const NOBODY: u32 = 65534;
+        let stat = rustix::fs::fstat(&object.original)?;
+        let guest_id = |id: u32| u64::from(id.checked_sub(self.ids_base).unwrap_or(NOBODY));
+        let is_tree = self.tree_device.map(u64::from) == Some(stat.st_dev);
+        let words = [
+            if is_tree { u64::from(TREE_DEVICE) } else { stat.st_dev },
+            stat.st_ino,
+            stat.st_nlink,
+            u64::from(stat.st_mode) | guest_id(stat.st_uid) << 32,
+            guest_id(stat.st_gid),
+            stat.st_rdev,
+            stat.st_size.cast_unsigned(),
+            stat.st_blksize.cast_unsigned(),
+            stat.st_blocks.cast_unsigned(),
+            stat.st_atime.cast_unsigned(),
+            stat.st_atime_nsec,
+            stat.st_mtime.cast_unsigned(),
+            stat.st_mtime_nsec,
+            stat.st_ctime.cast_unsigned(),
+            stat.st_ctime_nsec,
+            0,
+            0,
+            0,
+        ];
+        let data = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(CallOutcome { data, ..CallOutcome::default() })
+    }
+
     async fn run_call(
         self: &Arc<Node>,
         from: NodeId,
@@ -126,7 +159,7 @@ impl Node {
         }
         match request.call {
             CallArguments::At { .. } => Err(Errno::PROTO),
-            CallArguments::Status => status(&object, self.ids_base),
+            CallArguments::Status => self.status(&object),
             CallArguments::Poll { events } => Ok(value(usize::from(ready_among(&object, events)))),
             CallArguments::Terminal { request: number, argument } => {
                 let call = (request.pid, Job::from(request.job), number, argument);
@@ -303,37 +336,6 @@ fn ready_among(object: &Object, events: u16) -> u16 {
     let also =
         if now & 0x1 != 0 { READ_TOO } else { 0 } | if now & 0x4 != 0 { WRITE_TOO } else { 0 };
     (now | also) & (events | UNASKED)
-}
-
-/// Describes the object as fstat(2) does: the words of x86-64's `struct stat`, owners as guests
-/// see them (theirs begin at `ids_base`).
-fn status(object: &Object, ids_base: u32) -> Result<Done> {
-    /// Who has no number in a user namespace (`/proc/sys/kernel/overflowuid`).
-    const NOBODY: u32 = 65534;
-    let stat = rustix::fs::fstat(&object.original)?;
-    let guest_id = |id: u32| u64::from(id.checked_sub(ids_base).unwrap_or(NOBODY));
-    let words = [
-        stat.st_dev,
-        stat.st_ino,
-        stat.st_nlink,
-        u64::from(stat.st_mode) | guest_id(stat.st_uid) << 32,
-        guest_id(stat.st_gid),
-        stat.st_rdev,
-        stat.st_size.cast_unsigned(),
-        stat.st_blksize.cast_unsigned(),
-        stat.st_blocks.cast_unsigned(),
-        stat.st_atime.cast_unsigned(),
-        stat.st_atime_nsec,
-        stat.st_mtime.cast_unsigned(),
-        stat.st_mtime_nsec,
-        stat.st_ctime.cast_unsigned(),
-        stat.st_ctime_nsec,
-        0,
-        0,
-        0,
-    ];
-    let data = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    Ok(CallOutcome { data, ..CallOutcome::default() })
 }
 
 /// A file: calls do not wait, and its offset lock is the kernel's.

@@ -73,6 +73,7 @@ pub(crate) async fn start(
         privileges: None,
         namespaces: Vec::new(),
         root: Vec::new(),
+        tree_device: None,
         ids_base: 0,
         policy,
         extension: Arc::new(NoExtension),

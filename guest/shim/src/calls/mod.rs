@@ -159,12 +159,8 @@ fn dispatch(thread: &Thread, context: &mut Context, number: u64, args: [u64; 6])
         | nr::MREMAP
         | nr::REMAP_FILE_PAGES
         | nr::SHMAT => memory::try_handle(number, args).unwrap_or(Answer::PassOn),
-        nr::FSTAT | nr::STAT | nr::NEWFSTATAT | nr::STATX
-            if has_daemon() && !thread.process().remote.is_empty() =>
-        {
-            status::try_handle(thread, context, number, args)
-                .or_else(|| path::try_handle(thread, context, number, args))
-                .unwrap_or(Answer::PassOn)
+        nr::FSTAT | nr::STAT | nr::LSTAT | nr::NEWFSTATAT | nr::STATX if has_daemon() => {
+            status::handle(thread, context, number, args)
         }
         _ => path::try_handle(thread, context, number, args)
             .or_else(|| has_daemon().then(|| with_daemon(thread, context, number, args))?)

@@ -164,6 +164,9 @@ fn open_text(thread: &Thread, path: &[u8], flags: u64) -> Option<Answer> {
     }
     let own = thread.process().pid();
     let ProcPath::Process { pid, rest } = proc_path::parse(path, own)? else { return None };
+    if pid == own && proc_text::is_mounts(rest) {
+        return Some(proc_text::open_mounts(flags).into());
+    }
     if !proc_text::is_text(rest) || pid != own && has_process_files() {
         return None;
     }

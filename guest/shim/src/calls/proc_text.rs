@@ -2,10 +2,14 @@
 //!
 //! The copy is of the moment of opening: who reads it again later through the same descriptor sees the same.
 
+use super::status;
 use crate::doorbell::ring;
 use crate::host;
+use dunix_guest_abi::arena::TREE_DEVICE;
 use dunix_guest_abi::doorbell::{OP_PROC_NAMES, PROC_NODE_AT, PROC_WORDS};
-use dunix_guest_abi::proc_text::{Names, stat, status};
+use dunix_guest_abi::proc_text::{
+    MOUNT_GROWTH_BYTES, Names, mountinfo, stat, status as status_text,
+};
 use dunix_shim_core::{Errno, nr};
 
 /// Longest text; `status` has about 1.5 KiB.
@@ -52,9 +56,42 @@ pub(crate) fn open(pid: u32, path: &[u8], rest: &[u8], flags: u64) -> Result<u64
     let used = if rest == b"/stat" {
         stat(text, &names, &mut out)
     } else {
-        status(text, &names, &mut out)
+        status_text(text, &names, &mut out)
     };
     memory_file(&out[..used.ok_or(Errno::ESRCH)?], flags)
+}
+
+/// Whether a file of the caller, by its name below its folder, lists its mounts.
+pub(crate) fn is_mounts(rest: &[u8]) -> bool {
+    rest == b"/mountinfo" && status::is_translated()
+}
+
+/// Opens the list of the caller's mounts, in which the tree has the fabric's number.
+///
+/// # Errors
+/// What opening or reading reports.
+pub(crate) fn open_mounts(flags: u64) -> Result<u64, Errno> {
+    /// No line is shorter.
+    const LINE_BYTES: usize = 32;
+    let file = host::openat(host::AT_FDCWD, b"/proc/self/mountinfo\0", host::O_CLOEXEC)?;
+    let copy = memory_file(b"", flags)?;
+    let mut text = [0u8; TEXT_BYTES];
+    let mut out = [0u8; TEXT_BYTES + TEXT_BYTES / LINE_BYTES * MOUNT_GROWTH_BYTES];
+    let mut at = 0;
+    loop {
+        let got = match host::pread(file, &mut text, at) {
+            Ok(0) | Err(_) => break,
+            Ok(got) => got,
+        };
+        // A part of a line is read again; one that is longer than all this is copied as it is.
+        let lines = text[..got].iter().rposition(|&b| b == b'\n').map_or(got, |end| end + 1);
+        let used = mountinfo(&text[..lines], status::tree_device(), TREE_DEVICE, &mut out);
+        let shown = used.map_or(&text[..lines], |used| &out[..used]);
+        host::write_all(host::int_arg(copy), shown);
+        at += lines as u64;
+    }
+    host::close(file);
+    rewind(copy).map(|()| copy)
 }
 
 /// A file in memory with this text, at its beginning.

@@ -2,7 +2,7 @@
 //!
 //! Each answer is that of [`super::dispatch`], or [`Quick::Trap`], which asks it.
 
-use super::{Answer, descriptor, entries, epoll, fifo, ids, path, socket};
+use super::{Answer, descriptor, entries, epoll, fifo, ids, path, socket, status};
 use crate::arch::fast;
 use crate::doorbell::slot;
 use crate::fast::{Quick, rt_sigaction, rt_sigprocmask};
@@ -29,10 +29,10 @@ pub(crate) fn decide(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
         nr::LSEEK | nr::RECVFROM | nr::SENDTO => if_near(thread, host::int_arg(args[0])),
         nr::OPEN | nr::OPENAT => open(thread, number, args),
         nr::STAT | nr::LSTAT | nr::NEWFSTATAT | nr::STATX => {
-            if is_far(thread) {
+            if is_far(thread) || !path::is_plain(number, args) {
                 Quick::Trap
             } else {
-                if_plain(number, args)
+                describe(number, args)
             }
         }
         nr::ACCESS | nr::FACCESSAT | nr::FACCESSAT2 | nr::READLINK | nr::READLINKAT => {
@@ -42,7 +42,7 @@ pub(crate) fn decide(thread: &Thread, number: u64, args: [u64; 6]) -> Quick {
             if is_far(thread) {
                 Quick::Trap
             } else {
-                Quick::Pass
+                describe(number, args)
             }
         }
         nr::CLOSE => close(thread, host::int_arg(args[0])),
@@ -99,6 +99,19 @@ fn transfer(thread: &Thread, fd: i32) -> Quick {
         return Quick::Trap;
     }
     if_near(thread, fd)
+}
+
+/// stat(2) and kin: the tree's number is the fabric's.
+fn describe(number: u64, args: [u64; 6]) -> Quick {
+    if !status::is_translated() {
+        return Quick::Pass;
+    }
+    // SAFETY: the guest's own call.
+    let result = unsafe { fast::call(number, args) };
+    if result == 0 {
+        status::translate(number, args);
+    }
+    Quick::Return(result)
 }
 
 fn if_plain(number: u64, args: [u64; 6]) -> Quick {

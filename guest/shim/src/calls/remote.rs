@@ -2,7 +2,7 @@
 
 use super::rest::Transfer;
 use super::socket::{self, Sender};
-use super::{Answer, terminal};
+use super::{Answer, status, terminal};
 use crate::arch::frame::{Context, SigInfo};
 use crate::arch::gadget;
 use crate::doorbell::{Wake, ring_raw, slot, wait_event};
@@ -326,7 +326,7 @@ pub(crate) fn status(thread: &Thread, mask: SigSet, fd: i32) -> Result<[u64; 18]
     match Call::new(thread, mask, nr::FSTAT, args).ask_home(thread, mask) {
         Outcome::Done(REMOTE_NOT) | Outcome::Here => {
             // SAFETY: writes the structure only.
-            unsafe { host::call(nr::FSTAT, args) }.map(|_| words)
+            unsafe { host::call(nr::FSTAT, args) }.map(|_| status::translated(words))
         }
         Outcome::Done(result) => Errno::check(result).map(|_| words),
         Outcome::Interrupted => Err(Errno::EINTR),

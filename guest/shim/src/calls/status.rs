@@ -1,15 +1,22 @@
-//! stat(2) and kin on descriptors of another node, by number or by their names in `/dev/fd`.
+//! stat(2) and kin: the tree's number is the fabric's; descriptors of another node, by number or by their names in `/dev/fd`.
 
-use super::{Answer, remote};
+use super::{Answer, blocking, path, remote};
 use crate::arch::frame::Context;
+use crate::doorbell::node_facts;
 use crate::guest::{self, GuestAddr};
 use crate::host;
+use crate::park;
+use crate::process::has_daemon;
 use crate::thread::Thread;
+use core::sync::atomic::Ordering;
+use dunix_guest_abi::arena::TREE_DEVICE;
 use dunix_shim_core::{Errno, nr, proc_path};
 
 const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 /// `STATX_BASIC_STATS`.
 const BASIC: u32 = 0x7ff;
+/// Where `struct statx` has the device's numbers.
+const STATX_DEVICE: u64 = 136;
 
 /// What a call describes.
 struct Asked {
@@ -26,6 +33,7 @@ fn asked(number: u64, args: [u64; 6]) -> Option<Asked> {
     let (fd, path, flags, to) = match number {
         nr::FSTAT => (first, None, host::AT_EMPTY_PATH, second),
         nr::STAT => (host::AT_FDCWD, Some(first), 0, second),
+        nr::LSTAT => (host::AT_FDCWD, Some(first), AT_SYMLINK_NOFOLLOW, second),
         nr::NEWFSTATAT => (first, Some(second), fourth, third),
         nr::STATX => (first, Some(second), third, fifth),
         _ => return None,
@@ -33,13 +41,64 @@ fn asked(number: u64, args: [u64; 6]) -> Option<Asked> {
     Some(Asked { fd: host::int_arg(fd), path: path.map(GuestAddr), flags, to: GuestAddr(to) })
 }
 
+/// Whether the host's answers are not the guest's.
+pub(crate) fn is_translated() -> bool {
+    has_daemon() && tree_device() != 0
+}
+
+/// The number of the tree's file system at this node.
+pub(crate) fn tree_device() -> u32 {
+    node_facts().tree_device.load(Ordering::Relaxed)
+}
+
+/// Puts the fabric's number of the tree into what the host has told a guest by this call.
+pub(crate) fn translate(number: u64, args: [u64; 6]) {
+    let Some(Asked { to, .. }) = asked(number, args) else { return };
+    let (at, own, fabrics) = match number {
+        nr::STATX => (to.plus(STATX_DEVICE), split(tree_device()), split(TREE_DEVICE)),
+        _ => (to, u64::from(tree_device()), u64::from(TREE_DEVICE)),
+    };
+    if guest::read::<u64>(at) == Ok(own) {
+        // The guest has unmapped it since.
+        let _ = guest::write(at, &fabrics);
+    }
+}
+
+/// The words of `struct stat` as a guest is to see them.
+pub(crate) fn translated(mut words: [u64; 18]) -> [u64; 18] {
+    if words[0] == u64::from(tree_device()) {
+        words[0] = u64::from(TREE_DEVICE);
+    }
+    words
+}
+
+fn split(device: u32) -> u64 {
+    self::device(u64::from(device))
+}
+
+/// Handles a call that is made by a trap.
+pub(crate) fn handle(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Answer {
+    if let Some(answer) = try_handle(thread, context, number, args) {
+        return answer;
+    }
+    loop {
+        let parks = park::count();
+        let answer = path::try_handle(thread, context, number, args)
+            // SAFETY: the guest's own call.
+            .unwrap_or_else(|| unsafe { blocking(context, number, args) });
+        if !matches!(answer, Answer::Return(0)) {
+            return answer;
+        }
+        if park::count() == parks {
+            translate(number, args);
+            return answer;
+        }
+        // It may have moved when the host had answered: which host did is not known.
+    }
+}
+
 /// Answers a call that describes a remote object.
-pub(crate) fn try_handle(
-    thread: &Thread,
-    context: &Context,
-    number: u64,
-    args: [u64; 6],
-) -> Option<Answer> {
+fn try_handle(thread: &Thread, context: &Context, number: u64, args: [u64; 6]) -> Option<Answer> {
     if thread.process().remote.is_empty() {
         return None;
     }

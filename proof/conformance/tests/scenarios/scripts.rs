@@ -43,6 +43,12 @@ scripts! {
         include_str!("../../../../guest/programs/stops.c"),
         "\nEND\ncc -O1 -o s s.c && for i in 1 2 3 4 5; do ./s 100 & done; wait"
     );
+    /// stat(2), proc_pid_mountinfo(5): files of one file system have one number of it, at every node.
+    one_number_of_the_tree = "touch f; for how in 'stat -c %d f' 'stat -L -c %d f' 'stat -c %d .' \
+        'python3 -c \"import os; print(os.fstat(os.open(chr(102), 0)).st_dev)\"' 'sh -c \"stat -L -c %d /dev/fd/0 <f\"' \
+        'find f -printf %D\\\\n'; do for i in 1 2 3; do eval $how; done; done | sort | uniq -c | sed 's/ [0-9]*$//'
+        m=$(findmnt -n -o MAJ:MIN -T .); test $(stat -c %d .) = $(python3 -c \"import os; print(os.makedev(${m/:/,}))\"); echo $?
+        cp f g; cp g f; echo $?";
     /// exit(3), wait(2): the low eight bits.
     exit_status_of_children = "sh -c 'exit 7'; echo $?; sh -c 'exit 300'; echo $?; /bin/false; echo $?";
     /// wait(2): a signal as the end.

@@ -82,10 +82,9 @@ const WITNESS: &str = "witness";
 const LOCKS: &str = "locks";
 /// The program that makes TCP connections to itself.
 const CONNECTIONS: &str = "sockets";
-/// Programs that have more than who executes them, and others that they execute. Not copied by cp(1), which looks at its
-/// source twice and minds that each node has a device number of its own.
+/// Programs that have more than who executes them, and others that they execute.
 const PRIVILEGES: &str = "mkdir privileges; cd privileges
-give() { cat ../p > $1; chown $2 $1; chmod $3 $1; }
+give() { cp ../p $1; chown $2 $1; chmod $3 $1; }
 give p 0:0 755; give root 0:0 4755; give both 7:8 6755
 as='setpriv --reuid 1000 --regid 1000 --groups 5,6'
 for i in 1 2 3; do for p in p root both; do $as ./$p often 60 ./p > $i.$p & done; done

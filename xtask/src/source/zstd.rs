@@ -1,15 +1,15 @@
-//! A real C code base: the library sources of zstd, out of the `zstd-sys` package.
-//!
-//! Cargo fetches the package (see `xtask/zstd-source`); the C files are copied to a folder that
-//! anyone may read, with a makefile and a small main program of ours.
+//! The library sources of zstd, with a makefile and a small main program of ours.
 
-use crate::{interrupt, workspace};
-use anyhow::{Context, Result, bail};
+use super::{copy, fetch, make_folder, write};
+use anyhow::Result;
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+/// Where they come from.
+const PACKAGE: &str = "zstd-sys";
+const LIBRARY: &str = "zstd/lib";
 
 /// Folders of zstd's library that hold C files.
 const FOLDERS: [&str; 6] =
@@ -66,37 +66,9 @@ int main(void) {
 }
 "#;
 
-/// A folder below `/var/tmp`, removed when dropped.
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes a fresh folder that anyone may read.
-    pub(crate) fn new(name: &str) -> Result<Scratch> {
-        let path = PathBuf::from(format!("/var/tmp/dunix-{name}-{}", std::process::id()));
-        fs::DirBuilder::new()
-            .mode(0o755)
-            .create(&path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
-        open_to_all(&path)?;
-        Ok(Scratch(path))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("xtask: {}: {error}", self.0.display());
-        }
-    }
-}
-
 /// Puts the code base into a new folder; returns the number of C files.
 pub(crate) fn unpack(folder: &Path) -> Result<usize> {
-    let library = fetch()?;
+    let library = fetch(PACKAGE, LIBRARY)?;
     make_folder(folder)?;
     make_folder(&folder.join("lib"))?;
     let mut files = copy(&library, &folder.join("lib"))?;
@@ -135,7 +107,7 @@ int main(void) {
 
 /// Puts a small part of the code base, of the same nature, into a new folder.
 pub(crate) fn unpack_small(folder: &Path) -> Result<()> {
-    let library = fetch()?;
+    let library = fetch(PACKAGE, LIBRARY)?;
     make_folder(folder)?;
     make_folder(&folder.join("common"))?;
     copy(&library.join("common"), &folder.join("common"))?;
@@ -144,50 +116,6 @@ pub(crate) fn unpack_small(folder: &Path) -> Result<()> {
     }
     write(&folder.join("Makefile"), SMALL_MAKEFILE.as_bytes())?;
     write(&folder.join("main.c"), SMALL_MAIN.as_bytes())
-}
-
-/// The folder of zstd's library sources in cargo's own store.
-fn fetch() -> Result<PathBuf> {
-    let manifest = workspace::root().join("xtask/zstd-source/Cargo.toml");
-    let mut fetch = workspace::cargo(&["fetch", "--quiet", "--locked", "--manifest-path"]);
-    interrupt::run(fetch.arg(&manifest))?;
-    let metadata = workspace::metadata(&manifest, &["--locked", "--offline"])?;
-    let packages = metadata["packages"].as_array().context("cargo metadata: packages")?;
-    let package = packages.iter().find(|package| package["name"] == "zstd-sys");
-    let manifest = package.and_then(|package| package["manifest_path"].as_str());
-    let folder = Path::new(manifest.context("no package zstd-sys")?).with_file_name("zstd/lib");
-    if !folder.is_dir() {
-        bail!("{} is missing", folder.display());
-    }
-    Ok(folder)
-}
-
-/// Copies the C files and headers of one folder; returns the number of C files.
-fn copy(from: &Path, to: &Path) -> Result<usize> {
-    let mut files = 0;
-    for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        let (Some(name), Some(extension)) = (path.file_name(), path.extension()) else { continue };
-        if extension == "c" || extension == "h" {
-            write(&to.join(name), &fs::read(&path)?)?;
-            files += usize::from(extension == "c");
-        }
-    }
-    Ok(files)
-}
-
-fn make_folder(path: &Path) -> Result<()> {
-    fs::create_dir(path)?;
-    open_to_all(path)
-}
-
-fn open_to_all(path: &Path) -> Result<()> {
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes)?;
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o644))?)
 }
 
 /// Every C file of an unpacked code base in a fixed order, one after the other.
@@ -203,9 +131,4 @@ pub(crate) fn concatenate(folder: &Path) -> Result<Vec<u8>> {
         }
     }
     Ok(text)
-}
-
-/// Adds a file that anyone may read.
-pub(crate) fn add(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    write(&folder.join(name), bytes)
 }
