@@ -79,6 +79,22 @@ impl Name {
     }
 }
 
+/// A part of the names that a directory can have: those are lent and recalled together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct NamePart(pub u16);
+
+impl NamePart {
+    /// The part that a name belongs to: its FNV-1a hash, folded. Few names of a directory share one.
+    #[must_use]
+    pub fn of(name: &[u8]) -> NamePart {
+        let hash = name.iter().fold(0x811c_9dc5_u32, |hash, &byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        let [a, b, c, d] = hash.to_le_bytes();
+        NamePart(u16::from_le_bytes([a ^ c, b ^ d]))
+    }
+}
+
 /// What an inode is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "inode(7) describes them")]
@@ -361,8 +377,8 @@ pub enum Recall {
     Pages(Ino),
     /// Attributes of the inode.
     Attr(Ino),
-    /// What the names in the directory lead to, or that they lead nowhere.
-    Names(Ino),
+    /// What a part of the names in the directory lead to, or that they lead nowhere.
+    Names(Ino, NamePart),
 }
 
 /// An open that a node had before the authority took the node to be gone.

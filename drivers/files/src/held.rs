@@ -6,9 +6,11 @@
 
 use crate::opens::Opens;
 use dunix_ids::Ino;
-use dunix_wire::files::{Attr, FileReply, FileRequest, Lease, Name, OpenMode, RenameMode};
+use dunix_wire::files::{
+    Attr, FileReply, FileRequest, Lease, Name, NamePart, OpenMode, RenameMode,
+};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     time::Instant,
 };
 
@@ -18,7 +20,7 @@ pub(crate) struct Held {
     pub(crate) opens: Opens,
     /// Inodes of which it may keep attributes or pages.
     pub(crate) leased: HashMap<Ino, Lent>,
-    /// Names that it may keep, by directory, and when it got the last of them.
+    /// Names that it may keep, by directory.
     pub(crate) names: HashMap<Ino, Names>,
     pub(crate) names_count: usize,
     /// Directories whose names this node is changing: its kernel has them locked.
@@ -27,10 +29,8 @@ pub(crate) struct Held {
     pub(crate) changes: u64,
 }
 
-pub(crate) struct Names {
-    pub(crate) at: Instant,
-    pub(crate) names: HashSet<Vec<u8>>,
-}
+/// By part and name: when the kernel got it.
+pub(crate) type Names = BTreeMap<(NamePart, Vec<u8>), Instant>;
 
 /// What the kernel was last told of an inode.
 #[derive(Clone, Copy)]
@@ -67,8 +67,29 @@ impl Held {
     /// This node took a name away: its kernel keeps nothing of it.
     pub(crate) fn name_gone(&mut self, dir: Ino, name: &Name) {
         if let Some(names) = self.names.get_mut(&dir) {
-            self.names_count -= usize::from(names.names.remove(&name.0));
+            let known = names.remove(&(NamePart::of(&name.0), name.0.clone()));
+            self.names_count -= usize::from(known.is_some());
         }
+    }
+
+    /// Takes the names of a part of a directory out of the record, and says when the kernel got the last of them; of
+    /// `None`, those of all parts.
+    pub(crate) fn take_names(
+        &mut self,
+        dir: Ino,
+        part: Option<NamePart>,
+    ) -> (Vec<Vec<u8>>, Option<Instant>) {
+        let Some(names) = self.names.get_mut(&dir) else { return (Vec::new(), None) };
+        let first = (part.unwrap_or(NamePart(0)), Vec::new());
+        let is_meant = |key: &&(NamePart, Vec<u8>)| part.is_none_or(|part| part == key.0);
+        let keys: Vec<_> =
+            names.range(first..).map(|(key, _)| key).take_while(is_meant).cloned().collect();
+        let last = keys.iter().filter_map(|key| names.remove(key)).max();
+        self.names_count -= keys.len();
+        if names.is_empty() {
+            self.names.remove(&dir);
+        }
+        (keys.into_iter().map(|(_, name)| name).collect(), last)
     }
 
     /// The attributes of an inode, if they are lent and this node has changed nothing since.
@@ -119,10 +140,9 @@ impl Held {
             *lease = false;
         }
         if *lease {
-            let names = self.names.entry(dir);
-            let names = names.or_insert_with(|| Names { at, names: HashSet::new() });
-            names.at = at;
-            self.names_count += usize::from(names.names.insert(name.0));
+            let names = self.names.entry(dir).or_default();
+            let known = names.insert((NamePart::of(&name.0), name.0), at);
+            self.names_count += usize::from(known.is_none());
         }
     }
 }

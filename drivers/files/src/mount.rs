@@ -20,8 +20,8 @@ use bytes::Bytes;
 use dunix_fuse::{Caches, Reply, Volume};
 use dunix_ids::Ino;
 use dunix_wire::files::{
-    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, Name, OpenMode, Recall,
-    Reclaim, pack, unpack,
+    Errno, FileAnswer, FileCall, FileNotice, FileReply, FileRequest, Lease, Name, NamePart,
+    OpenMode, Recall, Reclaim, pack, unpack,
 };
 use std::{
     sync::{
@@ -99,7 +99,7 @@ impl Mount {
                     self.give_back_open(ino);
                     self.forget_inode(*recall, lent);
                 }
-                Recall::Names(dir) => self.forget_names(dir),
+                Recall::Names(dir, part) => self.forget_names(dir, Some(part)),
             }
         }
     }
@@ -117,9 +117,9 @@ impl Mount {
             dirs = dirs.len(),
             "nothing of the tree stays cached"
         );
-        let names = dirs.into_iter().map(Recall::Names);
-        let recalls: Vec<_> = leased.into_keys().map(Recall::Pages).chain(names).collect();
+        let recalls: Vec<_> = leased.into_keys().map(Recall::Pages).collect();
         self.forget(&recalls);
+        dirs.into_iter().for_each(|dir| self.forget_names(dir, None));
     }
 
     fn forget_inode(&self, recall: Recall, lent: Option<Lent>) {
@@ -130,19 +130,19 @@ impl Mount {
         }
     }
 
-    /// Has the names in a directory asked for anew. If this node is changing the directory, its kernel
+    /// Has a part of the names in a directory asked for anew, or all. If this node is changing the directory, its kernel
     /// has it locked until the authority has answered, which may in turn wait for the node that caused
     /// this recall: then the names follow as soon as the kernel lets go.
-    fn forget_names(self: &Arc<Self>, dir: Ino) {
-        let (names, changing) = {
+    fn forget_names(self: &Arc<Self>, dir: Ino, part: Option<NamePart>) {
+        let (names, last, changing) = {
             let held = &mut *self.held();
-            let Some(names) = held.names.remove(&dir) else { return };
-            held.names_count -= names.names.len();
-            (names, held.changing.contains_key(&dir))
+            let (names, last) = held.take_names(dir, part);
+            (names, last, held.changing.contains_key(&dir))
         };
+        let Some(last) = last else { return };
         let runtime = &self.files.0.runtime;
-        let fresh = names.at.elapsed() < UNBORN;
-        let names: Arc<Vec<Vec<u8>>> = Arc::new(names.names.into_iter().collect());
+        let fresh = last.elapsed() < UNBORN;
+        let names = Arc::new(names);
         if changing {
             let (mount, names) = (Arc::clone(self), Arc::clone(&names));
             runtime.spawn_blocking(move || mount.expire(dir, &names));
@@ -224,7 +224,7 @@ impl Mount {
         let known = match recall {
             Recall::Pages(ino) => caches.drop_pages(ino),
             Recall::Attr(ino) => caches.drop_attr(ino),
-            Recall::Names(_) => return true,
+            Recall::Names(..) => return true,
         };
         known.unwrap_or_else(|error| {
             // Only a kernel without the mount refuses.

@@ -8,16 +8,10 @@
 //! Owns: the table of holdings. Refuses: waiting; the driver waits for the acknowledgements.
 //! Invariant: no holding is empty, and a node that is gone holds nothing.
 
-use alloc::{
-    collections::{BTreeMap, BTreeSet},
-    vec::Vec,
-};
+use crate::names::LentNames;
+use alloc::{collections::BTreeMap, vec::Vec};
 use dunix_ids::{Ino, NodeId};
-use dunix_wire::files::Recall;
-
-/// For so long after a change of a directory that several nodes use its names are not leased, ms. It
-/// bounds how often nodes that work beside each other have to forget.
-pub const QUIET_MS: u64 = 2000;
+use dunix_wire::files::{NamePart, Recall};
 
 /// How a file is open on a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,17 +47,11 @@ impl Holding {
     }
 }
 
-#[derive(Default)]
-struct Names {
-    granted: BTreeSet<NodeId>,
-    changed: Option<(NodeId, u64)>,
-}
-
 /// The holdings of all nodes.
 #[derive(Default)]
 pub struct Holders {
     inodes: BTreeMap<Ino, BTreeMap<NodeId, Holding>>,
-    names: BTreeMap<Ino, Names>,
+    names: LentNames,
 }
 
 impl Holders {
@@ -100,16 +88,8 @@ impl Holders {
     }
 
     /// Says whether `node` may keep a name in `dir`, and notes it if so.
-    pub fn lend_name(&mut self, dir: Ino, node: NodeId, now_ms: u64) -> bool {
-        let names = self.names.entry(dir).or_default();
-        let alone = names.granted.iter().all(|&other| other == node);
-        let quiet = names.changed.is_none_or(|(by, at_ms)| {
-            by == node && alone || now_ms.saturating_sub(at_ms) >= QUIET_MS
-        });
-        if quiet {
-            names.granted.insert(node);
-        }
-        quiet
+    pub fn lend_name(&mut self, dir: Ino, name: &[u8], node: NodeId, now_ms: u64) -> bool {
+        self.names.lend(dir, NamePart::of(name), node, now_ms)
     }
 
     /// The data (and so the attributes) of `ino` were changed by `by`. `from_cache`: by the writing
@@ -186,29 +166,35 @@ impl Holders {
         open.map(|(&node, _)| (node, Recall::Attr(ino))).collect()
     }
 
-    /// Names in `dir` were changed by `by`, whose kernel knows.
-    pub fn changed_names(&mut self, dir: Ino, by: NodeId, now_ms: u64) -> Vec<(NodeId, Recall)> {
-        let names = self.names.entry(dir).or_default();
-        names.changed = Some((by, now_ms));
-        let keeps = names.granted.remove(&by);
-        let recalls =
-            core::mem::take(&mut names.granted).into_iter().map(|node| (node, Recall::Names(dir)));
-        let recalls = recalls.collect();
-        names.granted.extend(keeps.then_some(by));
-        recalls
+    /// A name in `dir` was changed by `by`, whose kernel knows.
+    pub fn changed_name(
+        &mut self,
+        dir: Ino,
+        name: &[u8],
+        by: NodeId,
+        now_ms: u64,
+    ) -> Vec<(NodeId, Recall)> {
+        let part = NamePart::of(name);
+        let keepers = self.names.changed(dir, part, by, now_ms).into_iter();
+        keepers.map(|node| (node, Recall::Names(dir, part))).collect()
     }
 
-    /// `node` moved a name from `from` to `to`: its kernel moves what it keeps of the name along.
-    pub fn carried_name(&mut self, from: Ino, to: Ino, node: NodeId) {
-        if self.names.get(&from).is_some_and(|names| names.granted.contains(&node)) {
-            self.names.entry(to).or_default().granted.insert(node);
-        }
+    /// `node` moved a name: its kernel moves what it keeps of the name along.
+    pub fn carried_name(
+        &mut self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        node: NodeId,
+        now_ms: u64,
+    ) {
+        let part = |(dir, name)| (dir, NamePart::of(name));
+        self.names.carried(part(from), part(to), node, now_ms);
     }
 
     /// Forgets an inode that is no more.
     pub fn discard(&mut self, ino: Ino) {
         self.inodes.remove(&ino);
-        self.names.remove(&ino);
+        self.names.discard(ino);
     }
 
     /// Forgets a node that is gone.
@@ -217,9 +203,7 @@ impl Holders {
             nodes.remove(&node);
             !nodes.is_empty()
         });
-        self.names.values_mut().for_each(|names| {
-            names.granted.remove(&node);
-        });
+        self.names.node_gone(node);
     }
 
     /// Panics if the table contradicts itself.
@@ -295,27 +279,6 @@ mod tests {
         assert_eq!(holders.lost_privilege(F), vec![(A, Recall::Attr(F))]);
         assert_eq!(holders.lost_privilege(F), vec![]);
         holders.check_invariants();
-    }
-
-    #[test]
-    fn names_are_recalled_once_and_lent_again_after_a_quiet_time() {
-        let mut holders = Holders::default();
-        assert!(holders.lend_name(F, A, 0));
-        assert_eq!(holders.changed_names(F, B, 10), vec![(A, Recall::Names(F))]);
-        assert!(!holders.lend_name(F, A, 20));
-        assert_eq!(holders.changed_names(F, B, 30), vec![]);
-        assert!(holders.lend_name(F, B, 30), "a node alone is not disturbed by its own changes");
-        assert!(holders.lend_name(F, A, 30 + QUIET_MS));
-        assert_eq!(holders.changed_names(F, A, 31 + QUIET_MS), vec![(B, Recall::Names(F))]);
-    }
-
-    #[test]
-    fn a_moved_name_is_recalled_from_where_it_went() {
-        let (from, to) = (Ino(20), Ino(21));
-        let mut holders = Holders::default();
-        assert!(holders.lend_name(from, A, 0));
-        holders.carried_name(from, to, A);
-        assert_eq!(holders.changed_names(to, B, 10), vec![(A, Recall::Names(to))]);
     }
 
     proptest! {

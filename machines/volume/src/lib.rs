@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod holders;
+mod names;
 pub mod tree;
 
 pub use holders::{Access, Changed, Holders};

@@ -400,17 +400,18 @@ impl Ask<'_> {
         Ok(body)
     }
 
-    /// Lends attributes, and the name of an entry of `dir` if there is one.
-    fn lease(self, state: &mut State, ino: Ino, dir: Option<Ino>) -> Lease {
+    /// Lends attributes, and the name of an entry of a directory if there is one.
+    fn lease(self, state: &mut State, ino: Ino, entry: Option<(Ino, &[u8])>) -> Lease {
         state.holders.lend_attr(ino, self.from);
         let now_ms = self.authority.now_ms();
-        let entry = dir.is_some_and(|dir| state.holders.lend_name(dir, self.from, now_ms));
-        Lease { attr: true, entry }
+        let may_keep = |(dir, name)| state.holders.lend_name(dir, name, self.from, now_ms);
+        Lease { attr: true, entry: entry.is_some_and(may_keep) }
     }
 
-    /// Names in a directory were changed, and with them its attributes.
-    fn changed_dir(self, state: &mut State, dir: Ino) -> Vec<(NodeId, Recall)> {
-        let mut recalls = state.holders.changed_names(dir, self.from, self.authority.now_ms());
+    /// A name in a directory was changed, and with it the directory's attributes.
+    fn changed_dir(self, state: &mut State, dir: Ino, name: &[u8]) -> Vec<(NodeId, Recall)> {
+        let now_ms = self.authority.now_ms();
+        let mut recalls = state.holders.changed_name(dir, name, self.from, now_ms);
         recalls.extend(state.holders.changed_attr(dir, self.from));
         recalls
     }

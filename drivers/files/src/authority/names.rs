@@ -25,12 +25,12 @@ impl Ask<'_> {
             let ino = match state.tree.lookup(parent, name) {
                 Err(Need::Refused(Errno::ENOENT)) => {
                     let now_ms = self.authority.now_ms();
-                    return Ok(Err(state.holders.lend_name(parent, self.from, now_ms)));
+                    return Ok(Err(state.holders.lend_name(parent, name, self.from, now_ms)));
                 }
                 found => found?,
             };
             let attr = state.tree.attr(ino)?;
-            Ok(Ok((attr, self.lease(state, ino, Some(parent)))))
+            Ok(Ok((attr, self.lease(state, ino, Some((parent, name))))))
         });
         if found == Err(Fail::Errno(Errno::ENOENT)) {
             // The lower is not quite at rest: the name was listed, and is gone.
@@ -87,32 +87,31 @@ impl Ask<'_> {
     pub(super) fn link(self, ino: Ino, parent: Ino, name: &[u8]) -> Verdict {
         let (attr, lease, recalls) = self.with_state(|state| {
             let attr = state.tree.link(ino, parent, name, self.now())?;
-            let mut recalls = self.changed_dir(state, parent);
+            let mut recalls = self.changed_dir(state, parent, name);
             recalls.extend(state.holders.changed_attr(ino, self.from));
-            Ok((attr, self.lease(state, ino, Some(parent)), recalls))
+            Ok((attr, self.lease(state, ino, Some((parent, name))), recalls))
         })?;
         Ok(Outcome::of(FileReply::Entry(self.present(attr)?, lease)).recalling(recalls))
     }
 
     pub(super) fn unlink(self, parent: Ino, name: &[u8]) -> Verdict {
-        self.removing(parent, |state| state.tree.unlink(parent, name, self.now()))
+        self.removing((parent, name), |state| state.tree.unlink(parent, name, self.now()))
     }
 
     pub(super) fn rmdir(self, parent: Ino, name: &[u8]) -> Verdict {
-        self.removing(parent, |state| state.tree.rmdir(parent, name, self.now()))
+        self.removing((parent, name), |state| state.tree.rmdir(parent, name, self.now()))
     }
 
     pub(super) fn rename(self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Verdict {
         let (removed, recalls) = self.with_state(|state| {
             let moved = state.tree.lookup(from.0, from.1)?;
             let removed = state.tree.rename(from, to, mode, self.now())?;
-            let mut recalls = self.changed_dir(state, from.0);
-            if from.0 != to.0 {
-                recalls.extend(self.changed_dir(state, to.0));
-                state.holders.carried_name(from.0, to.0, self.from);
-                if mode == RenameMode::Exchange {
-                    state.holders.carried_name(to.0, from.0, self.from);
-                }
+            let mut recalls = self.changed_dir(state, from.0, from.1);
+            recalls.extend(self.changed_dir(state, to.0, to.1));
+            let now_ms = self.authority.now_ms();
+            state.holders.carried_name(from, to, self.from, now_ms);
+            if mode == RenameMode::Exchange {
+                state.holders.carried_name(to, from, self.from, now_ms);
             }
             recalls.extend(state.holders.changed_attr(moved, self.from));
             if let Some(removed) = removed {
@@ -128,8 +127,8 @@ impl Ask<'_> {
     pub(super) fn new_inode(self, parent: Ino, name: &[u8], new: &New) -> Result<Made, Fail> {
         self.with_state(|state| {
             let attr = state.tree.create(parent, name, new.clone(), self.now())?;
-            let recalls = self.changed_dir(state, parent);
-            Ok(Made { attr, lease: self.lease(state, attr.ino, Some(parent)), recalls })
+            let recalls = self.changed_dir(state, parent, name);
+            Ok(Made { attr, lease: self.lease(state, attr.ino, Some((parent, name))), recalls })
         })
     }
 
@@ -151,12 +150,12 @@ impl Ask<'_> {
 
     fn removing(
         self,
-        parent: Ino,
+        (parent, name): (Ino, &[u8]),
         mut verb: impl FnMut(&mut State) -> Result<Removed, Need>,
     ) -> Verdict {
         let (removed, recalls) = self.with_state(|state| {
             let removed = verb(state)?;
-            let mut recalls = self.changed_dir(state, parent);
+            let mut recalls = self.changed_dir(state, parent, name);
             recalls.extend(self.unnamed(state, removed));
             Ok((removed, recalls))
         })?;
