@@ -6,7 +6,7 @@
 //! ```
 //! A process that has computed for long will compute for long: it is expected to go on for as
 //! long as it has (Harchol-Balter and Downey, "Exploiting process lifetime distributions for dynamic load balancing", 1997). So
-//! one moves only if it has wanted a CPU for longer than its move takes. Each move makes it stay longer where it comes to,
+//! one moves only if it has wanted a CPU for several times longer than its move takes. Each move makes it stay longer where it comes to,
 //! so that loads which change all the time do not make anybody move all the time.
 
 use crate::{NodeLoad, Weights};
@@ -22,10 +22,12 @@ pub const MOVES_PER_ROUND: usize = 32;
 const STAY: Duration = Duration::from_secs(2);
 /// Doublings of [`STAY`], at most: about four minutes.
 const DOUBLINGS_MAX: u32 = 7;
-/// What a move of a small process costs: it stands still, and two nodes work for it.
+/// CPU time that a move of a small process costs: two nodes work for it.
 const MOVE_COST: Duration = Duration::from_millis(40);
 /// What each further MiB costs.
 const MIB_COST: Duration = Duration::from_millis(2);
+/// How many times the cost of its move a process is to have wanted a CPU: what it gains is a part of what it has yet to do.
+const COSTS: u32 = 4;
 
 /// A process that could be sent away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,16 +60,17 @@ pub fn without_one(load: NodeLoad, weights: Weights) -> NodeLoad {
 /// The processes that are to leave a node of this load, if they find a better one: the cheapest first.
 #[must_use]
 pub fn leavers(load: &NodeLoad, candidates: &[Candidate]) -> Vec<Pid> {
-    let mut leavers: Vec<_> = candidates.iter().filter(|one| may_leave(one)).collect();
+    let mut leavers: Vec<_> = candidates.iter().filter(|one| may_leave(load, one)).collect();
     leavers.sort_by_key(|one| (one.resident_mib, core::cmp::Reverse(one.wanted), one.pid));
     let count = usize::try_from(surplus(load)).unwrap_or(usize::MAX).min(MOVES_PER_ROUND);
     leavers.into_iter().take(count).map(|one| one.pid).collect()
 }
 
-fn may_leave(one: &Candidate) -> bool {
+fn may_leave(load: &NodeLoad, one: &Candidate) -> bool {
     let stay = STAY * (1 << u32::from(one.moves).min(DOUBLINGS_MAX));
-    let cost = MOVE_COST + MIB_COST * one.resident_mib;
-    one.recent * 2 >= BALANCE_ROUND && one.here_for >= stay && one.wanted >= cost
+    // A node of a quarter of a CPU takes four times as long for it.
+    let cost = (MOVE_COST + MIB_COST * one.resident_mib) * 100 / load.cpus_centi.clamp(1, 100);
+    one.recent * 2 >= BALANCE_ROUND && one.here_for >= stay && one.wanted >= cost * COSTS
 }
 
 #[cfg(test)]
@@ -111,8 +114,12 @@ mod tests {
         let huge = Candidate { resident_mib: 10_000, ..worker(4) };
         assert!(numbers(&BUSY, &[idle, new, moved, huge]).is_empty());
         let moved = Candidate { here_for: Duration::from_secs(4), ..moved };
-        let huge = Candidate { wanted: Duration::from_secs(25), ..huge };
+        let huge = Candidate { wanted: Duration::from_secs(100), ..huge };
         assert_eq!(numbers(&BUSY, &[idle, new, moved, huge]), [3, 4]);
+        let slow = NodeLoad { cpus_centi: 25, ..BUSY };
+        assert_eq!(numbers(&slow, &[worker(6)]), [6], "60 ms of a quarter of a CPU, four times");
+        let younger = Candidate { wanted: Duration::from_millis(950), ..worker(6) };
+        assert!(numbers(&slow, &[younger]).is_empty());
         let often = Candidate { moves: 200, here_for: Duration::from_secs(255), ..worker(5) };
         assert!(numbers(&BUSY, &[often]).is_empty());
         let often = Candidate { here_for: Duration::from_secs(256), ..often };
