@@ -4,6 +4,7 @@
 //! layers   who may depend on whom, where unsafe may be          (no build)
 //! ci       format, lints, layers, then test                     (what .ci/run runs)
 //! test     builds, then every test; ends with a line of figures
+//! sim      the machines of many nodes together in one deterministic simulation
 //! demo     a parallel build, a pipeline and a moved computation, compared with native ones
 //! bench    figures as ratios to their peers in the same run
 //! compat   public test suites, natively and in a fabric, compared case by case
@@ -18,6 +19,7 @@ mod fabric;
 mod interrupt;
 mod layers;
 mod packages;
+mod sim;
 mod source;
 mod test;
 mod vm;
@@ -33,6 +35,9 @@ usage: cargo xtask CHORE
   ci                format, lints, layers, test
   test [--full]     build and run every test; --full: long ones too
   test --vm         a fabric of two virtual machines (QEMU, software emulation, Linux 6.1)
+  sim --nodes N --seed S [--steps K] ...
+                    the machines of N nodes together, simulated: the same seed gives the same trace
+                    (`sim --help`: nodes that die, networks that fall apart, idle nodes)
   demo              build zstd over a fabric of three nodes and compare with a native build
   compat [NAME...] [--local] [--spread] [--storm]
                     public test suites (python, go, stress, shells, daily) or some of their modules, natively and
@@ -54,6 +59,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(false),
         ["test", "--full"] => test::run(true),
         ["test", "--vm"] => vm::run(),
+        ["sim", ref arguments @ ..] => sim::run(arguments),
         ["demo"] => demo::run(),
         ["unpack", folder] => source::unpack(folder.as_ref()).map(drop),
         ["compat", ref arguments @ ..] => compat::run(arguments),

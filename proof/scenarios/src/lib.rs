@@ -1,4 +1,5 @@
-//! What the tests of protocol machines share: scenarios as text, and chance that a seed repeats.
+//! What the tests of protocol machines share: scenarios as text; chance that a seed repeats, what is
+//! to happen, and the trace of what has happened.
 //!
 //! A scenario is a file of blocks. A block is one or more lines of commands (`#` begins a comment),
 //! `----`, and the trace that they must leave, up to the next empty line. Environment variable
@@ -6,9 +7,13 @@
 //!
 //! Refuses: to know any machine. What a command does is the test's own.
 
+mod queue;
 mod rng;
+mod trace;
 
+pub use queue::Queue;
 pub use rng::Rng;
+pub use trace::Trace;
 
 use std::{fmt::Write, fs, path::Path};
 
