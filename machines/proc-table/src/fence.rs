@@ -9,9 +9,14 @@
 //! agreed upon changes the number of which a majority is needed. Of two halves the one with the
 //! coordinator goes on. Of two nodes that lost only one another the lower number does.
 //!
-//! Invariant: a fenced node stays fenced, and declares nobody dead to others.
+//! Whoever has lost only its connection to a node that others still speak with declares it dead alone. So a node
+//! that is fenced says so to all it can reach, and then it is dead for everyone; and who hears of a death
+//! of a node that answers passes the word on to that.
+//!
+//! Invariant: a fenced node stays fenced, and declares nobody dead to others but itself.
 
 use crate::{Effect, ProcTable};
+use alloc::vec::Vec;
 use dunix_ids::NodeId;
 use dunix_wire::processes::ProcMessage;
 
@@ -51,8 +56,14 @@ impl ProcTable {
     }
 
     fn fence(&mut self) {
-        if !core::mem::replace(&mut self.is_fenced, true) {
-            self.effects.push_back(Effect::Fenced);
+        if core::mem::replace(&mut self.is_fenced, true) {
+            return;
+        }
+        self.effects.push_back(Effect::Fenced);
+        let dead = self.config.node;
+        let peers: Vec<NodeId> = self.peers.live().collect();
+        for peer in peers {
+            self.send(peer, ProcMessage::Settled { dead, blocks: Vec::new() });
         }
     }
 }

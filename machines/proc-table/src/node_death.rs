@@ -195,6 +195,9 @@ impl ProcTable {
         if dead == self.config.node {
             return; // We are taken for dead: `fence_if_told` has looked at that.
         }
+        if from == dead {
+            return self.mark_dead(dead); // It has been fenced.
+        }
         self.learn_blocks(from, blocks);
         match self.peers.by_node.get(&dead) {
             // It died before this node knew it.
@@ -204,6 +207,9 @@ impl ProcTable {
             }
             Some(Peer::Live) => {
                 self.peers.settled_early.insert((dead, from));
+                if from < dead && self.config.node < dead {
+                    self.tell_it_is_dead(dead);
+                }
             }
             Some(_) => self.peers.settle(dead, from),
         }

@@ -17,6 +17,7 @@ fn tables(world: &World) -> impl Iterator<Item = (NodeId, &ProcTable)> {
 
 /// While nothing is on its way, tables and truth agree.
 pub(crate) fn check_quiet(world: &mut World) {
+    world.truths.lose_launchers();
     world.truths.check_signals();
     world.truths.check_waits();
     world.truths.check_excuses();
@@ -35,9 +36,9 @@ pub(crate) fn check_quiet(world: &mut World) {
     check_answers(world);
 }
 
-/// Every operation was answered, but those of dead nodes.
+/// Every operation was answered, but those of nodes that are cut off.
 fn check_answers(world: &World) {
-    let open = world.truths.pending.values().find(|(node, _)| !world.truths.dead.contains(node));
+    let open = world.truths.pending.values().find(|(node, _)| !world.truths.cut_off.contains(node));
     assert!(open.is_none(), "an operation was never answered: {open:?}");
 }
 

@@ -36,6 +36,12 @@ impl World {
     }
 
     pub(crate) fn step(&mut self, node: NodeId, input: Input) {
+        // The table may have heard of a death before the connection ends, and has acted upon it.
+        if let Input::Message { from, .. } | Input::Offered { from, .. } = input
+            && self.nodes[&node].table.is_declared_dead(from)
+        {
+            self.step(node, Input::NodeDown { node: from });
+        }
         if let Input::Message { message: MoveMessage::Prepared { id }, .. } = input
             && let Some(pid) = self.nodes[&node].moves.who_leaves_by(id)
             && self.nodes[&node].table.is_struck(pid)

@@ -119,7 +119,7 @@ impl World {
         let now = self.now;
         let way = self.network.way(link, node);
         if way.is_closed || way.ends_at.is_some_and(|end| end < now) {
-            return;
+            return self.lose(node, &payload);
         }
         if is_apart || !way.held.is_empty() {
             return way.held.push_back(payload);
@@ -135,9 +135,14 @@ impl World {
         self.counts.received(node, &payload, words);
         match payload {
             Payload::Table(message) => {
+                if matches!(message, ProcMessage::Settled { dead, .. } if dead == from) {
+                    self.truths.link_ended(node, from);
+                }
                 self.with(node, |table, now| table.handle_message(now, from, message));
             }
             Payload::Exec(record) => self.image_arrives(node, from, *record),
+            // The table counts it as lost with the node that was declared dead.
+            Payload::Adopted(..) if self.nodes[&node].table.is_declared_dead(from) => {}
             Payload::Adopted(pid, true) => {
                 let left = self.with(node, |table, now| table.departed(now, pid));
                 assert!(left, "{pid} left before");
@@ -163,9 +168,20 @@ impl World {
         let peer = if a == node { b } else { a };
         let way = self.network.way(link, node);
         if !std::mem::replace(&mut way.is_closed, true) {
-            way.held.clear();
+            let held = std::mem::take(&mut way.held);
+            held.iter().for_each(|payload| self.lose(node, payload));
             self.carry(link, node, peer, Payload::End);
         }
+    }
+
+    /// A message never arrives, and perhaps the process that it would have brought.
+    fn lose(&mut self, to: NodeId, payload: &Payload) {
+        let pid = match payload {
+            Payload::Exec(record) => record.pid,
+            Payload::Move(MoveMessage::Commit { id }) => self.records[id].pid,
+            _ => return,
+        };
+        self.truths.never_arrives(pid, to);
     }
 
     /// A connection breaks: each end hears of it in its own time.

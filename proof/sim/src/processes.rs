@@ -43,7 +43,7 @@ impl World {
             Effect::Send { to, message } => self.post(node, to, Payload::Table(message)),
             Effect::Signal { pid, signal, info, .. } => self.signal(node, pid, signal, info),
             Effect::Reply { token, result } => self.truths.answered(token, result),
-            Effect::RootExited { pid, status, .. } => self.truths.root_reported(pid, status),
+            Effect::RootExited { pid, status, .. } => self.truths.root_reported(node, pid, status),
             Effect::Wake { pid } => {
                 if self.truths.processes.get(&pid).is_some_and(|truth| truth.waits.is_some()) {
                     self.soon(node, Event::WaitAgain(pid));

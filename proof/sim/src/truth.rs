@@ -147,7 +147,7 @@ pub(crate) struct Truths {
     /// Nodes that have died or were fenced.
     pub(crate) cut_off: BTreeSet<NodeId>,
     /// What may have been said only if one of these nodes is cut off in the end.
-    excuses: Vec<(String, [NodeId; 2])>,
+    excuses: Vec<(String, [NodeId; 3])>,
     /// Whether connections between nodes that live have been cut.
     pub(crate) has_cuts: bool,
     pub(crate) group_signals: Vec<GroupSignal>,
@@ -289,6 +289,13 @@ impl Truths {
         }
     }
 
+    /// When all is quiet: everyone has heard who is cut off.
+    pub(crate) fn lose_launchers(&mut self) {
+        for node in self.cut_off.clone() {
+            self.lose_launcher(node);
+        }
+    }
+
     /// Nobody asks for the ends of the roots that a dead node launched.
     fn lose_launcher(&mut self, dead: NodeId) {
         for truth in self.processes.values_mut().filter(|t| t.launcher == Some(dead)) {
@@ -313,11 +320,9 @@ impl Truths {
         self.process(found.pid).life = Life::Reaped;
     }
 
-    pub(crate) fn root_reported(&mut self, pid: Pid, status: ExitStatus) {
-        let launcher = self.processes[&pid].launcher;
+    pub(crate) fn root_reported(&mut self, here: NodeId, pid: Pid, status: ExitStatus) {
         if !self.is_end(pid, |ended| status == ended) {
             let is_lost = status == ExitStatus::Lost;
-            let here = launcher.expect("somebody launched it");
             return self.give_up(pid, here, is_lost, format!("root {pid}: {status:?}"));
         }
         self.process(pid).life = Life::Reaped;
@@ -334,9 +339,13 @@ impl Truths {
     /// A report that is not true: `here` it is believed to be lost with a node.
     fn give_up(&mut self, pid: Pid, here: NodeId, is_lost: bool, what: String) {
         let truth = &self.processes[&pid];
+        if truth.life == Life::Reaped && self.cut_off.contains(&here) {
+            return;
+        }
         let what = format!("{what}, but it is {:?} at {}", truth.life, truth.node);
         assert!(is_lost && self.has_cuts && truth.life != Life::Reaped, "{what}");
-        self.excuses.push((what, [here, truth.node]));
+        let there = truth.passage.map_or(truth.node, |passage| passage.to);
+        self.excuses.push((what, [here, truth.node, there]));
         let truth = self.process(pid);
         truth.is_given_up = true;
         if matches!(truth.life, Life::Ended(_)) {

@@ -103,6 +103,14 @@ pub(crate) struct Node {
     tick_at: Option<Duration>,
 }
 
+impl Node {
+    /// Whether its machines wait for nothing. Of a fenced node nobody is left to whom that would matter.
+    fn is_content(&self) -> bool {
+        let is_open = self.table.open_operations() > 0 || self.moves.counts() != (0, 0);
+        !is_open || self.table.is_fenced()
+    }
+}
+
 /// A node's end of a link.
 pub(crate) struct End {
     pub(crate) link: usize,
@@ -297,8 +305,7 @@ impl World {
         self.foreground == 0
             && self.network.is_whole()
             && self.nodes.iter().all(has_peers)
-            && self.nodes.values().all(|here| here.table.open_operations() == 0)
-            && self.nodes.values().all(|here| here.moves.counts() == (0, 0))
+            && self.nodes.values().all(Node::is_content)
     }
 
     /// Runs until nothing is on its way and everyone knows who lives.
