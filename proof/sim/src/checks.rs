@@ -2,12 +2,14 @@
 
 use crate::{
     actions::token,
+    counts::PerNode,
     truth::{Life, Pending},
     world::World,
 };
 use dunix_ids::{NodeId, Pid};
 use dunix_proc_table::ProcTable;
 use dunix_wire::processes::ExitStatus;
+use std::collections::BTreeMap;
 
 /// The tables that count: those of nodes that live and were not fenced.
 fn tables(world: &World) -> impl Iterator<Item = (NodeId, &ProcTable)> {
@@ -81,6 +83,18 @@ fn locate_all(world: &mut World, pids: &[Pid]) {
         let node = world.rng.pick(&nodes).expect("there are nodes");
         let token = token(world, node, Pending::Locate { pid: *pid });
         world.with(node, |table, now| table.locate(now, token, *pid));
+    }
+}
+
+/// Nodes on which no program ran heard of none: what membership sends is all that came since it was counted.
+pub(crate) fn check_bystanders(world: &World, before: &BTreeMap<NodeId, PerNode>) {
+    if !world.truths.cut_off.is_empty() {
+        return; // Every survivor says to every other what it had from the dead.
+    }
+    let bystanders = world.nodes.keys().filter(|node| node.0 > world.plan.active);
+    for node in bystanders {
+        let [now, before] = [&world.counts.nodes, before].map(|counts| counts[node].of_processes);
+        assert_eq!(now, before, "{node} heard of processes that are none of its concern");
     }
 }
 

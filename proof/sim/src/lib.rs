@@ -24,6 +24,7 @@ mod run;
 mod truth;
 mod world;
 
+pub use counts::{PerNode, Traffic};
 pub use report::{Idle, Report};
 pub use run::{idle, run};
 

@@ -3,7 +3,7 @@
 use crate::{
     Idle, Plan, Report,
     actions::{act, spawn},
-    checks::{check_quiet, wind_up},
+    checks::{check_bystanders, check_quiet, wind_up},
     world::World,
 };
 use dunix_ids::NodeId;
@@ -23,6 +23,7 @@ pub fn run(seed: u64, plan: Plan) -> Report {
     let mut world = World::new(seed, plan, repeat(seed, &plan));
     world.stand();
     let stood_after = world.now;
+    let counts_before = world.counts.nodes.clone();
     for node in world.active_nodes() {
         spawn(&mut world, node);
     }
@@ -41,6 +42,7 @@ pub fn run(seed: u64, plan: Plan) -> Report {
     world.rest();
     check_quiet(&mut world);
     wind_up(&mut world);
+    check_bystanders(&world, &counts_before);
     let deaths = world.truths.dead.len() as u64;
     let answers = world.truths.answers;
     let report = Report::of(seed, plan, world.trace.hash(), world.now, world.counts);
@@ -110,15 +112,16 @@ pub fn idle(seed: u64, nodes: u32, seconds: u32) -> Idle {
     world.run_until(world.now + Duration::from_secs(10));
     let before = world.counts.kinds.clone();
     world.run_until(world.now + Duration::from_secs(seconds.into()));
-    let count = |name: &str| {
-        let messages = |kinds: &std::collections::BTreeMap<String, crate::counts::Traffic>| {
-            kinds.get(name).map_or(0, |traffic| traffic.messages)
-        };
-        messages(&world.counts.kinds) - messages(&before)
+    let rate = |is_wanted: fn(&str) -> bool| {
+        let wanted = world.counts.kinds.iter().filter(|(name, _)| is_wanted(name));
+        let new = wanted
+            .map(|(name, now)| now.messages - before.get(name).map_or(0, |before| before.messages));
+        new.sum::<u64>() as f64 / f64::from(nodes) / f64::from(seconds)
     };
-    let all: u64 = world.counts.kinds.keys().map(|name| count(name)).sum();
-    let (beacons, proofs) = (count("Beacon"), count("Ping") + count("Pong"));
-    let rate = |messages: u64| messages as f64 / f64::from(nodes) / f64::from(seconds);
-    let others = rate(all - beacons - proofs);
-    Idle { nodes, beacons: rate(beacons), proofs: rate(proofs), others }
+    Idle {
+        nodes,
+        beacons: rate(|name| name == "Beacon"),
+        proofs: rate(|name| matches!(name, "Ping" | "Pong")),
+        others: rate(|name| !matches!(name, "Beacon" | "Ping" | "Pong")),
+    }
 }

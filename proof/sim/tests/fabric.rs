@@ -3,6 +3,9 @@
 
 use dunix_sim::{Plan, Report, idle, run};
 
+/// How much the cost per idle node may differ between fabrics of different size.
+const TOLERANCE: f64 = 1.2;
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -47,4 +50,33 @@ fn the_same_seed_gives_the_same_trace() {
     let plan = Plan { crashes: 2, cuts: 1, ..Plan::calm(8) };
     assert_eq!(run(7, plan), run(7, plan));
     assert_ne!(run(7, plan).hash, run(8, plan).hash);
+}
+
+/// Five of fifty nodes work; the others hear nothing of it (checked by the run itself).
+#[test]
+fn bystanders_hear_of_nothing() {
+    for report in reports(2, Plan { active: 5, ..Plan::calm(50) }) {
+        assert!(report.forks > 100 && report.execs + report.moves > 100, "too little: {report}");
+    }
+}
+
+/// What a node costs per second while nothing happens does not depend on how many there are.
+#[test]
+fn an_idle_node_costs_the_same_in_any_fabric() {
+    let [few, many] = [50, 200].map(|nodes| idle(1, nodes, 20));
+    println!("{few}\n{many}");
+    assert!((few.others, many.others) == (0.0, 0.0), "tables and moves say nothing");
+    let ratio = many.beacons / few.beacons;
+    assert!((1.0 / TOLERANCE..TOLERANCE).contains(&ratio), "beacons: {ratio}");
+}
+
+/// The largest fabric: the same checks, and what blocks of PIDs cost there.
+#[test]
+#[ignore = "takes minutes: part of `cargo xtask test --full`"]
+fn a_thousand_nodes() {
+    let report = run(1, Plan { steps: 5000, ..Plan::calm(1000) });
+    let blocks = report.of_blocks();
+    println!("{report}");
+    println!("blocks of PIDs: {:.1} messages per node", blocks.messages as f64 / 1000.0);
+    assert!(report.forks > 500 && report.moves > 100, "the plan does too little");
 }
