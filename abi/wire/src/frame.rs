@@ -15,7 +15,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 /// The version of the protocol between nodes; nodes with different versions refuse each other.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Bytes of an encoded [`Header`].
 pub const HEADER_BYTES: usize = 16;
 /// Greatest bytes of stream data in one frame.
@@ -61,6 +61,8 @@ pub enum Kind {
     StreamAbort = 13,
     /// The reader is gone, further bytes are dropped; no body.
     StreamStop = 14,
+    /// The sender has found another node silent; no body.
+    Alarm = 15,
 }
 
 impl Kind {
@@ -79,7 +81,8 @@ impl Kind {
             | Kind::StreamSync
             | Kind::StreamFinish
             | Kind::StreamAbort
-            | Kind::StreamStop => 0,
+            | Kind::StreamStop
+            | Kind::Alarm => 0,
         }
     }
 
@@ -107,6 +110,7 @@ impl Kind {
             12 => Kind::StreamFinish,
             13 => Kind::StreamAbort,
             14 => Kind::StreamStop,
+            15 => Kind::Alarm,
             _ => return None,
         })
     }

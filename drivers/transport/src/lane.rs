@@ -203,6 +203,7 @@ impl<S: Sink> Lane<S> {
                 && let Poll::Ready(taken) = self.outbox.poll_take(cx, &mut self.writer.frames)
             {
                 taken.map_err(|_| LaneError::Stopped)?;
+                self.watch.handle_said(self.began.elapsed());
                 self.writer.begin();
             }
             let encrypted = self.writer.encrypt(&mut self.tls)?;
@@ -236,6 +237,7 @@ impl<S: Sink> Lane<S> {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<LaneError> {
         loop {
             let now = self.began.elapsed();
+            self.watch.set_watched(now, self.outbox.is_watched());
             match self.watch.poll_pulse(now) {
                 Pulse::Dead => return Poll::Ready(LaneError::Silent),
                 Pulse::Ping => {

@@ -142,6 +142,20 @@ impl Link {
         }
     }
 
+    /// Has the connections watched from now on, or only while something is said on them.
+    pub(crate) fn set_watched(&self, is_watched: bool) {
+        for outbox in &self.outboxes {
+            outbox.set_watched(is_watched);
+        }
+    }
+
+    /// Tells the peer that somebody was silent.
+    pub(crate) fn alarm(&self) {
+        let frame = Frame::new(Kind::Alarm, None, 0, Bytes::new());
+        // A link that is closed needs no alarm.
+        let _ = self.outbox(Lane::Control).push_always(frame);
+    }
+
     /// Ends everything; see the module's invariant. May not be called from a handler.
     pub(crate) fn close(&self) {
         *self.open.write().expect("no panic under this lock") = false;
@@ -185,6 +199,10 @@ impl Sink for LinkSink {
         match (header.kind, header.topic) {
             (Kind::StreamOpen, Some(topic)) if streams => self.open_stream(topic, header.id, body),
             (_, None) if streams => link.streams.handle(header, body).map_err(LaneError::Rules),
+            (Kind::Alarm, None) if self.lane == Lane::Control => {
+                self.core.alarm.notify_one();
+                Ok(())
+            }
             (kind, Some(topic)) if Lane::of_topic(topic) == self.lane => {
                 self.handle_message(kind, topic, header, body)
             }

@@ -146,6 +146,7 @@ struct Made {
 impl Members {
     async fn run(mut self, mut news: mpsc::Receiver<News>) {
         let mut stop = self.core.stop.subscribe();
+        let core = self.core.clone();
         loop {
             let now = self.began.elapsed();
             let deadline = self.began + self.machine.deadline(now);
@@ -154,6 +155,7 @@ impl Members {
                 Some(news) = news.recv() => self.handle_news(news),
                 () = sleep_until(self.say_at) => self.say().await,
                 () = sleep_until(deadline) => self.step(Input::Tick),
+                () = core.alarm.notified() => self.step(Input::Alarm),
                 Some(_) = self.tasks.join_next() => {}
             }
             self.partial.retain(|_, (since, _)| since.elapsed() < PARTIAL_AGE_MAX);
@@ -193,7 +195,10 @@ impl Members {
                 if !matches!(error, LaneError::Stopped) {
                     tracing::warn!(peer = %node, ?lane, "connection lost: {error}");
                 }
-                self.step(Input::LinkDown { node, link });
+                self.step(match error {
+                    LaneError::Silent => Input::LinkSilent { node, link },
+                    _ => Input::LinkDown { node, link },
+                });
             }
         }
     }
@@ -230,8 +235,19 @@ impl Members {
                 Effect::Dial { node, endpoint } => self.dial(node, endpoint),
                 Effect::Up { node, link } => self.up(node, link),
                 Effect::Down { node, link } => self.down(node, link),
+                Effect::Watch { node, is_watched, .. } => {
+                    self.with_link(node, |link| link.set_watched(is_watched));
+                }
+                Effect::Alarm { node, .. } => self.with_link(node, Link::alarm),
                 Effect::Refuse { link } => tracing::warn!(link, "no room for another peer"),
             }
+        }
+    }
+
+    fn with_link(&self, node: NodeId, act: impl FnOnce(&Link)) {
+        let links = self.core.links.read().expect("no panic under this lock");
+        if let Some(link) = links.get(&node) {
+            act(link);
         }
     }
 

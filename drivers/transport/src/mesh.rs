@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{
     runtime::{Handle, Runtime},
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -239,6 +239,8 @@ pub(crate) struct Core {
     /// Held while [prompt](events::is_prompt) handlers hear of peers that come and go.
     pub(crate) events: Mutex<()>,
     pub(crate) announced: Announced,
+    /// A peer has found another one silent.
+    pub(crate) alarm: Notify,
     handlers: RwLock<[Option<Arc<dyn Handler>>; Topic::COUNT]>,
     counters: Mutex<BTreeMap<NodeId, Arc<Counters>>>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -274,6 +276,7 @@ impl Core {
             stop: watch::Sender::new(false),
             events: Mutex::default(),
             announced: Announced::default(),
+            alarm: Notify::new(),
             handlers: RwLock::default(),
             counters: Mutex::default(),
             task: Mutex::default(),

@@ -44,6 +44,7 @@ struct State {
     frames: VecDeque<Frame>,
     bytes: usize,
     closed: bool,
+    is_watched: bool,
     waker: Option<Waker>,
 }
 
@@ -103,6 +104,20 @@ impl Outbox {
         std::mem::swap(&mut state.frames, frames);
         state.bytes = 0;
         Poll::Ready(Ok(()))
+    }
+
+    /// Tells the connection whether its peer is to be watched.
+    pub(crate) fn set_watched(&self, is_watched: bool) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.is_watched = is_watched;
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the peer is to be watched.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.state.lock().expect("no panic under this lock").is_watched
     }
 
     /// Refuses further frames and drops those that wait.

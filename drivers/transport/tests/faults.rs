@@ -96,6 +96,34 @@ async fn a_cut_link_is_noticed_and_mended() {
     assert_eq!(answer.expect("answered"), b"again".as_slice());
 }
 
+/// Few of many watch a node all the time; the others hear of its silence and look for themselves.
+#[tokio::test]
+async fn a_cut_node_is_noticed_by_all() {
+    const NODES: u32 = 7;
+    let segment = Segment::new(NODES as usize);
+    let ca = keys::make_ca(FABRIC).expect("keys");
+    let mut nodes = Vec::new();
+    for (place, number) in segment.places.iter().zip(1..) {
+        nodes.push(Node::start(place, &ca, number).await);
+    }
+    for (node, own) in nodes.iter_mut().zip(1..) {
+        for _ in (1..=NODES).filter(|peer| *peer != own) {
+            node.next().await;
+        }
+        assert_eq!(node.mesh.peers().len(), NODES as usize - 1);
+    }
+    // Until what was said when the links came up is no reason to listen any more.
+    tokio::time::sleep(KeepAlive::SPOKEN).await;
+    segment.cut(NODES as usize - 1);
+    let start = Instant::now();
+    for node in &mut nodes[..NODES as usize - 1] {
+        node.until_down(NODES).await;
+    }
+    let took = start.elapsed();
+    let most = 2 * (KeepAlive::SILENCE_MAX + KeepAlive::INTERVAL);
+    assert!(took < most + Duration::from_secs(2), "noticed only after {took:?}");
+}
+
 #[tokio::test]
 async fn a_node_that_starts_again_is_a_new_instance() {
     let (segment, ca, mut one, two) = pair().await;

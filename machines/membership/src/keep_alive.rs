@@ -1,4 +1,11 @@
 //! When a connection must prove that it lives, and when it has failed to.
+//!
+//! ```text
+//! idle --told to watch, or something is said--> watched --told not to, and nothing said for long--> idle
+//!                                                  `--silence--> dead
+//! ```
+//! An idle connection costs nothing: others watch the peer ([`Membership`](crate::Membership) says who). Whoever
+//! speaks to a peer watches it for a while by itself, as something may be wrong with their connection alone.
 
 use core::time::Duration;
 
@@ -23,6 +30,9 @@ pub struct KeepAlive {
     looked: Duration,
     silence: Duration,
     said: Duration,
+    is_watched: bool,
+    /// What was said may be answered until then.
+    spoken_until: Duration,
 }
 
 impl KeepAlive {
@@ -33,9 +43,51 @@ impl KeepAlive {
     /// Looks are [`KeepAlive::INTERVAL`] apart at most; one that is this late was held up.
     pub const LOOK_MAX: Duration = Duration::from_millis(2500);
 
+    /// How long after something was said the connection is watched by who said it.
+    pub const SPOKEN: Duration = Duration::from_secs(8);
+    /// An idle connection is looked after this seldom: nothing is due on it.
+    const IDLE_LOOK: Duration = Duration::from_secs(3600);
+
+    /// One that was just made, which counts as something said.
     #[must_use]
     pub fn new(now: Duration) -> KeepAlive {
-        KeepAlive { looked: now, silence: Duration::ZERO, said: now }
+        let spoken_until = now + Self::SPOKEN;
+        KeepAlive {
+            looked: now,
+            silence: Duration::ZERO,
+            said: now,
+            is_watched: false,
+            spoken_until,
+        }
+    }
+
+    /// Returns whether nothing is due before it is watched or something is said.
+    #[must_use]
+    pub fn is_idle(&self, now: Duration) -> bool {
+        !self.is_watched && now >= self.spoken_until
+    }
+
+    /// Watches from now on, or no longer. One that begins to be watched says something at once.
+    pub fn set_watched(&mut self, now: Duration, is_watched: bool) {
+        if is_watched && self.is_idle(now) {
+            self.begin(now);
+            self.said = now.saturating_sub(Self::INTERVAL);
+        }
+        self.is_watched = is_watched;
+    }
+
+    /// Something other than a proof of life is sent.
+    pub fn handle_said(&mut self, now: Duration) {
+        if self.is_idle(now) {
+            self.begin(now);
+            self.said = now;
+        }
+        self.spoken_until = now + Self::SPOKEN;
+    }
+
+    fn begin(&mut self, now: Duration) {
+        self.looked = now;
+        self.silence = Duration::ZERO;
     }
 
     /// Bytes came. Feed everything that has come before asking [`KeepAlive::poll_pulse`].
@@ -46,6 +98,9 @@ impl KeepAlive {
 
     /// Returns what is due; a [`Pulse::Ping`] counts as said.
     pub fn poll_pulse(&mut self, now: Duration) -> Pulse {
+        if self.is_idle(now) {
+            return Pulse::Wait(now + Self::IDLE_LOOK);
+        }
         self.silence += now.saturating_sub(self.looked).min(Self::LOOK_MAX);
         self.looked = self.looked.max(now);
         if self.silence >= Self::SILENCE_MAX {
@@ -67,9 +122,15 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn watched(now: Duration) -> KeepAlive {
+        let mut watch = KeepAlive::new(now);
+        watch.set_watched(now, true);
+        watch
+    }
+
     #[test]
     fn a_silent_peer_is_pinged_and_then_dead() {
-        let mut watch = KeepAlive::new(at(10));
+        let mut watch = watched(at(10));
         assert_eq!(watch.poll_pulse(at(10)), Pulse::Wait(at(12)));
         assert_eq!(watch.poll_pulse(at(12)), Pulse::Ping);
         assert_eq!(watch.poll_pulse(at(12)), Pulse::Wait(at(14)));
@@ -80,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_node_that_was_held_up_listens_again_before_it_blames() {
-        let mut watch = KeepAlive::new(at(0));
+        let mut watch = watched(at(0));
         assert_eq!(watch.poll_pulse(at(2)), Pulse::Ping);
         // No processor for a minute: no more than half a second of it counts as silence.
         assert_eq!(watch.poll_pulse(at(62)), Pulse::Ping);
@@ -97,9 +158,38 @@ mod tests {
 
     #[test]
     fn what_was_heard_after_a_pause_counts() {
-        let mut watch = KeepAlive::new(at(0));
+        let mut watch = watched(at(0));
         watch.handle_heard(at(60));
         assert_eq!(watch.poll_pulse(at(60)), Pulse::Ping);
         assert_eq!(watch.poll_pulse(at(60)), Pulse::Wait(at(62)));
+    }
+
+    #[test]
+    fn nothing_is_due_on_an_idle_connection() {
+        let mut watch = KeepAlive::new(at(0));
+        watch.handle_heard(at(7));
+        assert!(!watch.is_idle(at(7)) && watch.is_idle(at(8)));
+        assert_eq!(watch.poll_pulse(at(100)), Pulse::Wait(at(100) + KeepAlive::IDLE_LOOK));
+    }
+
+    #[test]
+    fn who_speaks_to_a_silent_peer_finds_it_dead() {
+        let mut watch = KeepAlive::new(at(0));
+        watch.handle_said(at(100));
+        assert_eq!(watch.poll_pulse(at(100)), Pulse::Wait(at(102)));
+        for second in [102, 104] {
+            assert_eq!(watch.poll_pulse(at(second)), Pulse::Ping);
+        }
+        assert_eq!(watch.poll_pulse(at(106)), Pulse::Dead);
+    }
+
+    #[test]
+    fn one_that_begins_to_be_watched_is_asked_at_once() {
+        let mut watch = KeepAlive::new(at(0));
+        watch.set_watched(at(100), true);
+        assert_eq!(watch.poll_pulse(at(100)), Pulse::Ping);
+        watch.handle_heard(at(101));
+        watch.set_watched(at(101), false);
+        assert!(watch.is_idle(at(101)));
     }
 }

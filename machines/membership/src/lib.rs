@@ -9,6 +9,11 @@
 //!                              | own < peer: dialled, with back-off
 //! ```
 //!
+//! Not every node watches every other, which would cost each the more the more there are. Each watches the next
+//! [`WATCHED`] by number, going round, and of the others one after the other for a while. Who finds a peer silent raises an
+//! alarm: then everyone watches everyone for a while, so that all who cannot be reached are found at
+//! once, however many they are.
+//!
 //! Invariants: at most one link counts for a peer; `Up` and `Down` of a peer alternate, beginning
 //! with `Up`; only the lower number of a pair dials; every table is bounded.
 #![no_std]
@@ -34,6 +39,10 @@ pub const DIALS_MAX: usize = 64;
 pub const CLAIMS_MAX: usize = 4;
 /// A claim that was not repeated for this long is forgotten.
 pub const CLAIM_AGE_MAX: Duration = Duration::from_secs(60);
+/// Peers that a node watches all the time.
+pub const WATCHED: usize = 4;
+/// How long every peer is watched after one was silent, and how long the one whose turn it is.
+pub const WATCH_TURN: Duration = KeepAlive::SPOKEN;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(8);
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,6 +67,10 @@ pub enum Input {
     LinkUp { node: NodeId, link: u64 },
     /// A link is gone.
     LinkDown { node: NodeId, link: u64 },
+    /// A link is gone because the peer was silent.
+    LinkSilent { node: NodeId, link: u64 },
+    /// A peer has found another one silent.
+    Alarm,
     /// Time has passed.
     Tick,
 }
@@ -73,6 +86,10 @@ pub enum Effect {
     Down { node: NodeId, link: u64 },
     /// Close a link that never counted.
     Refuse { link: u64 },
+    /// Watch the peer's link, or no longer: links are not watched when they come up.
+    Watch { node: NodeId, link: u64, is_watched: bool },
+    /// Tell the peer that somebody was silent.
+    Alarm { node: NodeId, link: u64 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +105,7 @@ struct Entry {
     claims: Vec<Claim>,
     dialling: bool,
     link: Option<u64>,
+    is_watched: bool,
 }
 
 /// The members that one node knows.
@@ -95,25 +113,42 @@ struct Entry {
 pub struct Membership {
     own: NodeId,
     peers: BTreeMap<NodeId, Entry>,
+    /// Until when everyone is watched.
+    alarmed_until: Duration,
 }
 
 impl Membership {
     #[must_use]
     pub fn new(own: NodeId) -> Membership {
-        Membership { own, peers: BTreeMap::new() }
+        Membership { own, peers: BTreeMap::new(), alarmed_until: Duration::ZERO }
     }
 
     /// Takes one input and says what is to be done.
     pub fn step(&mut self, now: Duration, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let may_change_watch = !matches!(input, Input::Beacon { .. } | Input::DialFailed { .. });
         match input {
-            Input::Beacon { node, endpoint } => self.handle_beacon(now, node, endpoint),
+            Input::Beacon { node, endpoint } => {
+                if !self.handle_beacon(now, node, endpoint) {
+                    return effects; // Most beacons: nothing that depends on the number of peers.
+                }
+            }
             Input::DialFailed { node, endpoint } => self.handle_dial_failed(now, node, endpoint),
             Input::LinkUp { node, link } => self.handle_link_up(node, link, &mut effects),
             Input::LinkDown { node, link } => self.handle_link_down(now, node, link, &mut effects),
+            Input::LinkSilent { node, link } => {
+                self.handle_link_down(now, node, link, &mut effects);
+                if !effects.is_empty() {
+                    self.raise_alarm(now, &mut effects);
+                }
+            }
+            Input::Alarm => self.alarmed_until = now + WATCH_TURN,
             Input::Tick => self.forget(now),
         }
         self.dial(now, &mut effects);
+        if may_change_watch {
+            self.watch(now, &mut effects);
+        }
         self.check_invariants();
         effects
     }
@@ -123,11 +158,11 @@ impl Membership {
     pub fn deadline(&self, now: Duration) -> Duration {
         let soonest =
             self.peers.iter().filter_map(|(node, entry)| self.next_dial(*node, entry, now));
-        soonest
-            .map(|(claim, _)| claim)
-            .min()
-            .unwrap_or(now + CLAIM_AGE_MAX)
-            .min(now + CLAIM_AGE_MAX)
+        let can_dial = self.dials_under_way() < DIALS_MAX;
+        let dial = soonest.map(|(claim, _)| claim).filter(|_| can_dial).min();
+        let others = [now + CLAIM_AGE_MAX, next_turn(now)];
+        let calm = Some(self.alarmed_until).filter(|until| *until > now);
+        dial.into_iter().chain(others).chain(calm).min().unwrap_or(now + CLAIM_AGE_MAX)
     }
 
     /// Returns the time between two beacons: longer the more nodes there are.
@@ -142,14 +177,17 @@ impl Membership {
         self.peers.iter().filter(|(_, entry)| entry.link.is_some()).map(|(node, _)| *node)
     }
 
-    fn handle_beacon(&mut self, now: Duration, node: NodeId, endpoint: Endpoint) {
+    /// Returns whether there may be somebody to dial now.
+    fn handle_beacon(&mut self, now: Duration, node: NodeId, endpoint: Endpoint) -> bool {
         if node == self.own || !self.make_room(node) {
-            return;
+            return false;
         }
-        let claims = &mut self.peers.entry(node).or_default().claims;
+        let entry = self.peers.entry(node).or_default();
+        let has_link = entry.link.is_some();
+        let claims = &mut entry.claims;
         if let Some(claim) = claims.iter_mut().find(|claim| claim.endpoint == endpoint) {
             claim.heard = now;
-            return;
+            return !has_link;
         }
         if claims.len() == CLAIMS_MAX {
             let oldest = claims.iter().enumerate().min_by_key(|(_, claim)| claim.heard);
@@ -157,6 +195,7 @@ impl Membership {
             claims.swap_remove(oldest);
         }
         claims.push(Claim { endpoint, heard: now, failures: 0, dial_after: now });
+        !has_link
     }
 
     /// Whether the table may hold this peer.
@@ -190,6 +229,7 @@ impl Membership {
         for claim in &mut entry.claims {
             claim.failures = 0;
         }
+        entry.is_watched = false;
         // The newer link wins: whoever dials again has lost the older one.
         if let Some(link) = entry.link.replace(link) {
             effects.push(Effect::Down { node, link });
@@ -209,10 +249,44 @@ impl Membership {
             return;
         }
         entry.link = None;
+        entry.is_watched = false;
         for claim in &mut entry.claims {
             claim.dial_after = now + RETRY_MIN;
         }
         effects.push(Effect::Down { node, link });
+    }
+
+    /// Tells everyone, unless it is known already.
+    fn raise_alarm(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if now >= self.alarmed_until {
+            let links = self.peers.iter().filter_map(|(node, entry)| Some((*node, entry.link?)));
+            effects.extend(links.map(|(node, link)| Effect::Alarm { node, link }));
+        }
+        self.alarmed_until = now + WATCH_TURN;
+    }
+
+    /// Watches whom this node is to watch now, and no others.
+    fn watch(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let watched = self.to_watch(now);
+        for (node, entry) in &mut self.peers {
+            let Some(link) = entry.link else { continue };
+            let is_watched = now < self.alarmed_until || watched.contains(node);
+            if core::mem::replace(&mut entry.is_watched, is_watched) != is_watched {
+                effects.push(Effect::Watch { node: *node, link, is_watched });
+            }
+        }
+    }
+
+    /// The next ones by number, going round, and one of the others in its turn.
+    fn to_watch(&self, now: Duration) -> Vec<NodeId> {
+        let after = self.peers.range(self.own..).chain(self.peers.range(..self.own));
+        let up = after.filter(|(_, entry)| entry.link.is_some()).map(|(node, _)| *node);
+        let up: Vec<NodeId> = up.collect();
+        let (always, others) = up.split_at(WATCHED.min(up.len()));
+        let mut watched = always.to_vec();
+        let turn = usize::try_from(now.as_secs() / WATCH_TURN.as_secs()).unwrap_or(0);
+        watched.extend(others.get(turn % others.len().max(1)));
+        watched
     }
 
     fn forget(&mut self, now: Duration) {
@@ -266,8 +340,15 @@ impl Membership {
         assert!(self.dials_under_way() <= DIALS_MAX, "too many dials");
         assert!(!self.peers.contains_key(&self.own), "this node is no peer of itself");
         for (node, entry) in &self.peers {
+            assert!(!entry.is_watched || entry.link.is_some(), "what is watched is up");
             assert!(entry.claims.len() <= CLAIMS_MAX, "too many claims");
             assert!(!entry.dialling || *node > self.own, "the higher number dials");
         }
     }
+}
+
+/// When it is the next one's turn to be watched.
+fn next_turn(now: Duration) -> Duration {
+    let turn = WATCH_TURN.as_secs();
+    Duration::from_secs((now.as_secs() / turn + 1) * turn)
 }

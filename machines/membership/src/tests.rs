@@ -41,8 +41,13 @@ fn failures_back_off_and_a_liar_does_not_hide_the_truth() {
     let truth = Effect::Dial { node: NodeId(2), endpoint: endpoint(2) };
     assert_eq!(members.step(at(30), failed), vec![truth]);
     let up = members.step(at(40), Input::LinkUp { node: NodeId(2), link: 7 });
-    assert_eq!(up, vec![Effect::Up { node: NodeId(2), link: 7 }]);
+    assert_eq!(up, up_and_watched(NodeId(2), 7));
     assert_eq!(members.step(at(10_000), beacon(2, 66)), vec![], "up: nobody is dialled");
+}
+
+/// What follows a link to one of a few peers.
+fn up_and_watched(node: NodeId, link: u64) -> Vec<Effect> {
+    vec![Effect::Up { node, link }, Effect::Watch { node, link, is_watched: true }]
 }
 
 #[test]
@@ -51,7 +56,8 @@ fn a_second_link_replaces_the_first() {
     let node = NodeId(1);
     members.step(at(0), Input::LinkUp { node, link: 1 });
     let effects = members.step(at(1), Input::LinkUp { node, link: 2 });
-    assert_eq!(effects, vec![Effect::Down { node, link: 1 }, Effect::Up { node, link: 2 }]);
+    assert_eq!(effects[0], Effect::Down { node, link: 1 });
+    assert_eq!(effects[1..], up_and_watched(node, 2));
     assert_eq!(members.step(at(2), Input::LinkDown { node, link: 1 }), vec![], "old news");
     let effects = members.step(at(3), Input::LinkDown { node, link: 2 });
     assert_eq!(effects, vec![Effect::Down { node, link: 2 }]);
@@ -83,10 +89,76 @@ fn a_flood_of_claims_costs_a_few_dials_and_hides_nobody() {
     }
     assert_eq!((dials, members.peers.len()), (DIALS_MAX, PEERS_MAX));
     let now = at(flood.into());
+    assert!(members.deadline(now) > now, "nothing is due while no dial may begin");
     assert_eq!(members.step(now, beacon(2, 2)), vec![], "must wait for a dial to end");
     let failed = Input::DialFailed { node: NodeId(10), endpoint: endpoint(66) };
     let dial = Effect::Dial { node: NodeId(2), endpoint: endpoint(2) };
     assert_eq!(members.step(now, failed), vec![dial]);
+}
+
+/// A node with peers of these numbers up, and whom it watches.
+fn with_peers(own: u32, peers: &[u32]) -> (Membership, BTreeSet<u32>) {
+    let mut members = Membership::new(NodeId(own));
+    let mut watched = BTreeSet::new();
+    for peer in peers {
+        let input = Input::LinkUp { node: NodeId(*peer), link: (*peer).into() };
+        follow(&mut watched, members.step(at(0), input));
+    }
+    (members, watched)
+}
+
+fn follow(watched: &mut BTreeSet<u32>, effects: Vec<Effect>) {
+    for effect in effects {
+        match effect {
+            Effect::Watch { node, is_watched: true, .. } => assert!(watched.insert(node.0)),
+            Effect::Watch { node, .. } => assert!(watched.remove(&node.0)),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn each_watches_the_next_ones_and_another_in_its_turn() {
+    let (mut members, mut watched) = with_peers(8, &[1, 2, 3, 4, 5, 6, 7, 9]);
+    let always: BTreeSet<u32> = [9, 1, 2, 3].into();
+    let mut turns = BTreeSet::new();
+    for turn in 0..8 {
+        let now = WATCH_TURN * turn;
+        follow(&mut watched, members.step(now, Input::Tick));
+        assert!(members.deadline(now) <= now + WATCH_TURN);
+        assert!(watched.is_superset(&always) && watched.len() == WATCHED + 1, "{watched:?}");
+        turns.extend(&watched - &always);
+    }
+    assert_eq!(turns, [4, 5, 6, 7].into());
+    let (_, watched) = with_peers(2, &[1, 3, 4, 5]);
+    assert_eq!(watched.len(), 4, "a few all watch each other");
+}
+
+#[test]
+fn a_silent_peer_alarms_everyone_once() {
+    let peers: Vec<u32> = (2..20).collect();
+    let (mut members, mut watched) = with_peers(1, &peers);
+    let silent = |node: u32| Input::LinkSilent { node: NodeId(node), link: node.into() };
+    let effects = members.step(at(0), silent(2));
+    let told = effects.iter().filter(|effect| matches!(effect, Effect::Alarm { .. })).count();
+    assert_eq!(told, peers.len() - 1);
+    watched.remove(&2);
+    follow(&mut watched, effects);
+    assert_eq!(watched.len(), peers.len() - 1, "all others are watched");
+    let effects = members.step(at(1000), silent(3));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Alarm { .. })), "told before");
+    watched.remove(&3);
+    follow(&mut watched, effects);
+    let calm = members.deadline(at(8000));
+    assert_eq!(calm, at(9000), "the second one counts");
+    follow(&mut watched, members.step(calm, Input::Tick));
+    assert_eq!(watched.len(), WATCHED + 1);
+    // Who is told does not tell others.
+    let (mut members, mut watched) = with_peers(1, &peers);
+    let effects = members.step(at(0), Input::Alarm);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Alarm { .. })));
+    follow(&mut watched, effects);
+    assert_eq!(watched.len(), peers.len());
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +225,8 @@ impl Fabric {
                     self.break_link(link);
                 }
                 Effect::Refuse { link } => self.break_link(link),
+                Effect::Alarm { node: to, .. } => self.feed(to, Input::Alarm),
+                Effect::Watch { .. } => {}
             }
         }
     }
@@ -276,6 +350,9 @@ proptest! {
                         standing.remove(&(node, link));
                     }
                     Effect::Refuse { link } => standing.retain(|(_, standing)| *standing != link),
+                    Effect::Watch { node, link, .. } | Effect::Alarm { node, link } => {
+                        prop_assert_eq!(up.get(&node), Some(&link));
+                    }
                 }
             }
             prop_assert!(members.deadline(now) >= now || !dials.is_empty());

@@ -52,6 +52,13 @@ impl Trace {
 
     /// Notes what happens at a time; returns it in words.
     pub fn note(&mut self, at: Duration, what: &impl Debug) -> &str {
+        self.note_quietly(at, what);
+        self.remember(at);
+        &self.text
+    }
+
+    /// The same for what happens all the time: a failure does not print it.
+    pub fn note_quietly(&mut self, at: Duration, what: &impl Debug) -> &str {
         self.text.clear();
         let _ = write!(self.text, "{what:?}");
         for byte in self.text.bytes() {
@@ -60,6 +67,10 @@ impl Trace {
         if self.watched.as_ref().is_some_and(|word| self.text.contains(word)) {
             eprintln!("{at:?} {}", self.text);
         }
+        &self.text
+    }
+
+    fn remember(&self, at: Duration) {
         LAST.with_borrow_mut(|last| {
             let Some(last) = last else { return };
             let is_full = last.recent.len() == RECENT_MAX;
@@ -69,7 +80,6 @@ impl Trace {
             let _ = write!(line, "{at:?} {}", self.text);
             last.recent.push_back(line);
         });
-        &self.text
     }
 
     /// Notes that another step begins.
@@ -109,7 +119,9 @@ mod tests {
 
     fn hash(words: &[&str]) -> u64 {
         let mut trace = Trace::new(String::new());
-        words.iter().for_each(|word| drop(trace.note(Duration::ZERO, word).len()));
+        for word in words {
+            trace.note(Duration::ZERO, word);
+        }
         trace.hash()
     }
 

@@ -70,7 +70,9 @@ impl Counts {
         }
         let node = self.nodes.entry(node).or_default();
         match payload {
-            Payload::Ping | Payload::Pong | Payload::End => node.of_membership += 1,
+            Payload::Ping | Payload::Pong | Payload::Alarm | Payload::End => {
+                node.of_membership += 1
+            }
             _ => node.of_processes += 1,
         }
     }

@@ -41,7 +41,7 @@ fn read(arguments: &[String]) -> Option<(u64, Plan, bool)> {
         at.map_or(Some(default), |at| rest.get(at + 1)?.parse().ok())
     };
     let names = ["--nodes", "--seed", "--steps", "--active", "--crashes", "--cuts", "--latency"];
-    let is_known = rest.len() % 2 == 0
+    let is_known = rest.len().is_multiple_of(2)
         && rest.iter().step_by(2).all(|argument| names.contains(&argument.as_str()));
     let small = |name: &str, default: u64| u32::try_from(value(name, default)?).ok();
     let nodes = small("--nodes", 20).filter(|nodes| is_known && *nodes > 0)?;

@@ -24,8 +24,11 @@ impl World {
     pub(crate) fn members(&mut self, node: NodeId, input: Input) {
         let now = self.now;
         let Some(here) = self.nodes.get_mut(&node) else { return };
+        let is_beacon = matches!(input, Input::Beacon { .. });
         let effects = here.members.step(now, input);
-        here.members_at = here.members.deadline(now);
+        if !is_beacon || !effects.is_empty() {
+            here.members_at = here.members.deadline(now);
+        }
         for effect in effects {
             self.trace.note(now, &(node, effect));
             match effect {
@@ -36,6 +39,10 @@ impl World {
                 Effect::Up { node: peer, link } => self.peer_is_up(node, peer, link_of(link)),
                 Effect::Down { node: peer, link } => self.peer_is_down(node, peer, link_of(link)),
                 Effect::Refuse { link } => self.close(link_of(link), node),
+                Effect::Watch { node: peer, is_watched, .. } => {
+                    self.look_after(node, peer, |watch| watch.set_watched(now, is_watched));
+                }
+                Effect::Alarm { node: peer, .. } => self.post(node, peer, Payload::Alarm),
             }
         }
         self.schedule(node);
@@ -82,7 +89,8 @@ impl World {
 
     fn peer_is_up(&mut self, node: NodeId, peer: NodeId, link: usize) {
         let Some(here) = self.nodes.get_mut(&node) else { return };
-        here.ends.insert(peer, End { link, watch: KeepAlive::new(self.now) });
+        let (watch, pulse_at) = (KeepAlive::new(self.now), self.now);
+        here.ends.insert(peer, End { link, watch, pulse_at });
         self.after(Duration::ZERO, node, Event::Pulse { peer, link });
         self.with(node, |table, now| table.handle_node_up(now, peer));
     }
@@ -97,19 +105,41 @@ impl World {
         self.step(node, MoveInput::NodeDown { node: peer });
     }
 
+    /// Changes a node's watch over its link to a peer, and looks at once if it was idle.
+    pub(crate) fn look_after(
+        &mut self,
+        node: NodeId,
+        peer: NodeId,
+        change: impl FnOnce(&mut KeepAlive),
+    ) {
+        let now = self.now;
+        let here = self.nodes.get_mut(&node);
+        let Some(end) = here.and_then(|here| here.ends.get_mut(&peer)) else { return };
+        let was_idle = end.watch.is_idle(now);
+        change(&mut end.watch);
+        if was_idle && !end.watch.is_idle(now) {
+            end.pulse_at = now;
+            let link = end.link;
+            self.after(Duration::ZERO, node, Event::Pulse { peer, link });
+        }
+    }
+
     /// Looks whether the peer is silent, and whether it is time to say something.
     pub(crate) fn pulse(&mut self, node: NodeId, peer: NodeId, link: usize) {
         let now = self.now;
         let here = self.nodes.get_mut(&node);
-        let end = here.and_then(|here| here.ends.get_mut(&peer)).filter(|end| end.link == link);
-        let Some(end) = end else { return };
+        let end = here.and_then(|here| here.ends.get_mut(&peer));
+        let Some(end) = end.filter(|end| end.link == link && end.pulse_at == now) else { return };
         match end.watch.poll_pulse(now) {
-            Pulse::Wait(until) => self.at(until, node, Event::Pulse { peer, link }),
+            Pulse::Wait(until) => {
+                end.pulse_at = until;
+                self.at(until, node, Event::Pulse { peer, link });
+            }
             Pulse::Ping => {
                 self.post(node, peer, Payload::Ping);
                 self.after(Duration::ZERO, node, Event::Pulse { peer, link });
             }
-            Pulse::Dead => self.link_down(node, peer, link),
+            Pulse::Dead => self.members(node, Input::LinkSilent { node: peer, link: link as u64 }),
         }
     }
 }

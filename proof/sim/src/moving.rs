@@ -56,7 +56,7 @@ impl World {
             self.trace.note(now, &(node, &effect));
             self.carry_out_move(node, effect);
         }
-        self.schedule(node);
+        self.schedule_processes(node);
     }
 
     fn carry_out_move(&mut self, node: NodeId, effect: Effect) {

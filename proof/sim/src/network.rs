@@ -33,6 +33,8 @@ pub(crate) enum Payload {
     Adopted(Pid, bool),
     Ping,
     Pong,
+    /// Somebody was silent.
+    Alarm,
     /// The sender has closed its end.
     End,
 }
@@ -96,7 +98,13 @@ impl World {
     pub(crate) fn post(&mut self, from: NodeId, to: NodeId, payload: Payload) {
         let end = self.nodes.get(&from).and_then(|node| node.ends.get(&to));
         match end.map(|end| end.link) {
-            Some(link) => self.post_on(link, from, to, payload),
+            Some(link) => {
+                if !matches!(payload, Payload::Ping) {
+                    let now = self.now;
+                    self.look_after(from, to, |watch| watch.handle_said(now));
+                }
+                self.post_on(link, from, to, payload);
+            }
             None => self.counts.unsendable += 1,
         }
     }
@@ -131,7 +139,10 @@ impl World {
         } else if !matches!(payload, Payload::End) {
             return; // Another link counts.
         }
-        let words = self.trace.note(now, &(node, from, &payload));
+        let words = match payload {
+            Payload::Ping | Payload::Pong => self.trace.note_quietly(now, &(node, from, &payload)),
+            _ => self.trace.note(now, &(node, from, &payload)),
+        };
         self.counts.received(node, &payload, words);
         match payload {
             Payload::Table(message) => {
@@ -158,6 +169,7 @@ impl World {
             }
             Payload::Ping => self.post_on(link, node, from, Payload::Pong),
             Payload::Pong => {}
+            Payload::Alarm => self.members(node, dunix_membership::Input::Alarm),
             Payload::End => self.link_down(node, from, link),
         }
     }

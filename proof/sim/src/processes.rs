@@ -34,7 +34,7 @@ impl World {
             }
             self.carry_out(node, effect);
         }
-        self.schedule(node);
+        self.schedule_processes(node);
         result
     }
 
@@ -44,10 +44,8 @@ impl World {
             Effect::Signal { pid, signal, info, .. } => self.signal(node, pid, signal, info),
             Effect::Reply { token, result } => self.truths.answered(token, result),
             Effect::RootExited { pid, status, .. } => self.truths.root_reported(node, pid, status),
-            Effect::Wake { pid } => {
-                if self.truths.processes.get(&pid).is_some_and(|truth| truth.waits.is_some()) {
-                    self.soon(node, Event::WaitAgain(pid));
-                }
+            Effect::Wake { pid } if self.truths.is_in_wait(pid) => {
+                self.soon(node, Event::WaitAgain(pid));
             }
             Effect::Regrouped { pid } => {
                 let table = &self.nodes[&node].table;

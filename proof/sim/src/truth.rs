@@ -182,6 +182,10 @@ impl Truths {
         self.processes.get_mut(&pid).expect("it was born")
     }
 
+    pub(crate) fn is_in_wait(&self, pid: Pid) -> bool {
+        self.processes.get(&pid).is_some_and(|truth| truth.waits.is_some())
+    }
+
     pub(crate) fn has_children(&self, pid: Pid) -> bool {
         let is_child = |t: &Truth| t.parent == Some(pid) && t.life != Life::Reaped;
         self.processes.values().any(|t| is_child(t) && !t.is_given_up)

@@ -97,8 +97,9 @@ pub(crate) struct Node {
     pub(crate) moves: Migration,
     /// Its end of the link that counts, by peer.
     pub(crate) ends: BTreeMap<NodeId, End>,
-    /// When membership wants to be asked again.
+    /// When membership wants to be asked again, and the table and the moves do.
     pub(crate) members_at: Duration,
+    pub(crate) processes_at: Option<Duration>,
     /// The nearest tick that is queued.
     tick_at: Option<Duration>,
 }
@@ -115,6 +116,8 @@ impl Node {
 pub(crate) struct End {
     pub(crate) link: usize,
     pub(crate) watch: KeepAlive,
+    /// When it is looked after next.
+    pub(crate) pulse_at: Duration,
 }
 
 pub(crate) struct World {
@@ -220,7 +223,11 @@ impl World {
             Event::Tick => return self.tick(node),
             _ => {}
         }
-        self.trace.note(self.now, &(node, &event));
+        if event.is_background() {
+            self.trace.note_quietly(self.now, &(node, &event));
+        } else {
+            self.trace.note(self.now, &(node, &event));
+        }
         match event {
             Event::Say => self.say(node),
             Event::Beacon => self.beacon(node),
@@ -249,19 +256,27 @@ impl World {
         let members_at = members.deadline(self.now);
         let moves = Migration::new(node);
         let ends = BTreeMap::new();
-        let node_here = Node { members, table, moves, ends, members_at, tick_at: None };
-        self.nodes.insert(node, node_here);
+        let (processes_at, tick_at) = (None, None);
+        let here = Node { members, table, moves, ends, members_at, processes_at, tick_at };
+        self.nodes.insert(node, here);
         self.with(node, |_, _| {});
         self.after(Duration::ZERO, node, Event::Say);
+    }
+
+    /// Asks a node's table and moves when they want to be asked again.
+    pub(crate) fn schedule_processes(&mut self, node: NodeId) {
+        if let Some(here) = self.nodes.get_mut(&node) {
+            let deadlines = [here.table.next_deadline(), here.moves.deadline()];
+            here.processes_at = deadlines.into_iter().flatten().min();
+        }
+        self.schedule(node);
     }
 
     /// Sees to it that the node is asked when one of its machines wants to be.
     pub(crate) fn schedule(&mut self, node: NodeId) {
         let now = self.now;
         let Some(here) = self.nodes.get_mut(&node) else { return };
-        let deadlines = [here.table.next_deadline(), here.moves.deadline(), Some(here.members_at)];
-        let Some(next) = deadlines.into_iter().flatten().min() else { return };
-        let next = next.max(now);
+        let next = here.processes_at.map_or(here.members_at, |at| at.min(here.members_at)).max(now);
         if here.tick_at.is_none_or(|at| next < at) {
             here.tick_at = Some(next);
             self.at(next, node, Event::Tick);
