@@ -207,9 +207,11 @@ Examples:
   dunix move 4711 n2             and wait until its last page has arrived
   dunix move --no-wait 4711 n2   only until it runs there
   dunix move --safe 4711 n2      all of its memory first
+  dunix move --with-children 4711 n2    and all that descends from it
   dunix explain 4711             what is known beforehand, and how its moves went
 
-Exit status: 0 if it moved, 1 if it was refused, with the reason, or there is no such process.")]
+Exit status: 0 if it moved (all of it, with --with-children), 1 if it was refused, with the reason, or there is no such
+process.")]
 pub struct MoveArgs {
     /// PID of the fabric, as `dunix ps` shows it
     #[arg(value_parser = pid)]
@@ -219,6 +221,9 @@ pub struct MoveArgs {
     /// Send all memory before it runs there: a longer stop, no time in which two nodes are needed
     #[arg(long)]
     pub safe: bool,
+    /// Move its children as well, their children, and what they fork meanwhile; what cannot move stays, and is told
+    #[arg(long)]
+    pub with_children: bool,
     /// Return as soon as it runs there, while memory still follows
     #[arg(long)]
     pub no_wait: bool,

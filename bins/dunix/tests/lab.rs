@@ -253,6 +253,47 @@ fn what_computes_is_spread_evenly_and_then_stays() {
     assert_eq!((pinned.len(), count(&pinned, 1)), (2, 2), "{pinned:?}");
 }
 
+/// A shell, its children and what those fork while they are moved: all of it is at the target then.
+#[test]
+fn a_tree_of_processes_moves_as_a_whole() {
+    const TREE: &str =
+        "sh -c 'while sleep 0.05; do :; done; :' & sh -c 'sleep 71; :' & sleep 72 & wait; tree";
+    let Some(mut lab) = start("tree", WAITS) else { return };
+    let dunix = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dunix"));
+        command.args(["--fabric", &lab.name]).args(arguments).stdin(Stdio::null());
+        command
+    };
+    let mut guest =
+        dunix(&["run", "--node", "n1", "--local", "--", "sh", "-c", TREE]).spawn().unwrap();
+    // By PID: where it is, and its command's last word.
+    let members = || -> BTreeMap<u64, (u64, String)> {
+        let output = dunix(&["ps", "--json"]).output().unwrap();
+        let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of_tree = all.as_array().unwrap().iter().filter(|one| {
+            let args = one["args"].as_array().unwrap();
+            one["state"] != "zombie" && !args.is_empty()
+        });
+        let told = |one: &serde_json::Value| {
+            let last = one["args"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+            (one["pid"].as_u64().unwrap(), (one["node"].as_u64().unwrap(), last))
+        };
+        of_tree.map(told).filter(|(_, (_, last))| last != WAITS).collect()
+    };
+    let is_complete =
+        || ["71", "72", "0.05"].iter().all(|word| members().values().any(|(_, last)| last == word));
+    assert!(wait_until(Duration::from_secs(20), is_complete), "{:?}", members());
+    let root = members().into_iter().find(|(_, (_, last))| last == TREE).unwrap().0.to_string();
+    let moved = dunix(&["move", "--with-children", &root, "n2"]).output().unwrap();
+    let there = members();
+    guest.kill().unwrap();
+    guest.wait().unwrap();
+    lab.input.write_all(b"0\n").unwrap();
+    assert_eq!(lab.end(), 0);
+    assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+    assert!(there.len() >= 5 && there.values().all(|(node, _)| *node == 2), "{there:?}");
+}
+
 fn count(placed: &BTreeMap<u64, u64>, node: u64) -> usize {
     placed.values().filter(|at| **at == node).count()
 }

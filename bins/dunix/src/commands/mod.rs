@@ -7,6 +7,7 @@ pub mod kill;
 pub mod lab;
 pub mod man;
 pub mod moving;
+mod moving_tree;
 pub mod node;
 pub mod nodes;
 pub mod ps;

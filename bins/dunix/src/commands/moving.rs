@@ -1,6 +1,6 @@
 //! `dunix move`: a running process to another node.
 
-use super::{Failure, table};
+use super::{Failure, moving_tree, table};
 use crate::{
     admin::{client, discovery::Fabric},
     cli::MoveArgs,
@@ -11,6 +11,9 @@ use std::io::Write;
 
 /// Moves the process and says what came of it.
 pub async fn run(fabric: &Fabric, args: &MoveArgs) -> Result<(), Failure> {
+    if args.with_children {
+        return moving_tree::run(fabric, args).await;
+    }
     let pid = args.pid;
     let request =
         MoveRequest { pid, node: args.node.clone(), safe: args.safe, wait: !args.no_wait };
@@ -33,7 +36,7 @@ pub async fn run(fabric: &Fabric, args: &MoveArgs) -> Result<(), Failure> {
     }
 }
 
-fn in_words(pid: Pid, moved: &Moved) -> String {
+pub(super) fn in_words(pid: Pid, moved: &Moved) -> String {
     let followed = match moved.bytes_after {
         Some(bytes) => format!("{} followed", table::bytes(bytes)),
         None => "the rest follows".to_owned(),
