@@ -36,6 +36,7 @@ Environment:
 pub enum Command {
     Run(RunArgs),
     Ps(PsArgs),
+    Top(TopArgs),
     Nodes(NodesArgs),
     Kill(KillArgs),
     Move(MoveArgs),
@@ -160,6 +161,33 @@ pub enum PsSort {
     Mem,
     /// Youngest first
     Start,
+}
+
+/// Watch nodes and processes in a live view, and act on them
+///
+/// Nodes are shown above processes; what a key does concerns the chosen process. CPU% is the share of
+/// one CPU since the last refresh.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Keys:
+  Up Down PgUp PgDn Home End   choose a process
+  t            tree
+  s > <        sort by the next, the next, the previous column
+  / F4         show commands that contain a text; Esc shows all
+  n            only the process's node; again: all
+  k            send a signal
+  m            move to another node
+  w e          why it is here (dunix explain)
+  ?            help
+  q F10 ^C     quit
+
+Examples:
+  dunix top
+  dunix top --interval 0.5")]
+pub struct TopArgs {
+    /// Time between refreshes
+    #[arg(long, short = 'i', value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub interval: f64,
 }
 
 /// List the nodes of the fabric

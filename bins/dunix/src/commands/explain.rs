@@ -21,7 +21,7 @@ pub async fn run(fabric: &Fabric, args: &ExplainArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn in_words(explanation: &Explanation) -> String {
+pub(crate) fn in_words(explanation: &Explanation) -> String {
     let process = &explanation.process;
     let host = process.host_pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let mut facts = vec![

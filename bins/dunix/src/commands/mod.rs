@@ -15,6 +15,7 @@ pub mod run;
 mod signals;
 mod table;
 pub mod terminal_anchor;
+pub mod top;
 
 use crate::{
     admin::{
@@ -44,6 +45,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Node(args) => return node::run(&args),
         Command::TerminalAnchor => return terminal_anchor::run(),
         Command::Ps(args) => with_fabric(fabric, async |fabric| ps::run(&fabric, &args).await),
+        Command::Top(args) => with_fabric(fabric, async |fabric| top::run(&fabric, &args).await),
         Command::Nodes(args) => {
             with_fabric(fabric, async |fabric| nodes::run(&fabric, &args).await)
         }

@@ -64,7 +64,7 @@ fn mark(node: &NodeInfo) -> String {
     format!("{}{}", node.name, if node.tree_authority { "*" } else { "" })
 }
 
-fn state(state: NodeState) -> &'static str {
+pub(crate) fn state(state: NodeState) -> &'static str {
     match state {
         NodeState::Up => "up",
         NodeState::Suspect => "suspect",
@@ -73,7 +73,7 @@ fn state(state: NodeState) -> &'static str {
     }
 }
 
-fn milli(value: u32) -> String {
+pub(crate) fn milli(value: u32) -> String {
     format!("{}.{:02}", value / 1000, value % 1000 / 10)
 }
 

@@ -99,8 +99,10 @@ fn lay_out(processes: &[ProcessInfo], nodes: &[NodeInfo], tree: bool) -> Table {
 }
 
 /// Every process once, children after their parent, with its depth.
-fn in_tree_order(processes: &[ProcessInfo]) -> Vec<(usize, &ProcessInfo)> {
-    let pids: BTreeSet<Pid> = processes.iter().map(|process| process.pid).collect();
+pub(crate) fn in_tree_order<'a>(
+    processes: impl IntoIterator<Item = &'a ProcessInfo> + Clone,
+) -> Vec<(usize, &'a ProcessInfo)> {
+    let pids: BTreeSet<Pid> = processes.clone().into_iter().map(|process| process.pid).collect();
     let mut children: BTreeMap<Option<Pid>, Vec<&ProcessInfo>> = BTreeMap::new();
     for process in processes {
         // A parent that is not listed (another --node, or process 1) makes a root.
@@ -120,7 +122,7 @@ fn in_tree_order(processes: &[ProcessInfo]) -> Vec<(usize, &ProcessInfo)> {
     ordered
 }
 
-fn letter(state: ProcessState) -> &'static str {
+pub(crate) fn letter(state: ProcessState) -> &'static str {
     match state {
         ProcessState::Starting => "N",
         ProcessState::Running => "R",
