@@ -21,7 +21,7 @@ fn reports(count: u64, plan: Plan) -> Vec<Report> {
 #[test]
 fn a_fabric_without_faults_keeps_every_promise() {
     for nodes in [5, 20] {
-        for report in reports(2, Plan::calm(nodes)) {
+        for report in reports(4, Plan::calm(nodes)) {
             let is_enough = report.execs > 50 && report.moves > 50 && report.refusals > 10;
             assert!(is_enough && report.answers > 500, "the plan does too little: {report}");
             assert_eq!(report.fenced, 0, "nobody was cut off");
@@ -31,7 +31,7 @@ fn a_fabric_without_faults_keeps_every_promise() {
 
 #[test]
 fn slow_links_do_not_reorder_what_matters() {
-    reports(3, Plan { latency_us_max: 200_000, ..Plan::calm(4) });
+    reports(6, Plan { latency_us_max: 200_000, ..Plan::calm(4) });
 }
 
 #[test]
@@ -41,18 +41,18 @@ fn numbers_come_round_without_meeting_their_last_holder() {
 
 #[test]
 fn deaths_of_nodes_lose_only_what_was_there() {
-    reports(6, Plan { crashes: 3, ..Plan::calm(6) });
+    reports(12, Plan { crashes: 3, ..Plan::calm(6) });
     reports(2, Plan { crashes: 5, ..Plan::calm(20) });
 }
 
 #[test]
 fn slow_links_and_deaths_together() {
-    reports(4, Plan { crashes: 2, latency_us_max: 100_000, ..Plan::calm(5) });
+    reports(8, Plan { crashes: 2, latency_us_max: 100_000, ..Plan::calm(5) });
 }
 
 #[test]
 fn who_is_cut_off_is_fenced_and_nobody_else_notices() {
-    reports(6, Plan { cuts: 3, ..Plan::calm(6) });
+    reports(12, Plan { cuts: 3, ..Plan::calm(6) });
 }
 
 #[test]
