@@ -123,7 +123,7 @@ impl ProcTable {
         if let Some(number) = self.numbers.used.get_mut(&pgid) {
             number.group = None;
         }
-        self.numbers.try_free(self.now, pgid);
+        self.free_after_group(pgid);
         self.tell_session(session, pgid, false);
     }
 

@@ -225,6 +225,11 @@ impl ProcTable {
         }
     }
 
+    /// Whether others may still tell what a dead leaser knew.
+    pub(crate) fn is_rebuilding(&self) -> bool {
+        self.now < self.peers.rebuilt_at
+    }
+
     /// Keeps a question about a number of a dead leaser, of which nothing is known here, while
     /// others may still tell. Returns the message if it is to be answered now.
     pub(crate) fn hold_for_rebuild(
@@ -232,7 +237,7 @@ impl ProcTable {
         number: Pid,
         message: ProcMessage,
     ) -> Option<ProcMessage> {
-        let is_early = self.now < self.peers.rebuilt_at && !self.leases(number);
+        let is_early = self.is_rebuilding() && !self.leases(number);
         if is_early && self.peers.asked_early.len() < limits::PARKED_MAX {
             self.peers.asked_early.push(message);
             return None;

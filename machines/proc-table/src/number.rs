@@ -124,6 +124,13 @@ impl Numbers {
         }
     }
 
+    /// The same for one of which more may still be told: it does not rest.
+    fn forget_unused(&mut self, pid: Pid) {
+        if self.used.get(&pid).is_some_and(Number::is_free) {
+            self.used.remove(&pid);
+        }
+    }
+
     pub(crate) fn rest(&mut self, now: Duration, pid: Pid) {
         let until = now + limits::QUARANTINE;
         if self.resting.insert(pid, until).is_none() {
@@ -206,6 +213,16 @@ impl ProcTable {
         };
         if may_release {
             self.vacate(pid);
+        }
+    }
+
+    /// A group or a session of this number has ended. While others still tell what a dead leaser knew,
+    /// the process of that number may not have been told of yet.
+    pub(crate) fn free_after_group(&mut self, number: Pid) {
+        if self.is_rebuilding() && !self.leases(number) {
+            self.numbers.forget_unused(number);
+        } else {
+            self.numbers.try_free(self.now, number);
         }
     }
 

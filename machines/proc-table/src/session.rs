@@ -70,7 +70,7 @@ impl ProcTable {
             if number.session.get(&pgid) == Some(&home) {
                 number.session.remove(&pgid);
             }
-            self.numbers.try_free(self.now, sid);
+            self.free_after_group(sid);
         }
     }
 

@@ -51,10 +51,10 @@ pub fn run(seed: u64, plan: Plan) -> Report {
 
 /// The command that repeats a run.
 fn repeat(seed: u64, plan: &Plan) -> String {
-    let Plan { nodes, steps, crashes, cuts, latency_us_max, .. } = plan;
+    let Plan { nodes, active, steps, crashes, cuts, latency_us_max, .. } = plan;
     format!(
-        "cargo xtask sim --nodes {nodes} --seed {seed} --steps {steps} --crashes {crashes} \
-         --cuts {cuts} --latency {latency_us_max}"
+        "cargo xtask sim --nodes {nodes} --active {active} --seed {seed} --steps {steps} \
+         --crashes {crashes} --cuts {cuts} --latency {latency_us_max}"
     )
 }
 

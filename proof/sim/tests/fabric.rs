@@ -55,6 +55,15 @@ fn who_is_cut_off_is_fenced_and_nobody_else_notices() {
     reports(12, Plan { cuts: 3, ..Plan::calm(6) });
 }
 
+/// Each showed a fault of a machine.
+#[test]
+fn seeds_that_failed() {
+    // Fenced by one node, and alive for all others.
+    let _ = run(0, Plan { cuts: 3, ..Plan::calm(6) });
+    // A group ended while its leader had not been told of yet: the leader's child was made an orphan.
+    let _ = run(228, Plan { crashes: 4, ..Plan::calm(8) });
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let plan = Plan { crashes: 2, cuts: 1, ..Plan::calm(8) };
@@ -87,9 +96,9 @@ fn an_idle_node_costs_the_same_in_any_fabric() {
 #[test]
 #[ignore = "takes minutes: part of `cargo xtask test --full`"]
 fn a_thousand_nodes() {
-    let report = run(1, Plan { steps: 5000, ..Plan::calm(1000) });
+    let report = run(1, Plan { steps: 1000, ..Plan::calm(1000) });
     let blocks = report.of_blocks();
     println!("{report}");
     println!("blocks of PIDs: {:.1} messages per node", blocks.messages as f64 / 1000.0);
-    assert!(report.forks > 500 && report.moves > 100, "the plan does too little");
+    assert!(report.forks > 500 && report.moves > 50, "the plan does too little");
 }
