@@ -4,7 +4,7 @@ use crate::{
     AdminError, Event, ExitStatus, Explanation, FRAME_BYTES_MAX, KillTarget, MoveOutcome,
     MoveRequest, NodeInfo, ProcessInfo, RunRequest, Stream, TerminalSize,
 };
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use dunix_ids::{NodeId, Pid};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
@@ -26,6 +26,10 @@ pub enum Request {
     Events,
     Run(Box<RunRequest>),
     Move(MoveRequest),
+    /// The counts of a node (a name, or a number in decimal), or of the one that answers.
+    Metrics {
+        node: Option<String>,
+    },
 }
 
 /// From the client.
@@ -54,6 +58,8 @@ pub enum ServerFrame {
     Processes(Vec<ProcessInfo>),
     Explained(Box<Explanation>),
     Moved(MoveOutcome),
+    /// Prometheus' text form (OpenMetrics 1.0).
+    Metrics(String),
     Event(Event),
     /// The request is done; the list is complete.
     Done,

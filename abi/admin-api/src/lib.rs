@@ -5,7 +5,7 @@
 //! ```text
 //! client                          server
 //!   Open { version, request } ->
-//!                              <- Nodes* | Processes* | Explained | Moved | Event*, then Done
+//!                              <- Nodes* | Processes* | Explained | Moved | Metrics | Event*, then Done
 //!                              <- Started, then frames both ways until Exited     (Request::Run)
 //!                              <- Failed                                          (any request)
 //! ```

@@ -1,7 +1,7 @@
 //! What nodes ask each other to answer a client, on the mesh's topic for administration.
 
 use crate::{Explanation, NodeInfo, ProcessInfo};
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use dunix_ids::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ pub enum PeerCall {
     Processes { after: u32 },
     /// All it knows of a process that runs on it.
     Explain(Pid),
+    /// Its counts.
+    Metrics,
 }
 
 /// The answer to a [`PeerCall`].
@@ -24,6 +26,8 @@ pub enum PeerReply {
     Processes(Vec<ProcessInfo>),
     /// `None`: no such process here.
     Explained(Option<Box<Explanation>>),
+    /// Prometheus' text form (OpenMetrics 1.0).
+    Metrics(String),
 }
 
 /// Header of a stream on which the asked node sends its events, each an encoded

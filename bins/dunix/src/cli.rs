@@ -42,6 +42,7 @@ pub enum Command {
     Move(MoveArgs),
     Explain(ExplainArgs),
     Events(EventsArgs),
+    Metrics(MetricsArgs),
     Lab(LabArgs),
     Init(InitArgs),
     Node(NodeArgs),
@@ -284,6 +285,25 @@ pub struct EventsArgs {
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// Print a node's counts in Prometheus' text form
+///
+/// What happened since the node's daemon started, and how busy the node is. The daemon's socket, which
+/// root alone may open, answers the same to HTTP.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix metrics
+  dunix metrics --node n2 | grep moves
+  curl --unix-socket /run/dunix/lab/n1.sock http://n1/metrics
+
+Messages of topic `files` are the tree's: requests to its authority, and recalls from it. Those of topic
+`locks` are questions about locks. The node itself counts as a peer for what it asks itself.")]
+pub struct MetricsArgs {
+    /// The node (a name or number of `dunix nodes`) [default: the one that answers]
+    #[arg(long, short = 'n', value_name = "NODE")]
+    pub node: Option<String>,
 }
 
 /// Build a throw-away fabric on this machine and run a program in it

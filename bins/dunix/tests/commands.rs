@@ -151,3 +151,11 @@ fn man_pages_and_completions_come_from_the_definitions() {
         assert!(stdout(&script).contains("explain"), "{shell}");
     }
 }
+
+#[test]
+fn metrics_are_those_of_the_node_that_is_asked() {
+    let fabric = Fabric::start("metrics");
+    let of = |arguments: &[&str]| stdout(&fabric.output(&[&["metrics"], arguments].concat()));
+    assert_eq!(of(&[]), "# of n1\n# EOF\n");
+    assert_eq!(of(&["--node", "n2"]), "# of n2\n# EOF\n");
+}

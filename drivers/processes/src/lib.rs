@@ -18,6 +18,7 @@ mod balance;
 mod call;
 mod children;
 mod config;
+mod counts;
 mod effects;
 mod host;
 mod inspect;
@@ -39,6 +40,7 @@ pub use config::{
     ChildQuestion, Decision, Extension, FlockAnswer, FlockWish, NoExtension, PlaceQuestion,
     PlaceWish, Placement, Policy, PortCall, ProcessesConfig, Relief, StayHere,
 };
+pub use counts::Totals;
 pub use dunix_placement::{ChildDid, NodeLoad};
 pub use dunix_proc_table::KillTarget;
 pub use inspect::{ProcessDetails, ProcessEvent};

@@ -8,6 +8,7 @@ use crate::balance::Settled;
 use crate::call::{Caller, DoorbellCall};
 use crate::children::Nursery;
 use crate::config::{Extension, PlaceWish, Policy};
+use crate::counts::Counts;
 use crate::inspect::{EVENTS_KEPT, ProcessEvent};
 use crate::launch::Launching;
 use crate::list::Stories;
@@ -72,6 +73,7 @@ pub(crate) struct Node {
     pub(crate) page_threads: PageThreads,
     pub(crate) runtime: Handle,
     pub(crate) events: broadcast::Sender<ProcessEvent>,
+    pub(crate) counts: Counts,
     /// Tells the doorbell's thread that [`Node::arrivals`] or a deadline has changed.
     pub(crate) bell: OwnedFd,
     /// Guests that trace guests.
@@ -269,6 +271,7 @@ impl Node {
             page_threads,
             runtime,
             events: broadcast::Sender::new(EVENTS_KEPT),
+            counts: Counts::default(),
             bell,
             tracing: Tracing::default(),
             arrived: Notify::new(),

@@ -158,7 +158,9 @@ impl Server {
         }
         match listener.receive() {
             Ok(notification) if i64::from(notification.nr) == NR.cast_signed() => {
-                self.hear_call(DoorbellCall::new(listener.clone(), notification));
+                let call = DoorbellCall::new(listener.clone(), notification);
+                self.node.counts.count_call(call.op());
+                self.hear_call(call);
             }
             Ok(notification) => {
                 DoorbellCall::new(listener.clone(), notification).refuse(Errno::NOSYS);

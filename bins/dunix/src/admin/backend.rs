@@ -34,6 +34,11 @@ pub trait AdminBackend: Send + Sync + 'static {
         &self,
         request: MoveRequest,
     ) -> impl Future<Output = Result<MoveOutcome, AdminError>> + Send;
+    /// Tells the counts of a node, or of this one, in Prometheus' text form (OpenMetrics 1.0).
+    fn metrics(
+        &self,
+        node: Option<&str>,
+    ) -> impl Future<Output = Result<String, AdminError>> + Send;
     /// Subscribes to events. The backend drops the oldest for a slow receiver and says so with
     /// [`EventKind::Lost`](dunix_admin_api::EventKind::Lost).
     fn events(&self) -> impl Future<Output = Result<mpsc::Receiver<Event>, AdminError>> + Send;

@@ -174,6 +174,13 @@ pub async fn move_process(
     }
 }
 
+/// Tells the counts of a node, or of the one that answers, in Prometheus' text form.
+pub async fn metrics(fabric: &Fabric, node: Option<String>) -> Result<String, ClientError> {
+    let connection = Connection::open(fabric, Request::Metrics { node }).await?;
+    let take = |frame| if let ServerFrame::Metrics(text) = frame { Some(vec![text]) } else { None };
+    connection.collect(take).await?.pop().ok_or_else(unexpected)
+}
+
 /// Events as they happen.
 pub struct Events(Connection);
 

@@ -34,6 +34,33 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Whether the stream begins with these bytes, none of which is taken.
+    pub(crate) async fn begins_with(&mut self, start: &[u8]) -> io::Result<bool> {
+        while start.starts_with(&self.buffer) && self.buffer.len() < start.len() {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(self.buffer.starts_with(start))
+    }
+
+    /// Takes the bytes up to and with `end`, or `None` if they do not come or are more than `most`.
+    pub(crate) async fn take_until(
+        &mut self,
+        end: &[u8],
+        most: usize,
+    ) -> io::Result<Option<BytesMut>> {
+        loop {
+            let found = self.buffer.windows(end.len()).position(|window| window == end);
+            if let Some(at) = found {
+                return Ok(Some(self.buffer.split_to(at + end.len())));
+            }
+            if self.buffer.len() > most || self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
     fn try_take<F: DeserializeOwned>(&mut self) -> io::Result<Option<F>> {
         let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;

@@ -5,6 +5,7 @@
 //! client     one request, its answers
 //! server     takes connections, answers from an [`AdminBackend`]
 //! session    one `dunix run` on the server's side
+//! http       the counts, for who speaks HTTP instead of frames
 //! frames     frames over an asynchronous byte stream
 //! ```
 
@@ -12,6 +13,7 @@ mod backend;
 pub mod client;
 pub mod discovery;
 mod frames;
+mod http;
 pub mod server;
 mod session;
 

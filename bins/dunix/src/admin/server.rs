@@ -1,12 +1,14 @@
 //! Takes connections on the admin socket and answers them from an [`AdminBackend`].
 //!
+//! Who speaks HTTP instead of frames is answered one request, for `/metrics` ([`super::http`]).
+//!
 //! Who may connect is decided by the socket's permissions (0600). A client can neither make the
 //! server hold more than named limits allow nor delay another client.
 
 use super::{
     AdminBackend,
     frames::{FrameReader, write_frame},
-    session,
+    http, session,
 };
 use dunix_admin_api::{
     AdminError, ClientFrame, ErrorKind, LIST_ITEMS_MAX, Request, ServerFrame, VERSION,
@@ -56,6 +58,12 @@ pub async fn serve<B: AdminBackend>(listener: UnixListener, backend: Arc<B>) {
 async fn handle_connection<B: AdminBackend>(stream: UnixStream, backend: &B) -> io::Result<()> {
     let (input, mut output) = stream.into_split();
     let mut input = FrameReader::new(input);
+    let is_http = timeout(OPEN_SECONDS_MAX, input.begins_with(http::GET)).await;
+    if is_http.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+        return timeout(OPEN_SECONDS_MAX, http::answer(input, output, backend))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+    }
     let first = timeout(OPEN_SECONDS_MAX, input.next::<ClientFrame>()).await;
     let request = match first.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
         None => return Ok(()),
@@ -101,6 +109,9 @@ async fn answer<B: AdminBackend>(
             }
             Request::Move(request) => {
                 backend.move_process(request).await.map(|o| vec![ServerFrame::Moved(o)])
+            }
+            Request::Metrics { node } => {
+                backend.metrics(node.as_deref()).await.map(|text| vec![ServerFrame::Metrics(text)])
             }
             Request::Events => match backend.events().await {
                 Ok(events) => return forward_events(events, &mut output).await,

@@ -6,6 +6,7 @@ pub mod init;
 pub mod kill;
 pub mod lab;
 pub mod man;
+pub mod metrics;
 pub mod moving;
 mod moving_tree;
 pub mod node;
@@ -48,6 +49,9 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Top(args) => with_fabric(fabric, async |fabric| top::run(&fabric, &args).await),
         Command::Nodes(args) => {
             with_fabric(fabric, async |fabric| nodes::run(&fabric, &args).await)
+        }
+        Command::Metrics(args) => {
+            with_fabric(fabric, async |fabric| metrics::run(&fabric, &args).await)
         }
         Command::Move(args) => {
             with_fabric(fabric, async |fabric| moving::run(&fabric, &args).await)

@@ -270,6 +270,16 @@ impl AdminBackend for Backend {
         moving::move_process(&self.processes, &request, to).await
     }
 
+    async fn metrics(&self, node: Option<&str>) -> Result<String, AdminError> {
+        let node = match node {
+            Some(name) => self.find_node(name).await?,
+            None => self.config.node,
+        };
+        self.overview.metrics(node).await.ok_or_else(|| {
+            AdminError::new(ErrorKind::NodeUnreachable, format!("node {node} does not answer"))
+        })
+    }
+
     async fn events(&self) -> Result<mpsc::Receiver<Event>, AdminError> {
         Ok(self.overview.events().await)
     }

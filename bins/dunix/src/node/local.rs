@@ -1,6 +1,6 @@
 //! What this node says of itself.
 
-use super::overview::Local;
+use super::{metrics, overview::Local};
 use dunix_admin_api::{
     DescriptorInfo, Event, EventKind, ExitStatus, Explanation, NodeConfig, NodeInfo, NodeState,
     ProcessInfo, ProcessState, Traffic,
@@ -125,6 +125,10 @@ impl Local for ThisNode {
 
     fn explain(&self, pid: Pid) -> Option<Explanation> {
         self.processes.details(pid).map(|details| self.explanation(details))
+    }
+
+    fn metrics(&self) -> String {
+        metrics::in_text(&self.node(), &self.processes.totals(), &self.mesh.traffic())
     }
 
     fn events(&self) -> Events {

@@ -8,6 +8,7 @@ mod backend;
 mod extension;
 mod local;
 mod locks;
+mod metrics;
 mod moving;
 mod overview;
 mod place;

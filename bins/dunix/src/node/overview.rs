@@ -33,6 +33,8 @@ pub(super) trait Local: Send + Sync + 'static {
     fn processes(&self) -> Vec<ProcessInfo>;
     /// Tells all of a process on this node.
     fn explain(&self, pid: Pid) -> Option<Explanation>;
+    /// This node's counts, in Prometheus' text form.
+    fn metrics(&self) -> String;
     /// Subscribes to what happens on this node from now on.
     fn events(&self) -> Events;
 }
@@ -125,6 +127,14 @@ impl Overview {
         None
     }
 
+    /// Tells a node's counts; `None` if it does not answer.
+    pub(super) async fn metrics(&self, node: NodeId) -> Option<String> {
+        match self.ask(node, &PeerCall::Metrics).await {
+            Ok(PeerReply::Metrics(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     async fn ask(&self, to: NodeId, call: &PeerCall) -> Result<PeerReply, MeshError> {
         let body = dunix_wire::encode(call);
         let answer = self.mesh.call(to, Topic::Administration, body, CALL_DEADLINE).await?;
@@ -157,6 +167,7 @@ impl Overview {
                 list.truncate(LIST_ITEMS_MAX);
                 PeerReply::Processes(list)
             }
+            PeerCall::Metrics => PeerReply::Metrics(self.local.metrics()),
             PeerCall::Explain(pid) => PeerReply::Explained(self.local.explain(*pid).map(Box::new)),
         }
     }

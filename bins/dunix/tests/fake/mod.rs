@@ -198,6 +198,10 @@ impl AdminBackend for Fake {
         })
     }
 
+    async fn metrics(&self, node: Option<&str>) -> Result<String, AdminError> {
+        Ok(format!("# of {}\n# EOF\n", node.unwrap_or("n1")))
+    }
+
     async fn events(&self) -> Result<mpsc::Receiver<Event>, AdminError> {
         let (sender, receiver) = mpsc::channel(1);
         let kind = EventKind::NodeUp { name: "n2".to_owned() };

@@ -125,6 +125,7 @@ impl Leaving {
     }
 
     fn tell_of(&self, report: &MoveReport) {
+        self.node.counts.count_move();
         let time = Duration::from_micros(report.frozen_micros);
         let line = format!("moved to {} within {time:.1?}, {} bytes", self.to, report.bytes_before);
         tracing::info!(node = %self.node.id, pid = %self.pid, "{line}");
@@ -132,6 +133,7 @@ impl Leaving {
     }
 
     fn refuse(&mut self, refusal: Refusal) {
+        self.node.counts.count_refusal(&refusal);
         let line = format!("did not move to {}: {refusal}", self.to);
         tracing::info!(node = %self.node.id, pid = %self.pid, "{line}");
         self.node.note(self.pid, line);

@@ -104,6 +104,7 @@ impl Node {
             // The child has ended before its parent could name it.
             Done::Ended(status, rusage) => self.host_ended(host_pid, status, rusage),
             Done::Bound => {
+                self.counts.count_fork();
                 if self.mesh.is_some() {
                     self.nursery.add(self, child);
                 }
@@ -179,6 +180,7 @@ impl Node {
             // Those that were known when the pages were lost have been killed.
             Some(Ok(_)) if self.look(|state| state.lacks_lost_pages(pid)) => end_unbound(call),
             Some(Ok(info)) => {
+                self.counts.count_fork();
                 let written = call.memory().write_plain(call.arg(2), &info);
                 self.tracing.named();
                 // It has run nothing yet, and runs nothing here if it is placed elsewhere.

@@ -149,6 +149,7 @@ impl Node {
     }
 
     fn started(self: &Arc<Node>, ticket: &Ticket, pid: Pid, host_pid: u32) {
+        self.counts.count_exec_here();
         self.announce(|| {
             let arguments = crate::host::arguments(host_pid);
             ProcessEvent::Executed { pid, arguments }

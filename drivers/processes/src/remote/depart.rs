@@ -168,7 +168,9 @@ impl Node {
             let is_dying = status.signals_pending & SIGKILL_BIT != 0;
             if is_waiting && !is_dying { Ok(()) } else { Err(Errno::SRCH) }
         };
-        self.send_away(to, pid, &mut image, offer, last_look).await
+        self.send_away(to, pid, &mut image, offer, last_look).await?;
+        self.counts.count_exec_elsewhere();
+        Ok(())
     }
 
     /// Hands a process over: from the answer on it lives there. `last_look` runs when no signal
