@@ -42,7 +42,7 @@ pub use peer::{PeerCall, PeerReply, SubscribeEvents};
 pub use run::{ExitStatus, KillTarget, Placement, RunRequest, Stream, TerminalSize};
 
 /// The version of everything in this crate; a server refuses another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Greatest bytes of a frame, its length field apart.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Greatest bytes of one data frame's payload.

@@ -21,6 +21,10 @@ const IDLE_SECONDS: u32 = 20;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|word| word == "--help" || word == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let Some((seed, plan, is_idle)) = read(&arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
