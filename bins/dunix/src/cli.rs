@@ -35,6 +35,8 @@ Environment:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(RunArgs),
+    Shell(ShellArgs),
+    Login(LoginArgs),
     Ps(PsArgs),
     Top(TopArgs),
     Nodes(NodesArgs),
@@ -43,6 +45,7 @@ pub enum Command {
     Explain(ExplainArgs),
     Events(EventsArgs),
     Metrics(MetricsArgs),
+    Logs(LogsArgs),
     Lab(LabArgs),
     Init(InitArgs),
     Node(NodeArgs),
@@ -75,21 +78,8 @@ Examples:
 Without a terminal, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP and SIGCONT go to
 the program's process group. If the connection to the fabric breaks, dunix exits with 125.")]
 pub struct RunArgs {
-    /// Run it on this node (a name or number of `dunix nodes`)
-    #[arg(long, short = 'n', value_name = "NODE", group = "where")]
-    pub node: Option<String>,
-    /// Run it on the node where this process runs now
-    #[arg(long, value_name = "PID", group = "where", value_parser = pid)]
-    pub near: Option<Pid>,
-    /// Place every program that it starts, and forked workers, on the next node in turn
-    #[arg(long, group = "where")]
-    pub spread: bool,
-    /// Keep it and what it starts on the node that takes the request
-    #[arg(long, group = "where")]
-    pub local: bool,
-    /// Leave it, and what it starts, where it has been placed: nothing of it moves for load
-    #[arg(long, conflicts_with_all = ["spread", "local"])]
-    pub pin: bool,
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// Working directory in the fabric [default: this one, or / if it is not there]
     #[arg(long, short = 'C', value_name = "DIR")]
     pub cwd: Option<PathBuf>,
@@ -105,6 +95,107 @@ pub struct RunArgs {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// Where a program runs.
+#[derive(Clone, Debug, Args)]
+pub struct PlaceArgs {
+    /// Run it on this node (a name or number of `dunix nodes`)
+    #[arg(long, short = 'n', value_name = "NODE", group = "where")]
+    pub node: Option<String>,
+    /// Run it on the node where this process runs now
+    #[arg(long, value_name = "PID", group = "where", value_parser = pid)]
+    pub near: Option<Pid>,
+    /// Place every program that it starts, and forked workers, on the next node in turn
+    #[arg(long, group = "where")]
+    pub spread: bool,
+    /// Keep it and what it starts on the node that takes the request
+    #[arg(long, group = "where")]
+    pub local: bool,
+    /// Leave it, and what it starts, where it has been placed: nothing of it moves for load
+    #[arg(long, conflicts_with_all = ["spread", "local"])]
+    pub pin: bool,
+}
+
+/// Start a login shell in the fabric
+///
+/// The shell that the fabric's /etc/passwd names for the user, in the user's home, with a terminal if the caller has one.
+/// Its jobs run on any node; ^C, ^Z, fg and bg work as on one machine.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix shell                 root's
+  dunix shell alice           a user's of the fabric
+  dunix shell --node n2       on a certain node
+  echo hostname | dunix shell --spread")]
+pub struct ShellArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Whose, by the fabric's /etc/passwd
+    #[arg(default_value = "root")]
+    pub user: OsString,
+}
+
+/// Ask for a name and a password, and start the user's shell in the fabric
+///
+/// For consoles: login(1) of the fabric, with its users. Needs a terminal.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix login
+  agetty --noclear --login-program /usr/local/bin/dunix --login-options 'login \\u' tty2")]
+pub struct LoginArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Ask for the password of this user only
+    pub user: Option<OsString>,
+}
+
+impl ShellArgs {
+    /// The same as a program to run: su(1) knows users, homes and shells.
+    #[must_use]
+    pub fn as_run(&self) -> RunArgs {
+        let words = ["su", "--whitelist-environment", "COLORTERM,LANG,LC_ALL", "--login"];
+        let command = words.into_iter().map(OsString::from).chain([self.user.clone()]);
+        fresh(&self.place, When::Auto, command.collect())
+    }
+}
+
+impl LoginArgs {
+    /// The same as a program to run.
+    #[must_use]
+    pub fn as_run(&self) -> RunArgs {
+        let command = [OsString::from("login")].into_iter().chain(self.user.clone());
+        fresh(&self.place, When::Always, command.collect())
+    }
+}
+
+/// A program that knows nothing of the caller but the terminal and the language.
+fn fresh(place: &PlaceArgs, pty: When, command: Vec<OsString>) -> RunArgs {
+    let env = ["TERM", "COLORTERM", "LANG", "LC_ALL"].map(OsString::from).into();
+    let (place, cwd) = (place.clone(), Some(PathBuf::from("/")));
+    RunArgs { place, cwd, env, clear_env: true, pty, command }
+}
+
+/// Print what the nodes' daemons have logged
+///
+/// Of a lab on this machine. What `dunix node` says goes to its standard error.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  dunix logs                  every node of the lab, by time
+  dunix logs --node n2 --follow
+  DUNIX_LOG=debug dunix lab --nodes 3 --name home &    # says more")]
+pub struct LogsArgs {
+    /// Only this node
+    #[arg(long, short = 'n', value_name = "NODE")]
+    pub node: Option<String>,
+    /// Go on printing what is added until interrupted
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// Print JSON, an object a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// When to do something that depends on there being a terminal.
@@ -484,7 +575,7 @@ mod tests {
         let cli = Cli::try_parse_from(["dunix", "run", "ls", "-l", "--node"]).unwrap();
         let Command::Run(run) = cli.command else { panic!("not run") };
         assert_eq!(run.command, ["ls", "-l", "--node"]);
-        assert_eq!(run.node, None);
+        assert_eq!(run.place.node, None);
     }
 
     #[test]

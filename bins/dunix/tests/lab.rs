@@ -253,6 +253,38 @@ fn what_computes_is_spread_evenly_and_then_stays() {
     assert_eq!((pinned.len(), count(&pinned, 1)), (2, 2), "{pinned:?}");
 }
 
+/// The user's shell as passwd(5) names it, in the user's home, with an environment of its own; the daemons' logs.
+#[test]
+fn a_login_shell_starts_as_on_one_machine() {
+    let Some(mut lab) = start("login", WAITS) else { return };
+    let mut shell = Command::new(env!("CARGO_BIN_EXE_dunix"))
+        .args(["--fabric", &lab.name, "shell", "--node", "n2"])
+        .env("CALLERS", "own")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let script = b"echo \"$0 $PWD $HOME $USER $CALLERS\"; grep Node: /proc/$$/status; exit 3\n";
+    shell.stdin.take().unwrap().write_all(script).unwrap();
+    let output = shell.wait_with_output().unwrap();
+    let mut logs = Command::new(env!("CARGO_BIN_EXE_dunix"));
+    let logs = logs.args(["--fabric", &lab.name, "logs", "--json"]).output().unwrap();
+    lab.input.write_all(b"0\n").unwrap();
+    assert_eq!(lab.end(), 0);
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let fields: Vec<&str> = passwd.lines().next().unwrap().split(':').collect();
+    let [name, .., home, shell] = fields[..] else { panic!("{passwd}") };
+    let shell = Path::new(shell).file_name().unwrap().to_str().unwrap();
+    let expected = format!("-{shell} {home} {home} {name} \nNode:\tn2\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    assert_eq!(output.status.code(), Some(3));
+    let logs = String::from_utf8(logs.stdout).unwrap();
+    let lines: Vec<serde_json::Value> =
+        logs.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().all(|line| line["line"].is_string()), "{logs}");
+    assert!(["n1", "n2", "n3"].iter().all(|node| lines.iter().any(|line| line["node"] == *node)));
+}
+
 /// A shell, its children and what those fork while they are moved: all of it is at the target then.
 #[test]
 fn a_tree_of_processes_moves_as_a_whole() {

@@ -5,6 +5,7 @@ pub mod explain;
 pub mod init;
 pub mod kill;
 pub mod lab;
+pub mod logs;
 pub mod man;
 pub mod metrics;
 pub mod moving;
@@ -41,6 +42,9 @@ pub fn dispatch(cli: Cli) -> ExitCode {
     let fabric = cli.fabric.as_deref();
     let result = match cli.command {
         Command::Run(args) => return run::run(fabric, &args),
+        Command::Shell(args) => return run::run(fabric, &args.as_run()),
+        Command::Login(args) => return run::run(fabric, &args.as_run()),
+        Command::Logs(args) => with_fabric(fabric, async |fabric| logs::run(&fabric, &args).await),
         Command::Lab(args) => return lab::run(&args),
         Command::Init(args) => return init::run(&args),
         Command::Node(args) => return node::run(&args),

@@ -1,7 +1,7 @@
 //! What the caller's process hands on to the program: arguments, environment, directory, umask.
 
 use super::terminal;
-use crate::cli::RunArgs;
+use crate::cli::{PlaceArgs, RunArgs};
 use dunix_admin_api::{Placement, RunRequest};
 use serde_bytes::ByteBuf;
 use std::{
@@ -23,8 +23,8 @@ pub(super) fn build(args: &RunArgs, with_terminal: bool) -> Result<RunRequest, S
         env: environment(args, std::env::vars_os().collect())?,
         cwd: ByteBuf::from(directory(args)?.as_os_str().as_bytes()),
         umask: umask(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
-        placement: placement(args),
-        is_pinned: args.pin,
+        placement: placement(&args.place),
+        is_pinned: args.place.pin,
         terminal: with_terminal.then(terminal::size),
     })
 }
@@ -36,7 +36,7 @@ pub(super) fn in_root(mut request: RunRequest) -> RunRequest {
     request
 }
 
-fn placement(args: &RunArgs) -> Placement {
+fn placement(args: &PlaceArgs) -> Placement {
     match &args.node {
         Some(node) => Placement::Node(node.clone()),
         None if args.near.is_some() => args.near.map_or(Placement::Policy, Placement::Near),
