@@ -296,8 +296,9 @@ fn a_tree_of_processes_moves_as_a_whole() {
         command.args(["--fabric", &lab.name]).args(arguments).stdin(Stdio::null());
         command
     };
-    let mut guest =
-        dunix(&["run", "--node", "n1", "--local", "--", "sh", "-c", TREE]).spawn().unwrap();
+    // What it executes later stays where it is then.
+    let run = ["run", "--node", "n1", "-e", "DUNIX_PLACE=local", "--", "sh", "-c", TREE];
+    let mut guest = dunix(&run).spawn().unwrap();
     // By PID: where it is, and its command's last word.
     let members = || -> BTreeMap<u64, (u64, String)> {
         let output = dunix(&["ps", "--json"]).output().unwrap();
