@@ -5,7 +5,12 @@ mod rig;
 
 use rig::{Rig, assert_gone, can_run};
 use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a killed process may take to end.
+const ENDED_WITHIN: Duration = Duration::from_secs(10);
 
 fn kill(pid: u32) {
     signal(pid, Signal::KILL);
@@ -14,6 +19,17 @@ fn kill(pid: u32) {
 fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
+}
+
+fn wait_until_ended(pid: u32) {
+    let deadline = Instant::now() + ENDED_WITHIN;
+    let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let has_ended =
+        |stat: &str| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+    while !has_ended(&stat()) {
+        assert!(Instant::now() < deadline, "process {pid} does not end: {}", stat());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Kills the process that `choose` picks, and expects the end of the lab without being asked, and
@@ -95,6 +111,8 @@ fn what_a_massacre_leaves_the_next_lab_removes() {
     signal(rig.owner_pid(), Signal::STOP);
     helpers.into_iter().for_each(kill);
     kill(rig.owner_pid());
+    // Until a killed process has run once more, it holds what it held, the lab's lock among it.
+    helpers.into_iter().for_each(wait_until_ended);
     let left = traces.paths();
     let mut next = Rig::start_after(rig, "next", 1);
     assert_gone(&traces);
