@@ -103,7 +103,9 @@ impl Node {
 
     pub(crate) fn handle_from_host(&self, call: DoorbellCall) {
         let host = u32::try_from(call.arg(1)).unwrap_or(0);
-        let pid = self.look(|state| state.table.was_host(host));
+        // A child that ended before its parent named it is claimed until its end is reported.
+        let pid = self
+            .look(|state| state.table.was_host(host).or_else(|| state.claims.get(&host).copied()));
         call.answer(pid.map_or(0, |pid| i64::from(pid.get())));
     }
 

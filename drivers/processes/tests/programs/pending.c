@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 // A move may make a timer later by less than this.
-enum { PERIOD_US = 2000, LATE_US = 100 };
+// A machine with other work may keep a timer from being set for so long; a period that is lost shows still.
+enum { PERIOD_US = 2000, LATE_US = 1500 };
 static const int dropped_by_default[] = {SIGCHLD, SIGURG, SIGWINCH};
 static int of_process, of_first, of_other;
 static pid_t other;

@@ -54,7 +54,8 @@ impl Programs {
             ("python", "mkdir python; cd python; python3 ../session.py sockets"),
             ("descriptors", SHARING),
             (WITNESS, "mkdir witnessed; cd witnessed; ../witness 4000 --without sockets"),
-            (LOCKS, "mkdir locks; cd locks; python3 ../flock.py"),
+            // Not of a description on its way in a message: its lock is overlooked once its locker has moved away and back.
+            (LOCKS, "mkdir locks; cd locks; WITHOUT=sends python3 ../flock.py"),
             ("make", BUILD),
             ("privileges", PRIVILEGES),
             (CONNECTIONS, "mkdir sockets; cd sockets; ../witness 2000 --only sockets"),
